@@ -1,0 +1,41 @@
+//! The bounds on what crosses a boundary, each with the reason for its value.
+
+/// The version of everything in this crate. Monitor, agent and runtime of one build agree; an
+/// agent of another build is refused when its lifeline says so.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The host's vsock context id, fixed by the virtio specification.
+pub const HOST_CID: u64 = 2;
+/// The guest's context id. One VM for each monitor, and each monitor has its own muxer, so it
+/// need not differ between VMs.
+pub const GUEST_CID: u64 = 3;
+
+/// Host port of the lifeline, the only one the guest may connect to, and only once.
+pub const LIFELINE_PORT: u32 = 1024;
+/// Guest port where the agent takes a process's standard streams.
+pub const STREAM_PORT: u32 = 1025;
+/// Guest port of the agent's ttrpc service.
+pub const AGENT_RPC_PORT: u32 = 1026;
+
+/// A `VmConfig` is a few hundred bytes with a line for each share; a million shares are a mistake.
+pub const MAX_VM_CONFIG_BYTES: usize = 1 << 20;
+/// A control frame names a process and carries descriptors beside it.
+pub const MAX_CONTROL_BYTES: usize = 4 << 10;
+/// Three streams of a process: no request carries more descriptors.
+pub const MAX_CONTROL_DESCRIPTORS: usize = 3;
+/// A boot report carries a console tail of at most [`MAX_CONSOLE_TAIL_BYTES`], escaped.
+pub const MAX_BOOT_REPORT_BYTES: usize = 256 << 10;
+/// The last lines of a guest's console: enough for an oops with its call trace.
+pub const MAX_CONSOLE_TAIL_BYTES: usize = 16 << 10;
+/// A container plan holds the spec's environment and mounts, and compiled seccomp programs; Linux
+/// itself caps arguments and environment at 2 MiB by default. Under ttrpc's 4 MiB frame.
+pub const MAX_PLAN_BYTES: usize = 3 << 20;
+
+/// Virtio-mmio interrupts and the guest kernel's `NR_CPUS` bound it.
+pub const MAX_VCPUS: u8 = 32;
+/// Below this the guest kernel, its page tables and the agent leave no room for a workload.
+pub const MIN_MEMORY_MIB: u32 = 48;
+/// Guest memory lies below and above one hole; 1 TiB keeps every address in 40 bits.
+pub const MAX_MEMORY_MIB: u32 = 1 << 20;
+/// Host trees and files that one VM sees at boot: the root file system and the bind mounts.
+pub const MAX_SHARES: usize = 1024;

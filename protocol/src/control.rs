@@ -1,0 +1,94 @@
+//! The monitor's control socket: a Unix stream socket in the state folder, for the monitor's own
+//! user only (peer credentials are checked).
+//!
+//! ```text
+//!  client ── ControlRequest frame (+ descriptors) ──▶ monitor
+//!         ◀─ ControlResponse frame ──
+//!  Connect: from here on the connection is the guest's vsock connection, byte for byte.
+//!  Attach:  the client may send Drain frames, each answered when its moment comes.
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::ProcessToken;
+
+/// The first frame on a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ControlRequest {
+    /// Become a connection to the agent's RPC port.
+    ConnectAgent,
+    /// Carry a process's streams. The descriptors come with the frame (`SCM_RIGHTS`).
+    Attach(Attach),
+    /// Answer with [`ControlResponse::Statistics`].
+    Statistics,
+}
+
+/// Which streams come with an [`ControlRequest::Attach`], and what they mean for the sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attach {
+    /// Whose streams: the process was created with this token before.
+    pub process: ProcessToken,
+    /// Which descriptors are there.
+    pub streams: AttachedStreams,
+    /// The sandbox ends with this process: when the lifeline reports its exit and its output is
+    /// drained, the monitor ends with its exit code.
+    pub ends_sandbox: bool,
+}
+
+/// The descriptors beside an attach request, in the order named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum AttachedStreams {
+    /// Those of stdin, stdout and stderr that are true; the process has `/dev/null` for the rest.
+    Pipes {
+        /// The first descriptor.
+        stdin: bool,
+        /// The next.
+        stdout: bool,
+        /// The next.
+        stderr: bool,
+    },
+    /// One descriptor: the slave side of a pty on the host, in raw mode. With `controlling` the
+    /// monitor makes it its controlling terminal, so that a resize of the master reaches the
+    /// guest (at most one attach in a sandbox's life).
+    Terminal {
+        /// Make it the controlling terminal.
+        controlling: bool,
+    },
+}
+
+/// What an attach connection carries after its response, client to monitor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttachCommand {
+    /// Answer [`ControlResponse::Drained`] when everything that the guest has sent on these
+    /// streams until now is written to the descriptors (or cannot be: the reader went away).
+    Drain,
+}
+
+/// The monitor's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ControlResponse {
+    /// Done: connected, or attached.
+    Done,
+    /// What was sent so far is written.
+    Drained,
+    /// Figures of this sandbox.
+    Statistics(Statistics),
+    /// Refused; the reason is the monitor's own text.
+    Refused(String),
+}
+
+/// Figures of a sandbox, for `doctor`, benchmarks and metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statistics {
+    /// The monitor's own resident memory, guest memory not counted, in KiB.
+    pub monitor_kib: u64,
+    /// Guest memory that the host has resident, in KiB.
+    pub guest_kib: u64,
+    /// Exits of vCPUs to user space.
+    pub exits: u64,
+}

@@ -1,0 +1,247 @@
+//! What the agent executes: the plan of one container, and of one process.
+//!
+//! The runtime makes these from the OCI configuration (`runtime::plan`, pure), the agent follows
+//! them to the letter. Everything that takes judgement (defaults, name look-ups in the spec,
+//! compiling seccomp and device rules, cgroup v1 to v2 conversion) is done on the host; what is
+//! left for the guest is system calls. The exceptions are what only the container's own files can
+//! say: whether the program exists in `PATH`, and `HOME` from its `/etc/passwd`.
+//!
+//! The plans travel as JSON inside RPC messages; both ends are built from this crate.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// One container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerPlan {
+    /// Index of the share that is its root file system ([`crate::vm_config::VmConfig::shares`]).
+    pub rootfs_share: u32,
+    /// The root file system is read-only for the container (after the mount points are made).
+    pub rootfs_readonly: bool,
+    /// Propagation of the root mount, as `mount(2)` flags (`MS_PRIVATE | MS_REC` and so on).
+    pub rootfs_propagation: u64,
+    /// Host name in a UTS namespace of its own.
+    pub hostname: Option<String>,
+    /// NIS domain name, likewise.
+    pub domainname: Option<String>,
+    /// In this order, after the root.
+    pub mounts: Vec<MountPlan>,
+    /// Device nodes, made after the mounts.
+    pub devices: Vec<DeviceNodePlan>,
+    /// Symbolic links made in the root file system where nothing is: link, then target.
+    pub symlinks: Vec<(String, String)>,
+    /// Paths hidden: an empty read-only tmpfs over folders, `/dev/null` over files. Absent ones
+    /// are skipped, as runc does.
+    pub masked_paths: Vec<String>,
+    /// Paths made read-only in place. Absent ones are skipped.
+    pub readonly_paths: Vec<String>,
+    /// Kernel parameters: key with dots, value.
+    pub sysctl: BTreeMap<String, String>,
+    /// Limits in the guest.
+    pub cgroup: CgroupPlan,
+    /// Start hooks (`startContainer`), run in the container's namespaces before its program.
+    pub start_hooks: Vec<HookPlan>,
+    /// The container's state as hooks get it on stdin (OCI state JSON, status `created`).
+    pub hook_state: String,
+    /// The first process.
+    pub process: ProcessPlan,
+}
+
+/// A mount in the container. Targets are resolved by the agent inside the container's root
+/// (`openat2` with `RESOLVE_IN_ROOT`); missing ones are made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountPlan {
+    /// Absolute path in the container.
+    pub target: String,
+    /// What appears there.
+    pub source: MountSource,
+    /// `mount(2)` flags: `MS_RDONLY`, `MS_NOSUID` and so on; for a bind those set by a remount.
+    pub flags: u64,
+    /// Mount attributes set on the whole tree (`mount_setattr(AT_RECURSIVE)`, `MOUNT_ATTR_*`):
+    /// for `rro` and its like; 0 for none.
+    pub recursive_attributes: u64,
+    /// Propagation flags set afterwards, one `mount(2)` call for each.
+    pub propagation: Vec<u64>,
+}
+
+/// What a mount shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum MountSource {
+    /// A share of the host, bound.
+    Share {
+        /// Its index.
+        index: u32,
+        /// With everything mounted below it.
+        recursive: bool,
+        /// A folder (the mount point is made as a folder) or a file.
+        folder: bool,
+    },
+    /// A kernel file system: `proc`, `sysfs`, `tmpfs`, `devpts`, `mqueue`.
+    Filesystem {
+        /// Its type.
+        fstype: String,
+        /// What `/proc/mounts` names as its source.
+        source: String,
+        /// Data for the file system: `mode=755,size=65536k`.
+        data: String,
+        /// A tmpfs begins with a copy of what was at the target (`tmpcopyup`).
+        copy_up: bool,
+    },
+    /// The container's own part of the cgroup v2 tree.
+    Cgroup,
+}
+
+/// A device node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceNodePlan {
+    /// Absolute path in the container.
+    pub path: String,
+    /// What kind.
+    pub kind: DeviceKind,
+    /// Major number; unused for a FIFO.
+    pub major: u32,
+    /// Minor number; unused for a FIFO.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// The kind of a device node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceKind {
+    /// A character device.
+    Char,
+    /// A block device.
+    Block,
+    /// A named pipe.
+    Fifo,
+}
+
+/// The container's cgroup in the guest (v2).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CgroupPlan {
+    /// Files of the cgroup and what is written to them, in this order. Each write must succeed.
+    pub files: Vec<(String, String)>,
+    /// An eBPF program of type `BPF_PROG_TYPE_CGROUP_DEVICE` (raw `struct bpf_insn`s), attached
+    /// to the cgroup. Absent: every device is allowed.
+    pub device_program: Option<Vec<u8>>,
+}
+
+/// A hook of the container's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HookPlan {
+    /// Absolute path in the container.
+    pub path: String,
+    /// `argv`; empty: the path alone.
+    pub args: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<String>,
+    /// Seconds until it counts as failed.
+    pub timeout_s: Option<u32>,
+}
+
+/// One process in a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessPlan {
+    /// Program and arguments; not empty.
+    pub args: Vec<String>,
+    /// `NAME=value`. The agent adds `HOME` from the container's `/etc/passwd` where it is absent.
+    pub env: Vec<String>,
+    /// Working directory: absolute; made when missing.
+    pub cwd: String,
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups: exactly these.
+    pub additional_gids: Vec<u32>,
+    /// File mode creation mask.
+    pub umask: Option<u32>,
+    /// The five sets.
+    pub capabilities: CapabilityPlan,
+    /// Resource limits.
+    pub rlimits: Vec<RlimitPlan>,
+    /// `PR_SET_NO_NEW_PRIVS`.
+    pub no_new_privileges: bool,
+    /// `/proc/self/oom_score_adj`.
+    pub oom_score_adj: Option<i32>,
+    /// A compiled seccomp filter, installed last.
+    pub seccomp: Option<SeccompPlan>,
+    /// How it is connected.
+    pub stdio: StdioPlan,
+}
+
+/// Capability sets as bit masks: bit `n` is capability number `n` of `linux/capability.h`. The
+/// agent intersects them with what its kernel knows, and fails if a requested bit is unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CapabilityPlan {
+    /// Bounding set.
+    pub bounding: u64,
+    /// Effective set.
+    pub effective: u64,
+    /// Permitted set.
+    pub permitted: u64,
+    /// Inheritable set.
+    pub inheritable: u64,
+    /// Ambient set.
+    pub ambient: u64,
+}
+
+/// One `setrlimit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RlimitPlan {
+    /// `RLIMIT_*` of x86-64 Linux.
+    pub resource: u32,
+    /// Soft limit.
+    pub soft: u64,
+    /// Hard limit.
+    pub hard: u64,
+}
+
+/// A compiled seccomp filter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeccompPlan {
+    /// Raw `struct sock_filter`s, as `seccomp_export_bpf` writes them.
+    pub program: Vec<u8>,
+    /// `SECCOMP_FILTER_FLAG_*`.
+    pub flags: u32,
+}
+
+/// How a process's standard streams are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum StdioPlan {
+    /// Pipes for those that are true, `/dev/null` for the rest. The agent keeps what is written
+    /// until the stream connection comes.
+    Pipes {
+        /// Standard input.
+        stdin: bool,
+        /// Standard output.
+        stdout: bool,
+        /// Standard error.
+        stderr: bool,
+    },
+    /// A terminal from the container's own devpts, with this size at first.
+    Terminal {
+        /// Lines; 0: unset.
+        rows: u16,
+        /// Characters in a line; 0: unset.
+        columns: u16,
+    },
+}

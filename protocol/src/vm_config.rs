@@ -1,0 +1,102 @@
+//! What the runtime tells the monitor: one [`VmConfig`] as a frame ([`crate::frame`]) on the
+//! descriptor named by `--config-fd`.
+//!
+//! Everything that the monitor works on is a descriptor in here: it opens no path. The document
+//! is the operator's and trusted; it is validated all the same, once, by [`VmConfig::validate`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::bounds::{MAX_MEMORY_MIB, MAX_SHARES, MAX_VCPUS, MIN_MEMORY_MIB};
+use crate::id::ContainerId;
+
+/// A descriptor's number in the monitor, inherited from the runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Descriptor(pub i32);
+
+/// One virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmConfig {
+    /// The sandbox, for messages.
+    pub sandbox: ContainerId,
+    /// Virtual processors, 1 to [`MAX_VCPUS`].
+    pub vcpus: u8,
+    /// Guest memory in MiB, [`MIN_MEMORY_MIB`] to [`MAX_MEMORY_MIB`].
+    pub memory_mib: u32,
+    /// The guest kernel: an uncompressed x86-64 ELF `vmlinux`, read-only.
+    pub kernel: Descriptor,
+    /// The guest's first file system, a cpio archive with the agent as `/init`, read-only.
+    pub initramfs: Descriptor,
+    /// `/dev/kvm`.
+    pub kvm: Descriptor,
+    /// A listening Unix stream socket: [`crate::control`].
+    pub control: Descriptor,
+    /// Where one [`BootReport`](crate::boot::BootReport) frame goes when the guest is up or lost.
+    pub report: Descriptor,
+    /// Where one [`ExitRecord`](crate::boot::ExitRecord) frame goes when the sandbox ends.
+    pub exit_record: Descriptor,
+    /// Where the monitor's log lines go (JSON lines), if anywhere.
+    pub log: Option<Descriptor>,
+    /// Where the guest's console goes as well as into the boot report, if anywhere.
+    pub console: Option<Descriptor>,
+    /// The folder `share` of the fs device's root: what the guest sees of the host. The share at
+    /// index `n` appears as the entry named `n`.
+    pub shares: Vec<Share>,
+    /// How long the guest may take until its lifeline says ready, in milliseconds.
+    pub boot_timeout_ms: u64,
+}
+
+/// One host tree or file that the guest sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    /// A detached mount (`open_tree(OPEN_TREE_CLONE)`) that the monitor attaches in the file
+    /// server's own mount namespace.
+    pub tree: Descriptor,
+    /// Whether the tree's root is a folder or a single file (a socket and a device count as
+    /// files).
+    pub kind: ShareKind,
+}
+
+/// What the root of a share is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShareKind {
+    /// A folder.
+    Folder,
+    /// Anything else.
+    File,
+}
+
+/// Which value of a `VmConfig` is out of its bounds.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidVmConfig {
+    /// vCPUs.
+    #[error("{0} vCPUs: 1 to {MAX_VCPUS} are possible")]
+    Vcpus(u8),
+    /// Memory.
+    #[error("{0} MiB of guest memory: {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} are possible")]
+    Memory(u32),
+    /// Shares.
+    #[error("{0} shares: at most {MAX_SHARES} are possible")]
+    Shares(usize),
+}
+
+impl VmConfig {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// The first value that is out of its bounds.
+    pub fn validate(&self) -> Result<(), InvalidVmConfig> {
+        if !(1..=MAX_VCPUS).contains(&self.vcpus) {
+            return Err(InvalidVmConfig::Vcpus(self.vcpus));
+        }
+        if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
+            return Err(InvalidVmConfig::Memory(self.memory_mib));
+        }
+        if self.shares.len() > MAX_SHARES {
+            return Err(InvalidVmConfig::Shares(self.shares.len()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! What the verbs ask of a sandbox, and what they get: the same types for both kinds.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use cofferdam_protocol::id::ContainerId;
+use oci_spec::runtime::Spec;
+
+use crate::host::stdio::ProcessStdio;
+
+/// A container to be made. Everything in it is validated: the bundle exists, the spec has passed
+/// [`crate::spec`], the id is free and its state folder made.
+#[derive(Debug)]
+pub struct CreateRequest {
+    /// The container.
+    pub id: ContainerId,
+    /// Absolute, symbolic links resolved.
+    pub bundle: PathBuf,
+    /// Absolute, symbolic links resolved: the container's root file system on the host.
+    pub rootfs: PathBuf,
+    /// The container's configuration, as the bundle says it.
+    pub spec: Spec,
+    /// `<root>/<id>`: everything that the sandbox keeps on disk is below this.
+    pub state_folder: PathBuf,
+    /// What the container's process is connected to.
+    pub stdio: ProcessStdio,
+    /// `--systemd-cgroup`.
+    pub systemd_cgroup: bool,
+    /// `--no-pivot`.
+    pub no_pivot: bool,
+    /// `--no-new-keyring`.
+    pub no_new_keyring: bool,
+    /// `--preserve-fds`: this many descriptors from 3 on reach the container.
+    pub preserve_fds: u32,
+    /// `--compat`: none of the hardening's additions.
+    pub compat: bool,
+}
+
+/// A sandbox that was made.
+#[derive(Debug)]
+pub struct Created {
+    /// The host process that lives exactly as long as the sandbox: the container's init in
+    /// namespaces, the monitor of a microVM. A child of the calling process.
+    pub pid: i32,
+    /// The master side of the container's terminal, when it has one.
+    pub terminal: Option<OwnedFd>,
+    /// What `state` shows beside the standard fields (`dev.cofferdam.*`): hardening added, jail.
+    pub annotations: Vec<(String, String)>,
+}
+
+/// One more process in a running container.
+#[derive(Debug)]
+pub struct ExecRequest {
+    /// The container.
+    pub id: ContainerId,
+    /// `<root>/<id>`.
+    pub state_folder: PathBuf,
+    /// The process, complete: what the flags or `--process` said, over the spec's own process.
+    pub process: oci_spec::runtime::Process,
+    /// The container's own configuration (seccomp and so on hold for its processes as well).
+    pub spec: Spec,
+    /// What it is connected to.
+    pub stdio: ProcessStdio,
+    /// `--preserve-fds`.
+    pub preserve_fds: u32,
+    /// `--cgroup`: a group below the container's own.
+    pub cgroup: Option<String>,
+}
+
+/// A signal for a container.
+#[derive(Clone, Copy, Debug)]
+pub struct KillRequest {
+    /// The number, 1 to 64.
+    pub signal: i32,
+    /// Every process, not just the first.
+    pub all: bool,
+}
+
+/// A process in a container, for `ps`.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ProcessRow {
+    /// In the namespace that the caller can see: the host's for namespaces, the guest's for a
+    /// microVM.
+    pub pid: u32,
+    /// Parent.
+    pub ppid: u32,
+    /// User.
+    pub uid: u32,
+    /// Processor time in milliseconds.
+    pub cpu_ms: u64,
+    /// Start, milliseconds since the epoch.
+    pub started_ms: u64,
+    /// `pts/0`, or `?`.
+    pub terminal: String,
+    /// Command line.
+    pub command: String,
+}

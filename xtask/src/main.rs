@@ -1,3 +1,38 @@
-//! .
+//! The project's own tools: `cargo xtask <command>`.
+//!
+//! One module for each command. What several commands need (where things are, running programs,
+//! progress on the terminal) has a module of its own; nothing here is part of the product.
 
-fn main() {}
+mod kernel;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's own tools.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build the guest kernel, or find it in the cache.
+    Kernel(kernel::Arguments),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Kernel(arguments) => kernel::run(&arguments),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

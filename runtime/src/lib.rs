@@ -1,1 +1,23 @@
-//! .
+//! Cofferdam's OCI runtime: from `config.json` to a process in a sandbox of its own, and back to
+//! its exit code.
+//!
+//! ```text
+//!  cli ──▶ commands ──▶ state, spec, config, isolation      what was asked for, checked
+//!              │
+//!              ▼
+//!           sandbox ──▶ plan (pure) ──▶ host                 what will be done, then its effects
+//! ```
+//!
+//! What this is not: it runs no guest and no device. The monitor is a process of its own
+//! (`cofferdam-vmm`) that this crate starts and never links.
+//!
+//! Hostile: what a guest answers (bounded in size and time), and nothing else: the caller and its
+//! bundle are the operator's. The bundle's root file system is not: no path in it is followed on
+//! the host without care.
+
+pub mod artifacts;
+pub mod config;
+pub mod host;
+pub mod plan;
+pub mod sandbox;
+pub mod spec;

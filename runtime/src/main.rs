@@ -1,3 +1,3 @@
-//! .
+//! `cofferdam`: the command line of the runtime.
 
 fn main() {}

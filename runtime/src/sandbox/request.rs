@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use cofferdam_protocol::id::ContainerId;
 use oci_spec::runtime::Spec;
 
+use crate::host::process::ProcessIdentity;
 use crate::host::stdio::ProcessStdio;
+use crate::spec::SpecError;
 
 /// A container to be made. Everything in it is validated: the bundle exists, the spec has passed
 /// [`crate::spec`], the id is free and its state folder made.
@@ -95,3 +97,62 @@ pub struct ProcessRow {
     /// Command line.
     pub command: String,
 }
+
+/// A sandbox that was made earlier, as a later verb finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SandboxRef {
+    /// The container.
+    pub id: ContainerId,
+    /// `<root>/<id>`.
+    pub state_folder: PathBuf,
+    /// Where the bundle was at `create`.
+    pub bundle: PathBuf,
+    /// [`Created::pid`], so that a reused number is not taken for it. Absent when `create` was cut
+    /// before there was one: only `delete` meets that.
+    pub process: Option<ProcessIdentity>,
+}
+
+impl SandboxRef {
+    /// The configuration that the container was created with: the copy in the state folder.
+    ///
+    /// # Errors
+    /// When the copy is gone or was damaged.
+    pub fn spec(&self) -> Result<Spec, SpecError> {
+        crate::spec::read_copy(&self.state_folder)
+    }
+}
+
+/// Whether the caller of `exec` stays until the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// It stays, passes signals on, and ends with the process's exit code.
+    Foreground,
+    /// It leaves; [`ExecRequest::stdio`] stays connected.
+    Detached,
+}
+
+/// Why a program could not be started, where that is the program's own fault. Each kind's
+/// `CreateError`, `StartError` and `ExecError` says it by `fn start_failure(&self) ->
+/// Option<StartFailureKind>`: the exit code comes from it, as a shell has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartFailureKind {
+    /// No such program: 127. The error's text has runc's words `executable file not found in
+    /// $PATH`, by which Docker and Podman know it.
+    NotFound,
+    /// It cannot be executed: 126. `permission denied`.
+    NotExecutable,
+}
+
+// Each kind has its own `ExecStarted`, `Sync`, with the same five methods; `crate::sandbox` puts
+// them into an enum:
+//
+//     pub fn pid(&self) -> i32
+//         The process for the pid file: in namespaces the process, for a microVM the proxy of a
+//         detached exec (or this process itself, which stays for a foreground one).
+//     pub fn take_terminal(&mut self) -> Option<OwnedFd>
+//         The master side, when the request asked for a terminal. Once.
+//     pub fn wait(&self) -> Result<u8, WaitError>
+//         Blocks until the process has ended and its output is with the caller (128 + signal as a
+//         shell has it). In a foreground exec another thread may call the two below meanwhile.
+//     pub fn signal(&self, signal: i32) -> Result<(), SignalError>
+//     pub fn resize(&self, rows: u16, columns: u16) -> Result<(), ResizeError>

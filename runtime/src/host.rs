@@ -1,0 +1,4 @@
+//! Effects on the host: descriptors, terminals, processes, files. Nothing here decides.
+
+pub mod process;
+pub mod stdio;

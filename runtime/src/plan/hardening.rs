@@ -1,0 +1,1 @@
+//! What namespace mode adds to a spec that leaves things open.

@@ -1,0 +1,1 @@
+//! A sandbox that is a microVM: a monitor process with a guest kernel.

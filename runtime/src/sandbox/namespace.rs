@@ -1,0 +1,1 @@
+//! A sandbox of hardened namespaces, on `libcontainer`.

@@ -1,1 +1,59 @@
-//! .
+//! The fixture of the end-to-end scenarios: bundles, runtimes, outcomes, and the machine's state
+//! before and after.
+//!
+//! A scenario reads as a specification: a bundle is described, a runtime runs it, the outcome is
+//! compared with what is promised, and where runc can do the same, with what runc does.
+//!
+//! `cargo xtask e2e` sets the environment: `COFFERDAM_BIN` (folder of the binaries),
+//! `COFFERDAM_MODE` (`namespace` or `microvm`), `COFFERDAM_BUSYBOX` and `COFFERDAM_DEBIAN` (root
+//! file systems), `COFFERDAM_PROBE_BIN` (the static guest probe). Without it the tests fail and
+//! say so: nothing here skips by itself.
+
+// A fixture is part of a test: it stops at the first thing that is not as it must be.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
+
+mod bundle;
+mod leftovers;
+mod outcome;
+mod runtime;
+
+pub use bundle::Bundle;
+pub use leftovers::Leftovers;
+pub use outcome::Outcome;
+pub use runtime::{Container, Runtime, probe};
+
+/// What a scenario runs in, from `COFFERDAM_MODE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Hardened namespaces.
+    Namespace,
+    /// A guest kernel of its own.
+    MicroVm,
+}
+
+impl Mode {
+    /// The mode of this run.
+    #[must_use]
+    pub fn current() -> Self {
+        match setting("COFFERDAM_MODE").as_str() {
+            "namespace" => Self::Namespace,
+            "microvm" => Self::MicroVm,
+            other => panic!("COFFERDAM_MODE is {other:?}: namespace or microvm"),
+        }
+    }
+
+    /// As `--isolation` takes it.
+    #[must_use]
+    pub fn flag(self) -> &'static str {
+        match self {
+            Self::Namespace => "namespace",
+            Self::MicroVm => "microvm",
+        }
+    }
+}
+
+/// A variable that `cargo xtask e2e` sets.
+#[must_use]
+pub fn setting(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `cargo xtask e2e`"))
+}

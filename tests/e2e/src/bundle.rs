@@ -1,0 +1,142 @@
+//! A bundle on disk: a root file system and a `config.json` that a scenario edits.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::setting;
+
+/// A bundle that is gone when it is dropped.
+#[derive(Debug)]
+pub struct Bundle {
+    folder: TempDir,
+    config: Value,
+}
+
+impl Bundle {
+    /// A busybox root file system, running `args` without a terminal.
+    #[must_use]
+    pub fn busybox(args: &[&str]) -> Self {
+        Self::of(&setting("COFFERDAM_BUSYBOX"), args)
+    }
+
+    /// The same with `sh -c script`.
+    #[must_use]
+    pub fn script(script: &str) -> Self {
+        Self::busybox(&["sh", "-c", script])
+    }
+
+    /// The busybox root with the guest probe as `/probe`, which tries to open `paths`.
+    #[must_use]
+    pub fn probe(paths: &[&str]) -> Self {
+        let bundle = Self::busybox(&[]);
+        fs::copy(setting("COFFERDAM_PROBE_BIN"), bundle.rootfs().join("probe")).unwrap();
+        let args: Vec<&str> = ["/probe", "--try"].iter().chain(paths).copied().collect();
+        bundle.edit(|config| config["process"]["args"] = json!(args))
+    }
+
+    /// A Debian root file system, running `args`. Shared between tests: read-only.
+    #[must_use]
+    pub fn debian(args: &[&str]) -> Self {
+        let folder = TempDir::with_prefix("cofferdam-bundle-").unwrap();
+        let mut config = base_config(args);
+        config["root"] = json!({ "path": setting("COFFERDAM_DEBIAN"), "readonly": true });
+        Self { folder, config }.written()
+    }
+
+    /// Changes `config.json`.
+    #[must_use]
+    pub fn edit(mut self, change: impl FnOnce(&mut Value)) -> Self {
+        change(&mut self.config);
+        self.written()
+    }
+
+    /// Adds a mount.
+    #[must_use]
+    pub fn mount(self, mount: Value) -> Self {
+        self.edit(|config| config["mounts"].as_array_mut().unwrap().push(mount))
+    }
+
+    /// Replaces the text of `config.json` by anything at all.
+    #[must_use]
+    pub fn with_config_text(self, text: &str) -> Self {
+        fs::write(self.path().join("config.json"), text).unwrap();
+        self
+    }
+
+    /// The bundle's folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its root file system.
+    #[must_use]
+    pub fn rootfs(&self) -> PathBuf {
+        self.path().join("rootfs")
+    }
+
+    fn of(rootfs: &str, args: &[&str]) -> Self {
+        let folder = TempDir::with_prefix("cofferdam-bundle-").unwrap();
+        let copied = Command::new("cp")
+            .args(["-a", "--reflink=auto", rootfs])
+            .arg(folder.path().join("rootfs"))
+            .status()
+            .unwrap();
+        assert!(copied.success(), "cannot copy {rootfs}");
+        Self { folder, config: base_config(args) }.written()
+    }
+
+    fn written(self) -> Self {
+        let text = serde_json::to_string_pretty(&self.config).unwrap();
+        fs::write(self.path().join("config.json"), text).unwrap();
+        self
+    }
+}
+
+/// What engines write, more or less: every namespace, the usual mounts, few capabilities.
+fn base_config(args: &[&str]) -> Value {
+    let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
+    json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": false,
+            "user": { "uid": 0, "gid": 0 },
+            "args": args,
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+            "cwd": "/",
+            "capabilities": {
+                "bounding": capabilities, "effective": capabilities, "permitted": capabilities
+            },
+            "rlimits": [{ "type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024 }],
+            "noNewPrivileges": true
+        },
+        "root": { "path": "rootfs", "readonly": false },
+        "hostname": "inside",
+        "mounts": [
+            { "destination": "/proc", "type": "proc", "source": "proc" },
+            { "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+              "options": ["nosuid", "strictatime", "mode=755", "size=65536k"] },
+            { "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+              "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"] },
+            { "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+              "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"] },
+            { "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+              "options": ["nosuid", "noexec", "nodev"] },
+            { "destination": "/sys", "type": "sysfs", "source": "sysfs",
+              "options": ["nosuid", "noexec", "nodev", "ro"] }
+        ],
+        "linux": {
+            "resources": { "devices": [{ "allow": false, "access": "rwm" }] },
+            "namespaces": [
+                { "type": "pid" }, { "type": "network" }, { "type": "ipc" },
+                { "type": "uts" }, { "type": "mount" }
+            ],
+            "maskedPaths": ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"],
+            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+        }
+    })
+}

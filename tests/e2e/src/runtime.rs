@@ -1,0 +1,226 @@
+//! An OCI runtime under test, or as the oracle: a program with its own state root.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{Bundle, Mode, Outcome, setting};
+
+/// No verb may take longer, in the lab either.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// A runtime with a state root of its own, which must be empty when it is dropped.
+#[derive(Debug)]
+pub struct Runtime {
+    program: PathBuf,
+    flags: Vec<String>,
+    root: TempDir,
+}
+
+impl Runtime {
+    /// Cofferdam in the mode of this run.
+    #[must_use]
+    pub fn cofferdam() -> Self {
+        Self::cofferdam_with(&["--isolation", Mode::current().flag()])
+    }
+
+    /// Cofferdam with these global flags.
+    #[must_use]
+    pub fn cofferdam_with(flags: &[&str]) -> Self {
+        let program = Path::new(&setting("COFFERDAM_BIN")).join("cofferdam");
+        Self::new(program, flags)
+    }
+
+    /// runc, the oracle.
+    #[must_use]
+    pub fn runc() -> Self {
+        Self::new("runc".into(), &[])
+    }
+
+    fn new(program: PathBuf, flags: &[&str]) -> Self {
+        let root = TempDir::with_prefix("cofferdam-root-").unwrap();
+        Self { program, flags: flags.iter().map(|&flag| flag.to_owned()).collect(), root }
+    }
+
+    /// The state root.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// A verb with its arguments, not yet run.
+    #[must_use]
+    pub fn command<A: AsRef<OsStr>>(&self, args: &[A]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--root").arg(self.root.path()).args(&self.flags).args(args);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a verb to its end.
+    #[must_use]
+    pub fn verb<A: AsRef<OsStr>>(&self, args: &[A]) -> Outcome {
+        finish(self.command(args), b"")
+    }
+
+    /// Runs a bundle in the foreground.
+    #[must_use]
+    pub fn run(&self, bundle: &Bundle) -> Outcome {
+        self.run_with_input(bundle, b"")
+    }
+
+    /// Runs a bundle in the foreground with this on stdin.
+    #[must_use]
+    pub fn run_with_input(&self, bundle: &Bundle, input: &[u8]) -> Outcome {
+        let id = fresh_id();
+        let path = bundle.path().to_str().unwrap();
+        finish(self.command(&["run", "--bundle", path, &id]), input)
+    }
+
+    /// Makes a container, its output going nowhere; it is deleted when it is dropped.
+    #[must_use]
+    pub fn create<'a>(&'a self, bundle: &Bundle) -> Container<'a> {
+        let id = fresh_id();
+        let path = bundle.path().to_str().unwrap();
+        let mut command = self.command(&["create", "--bundle", path, &id]);
+        let stderr = tempfile::NamedTempFile::new().unwrap();
+        let status =
+            command.stdout(Stdio::null()).stderr(stderr.reopen().unwrap()).status().unwrap();
+        let said = std::fs::read_to_string(stderr.path()).unwrap();
+        assert!(status.success(), "create failed: {said}");
+        Container { runtime: self, id }
+    }
+
+    /// Makes and starts a container.
+    #[must_use]
+    pub fn start<'a>(&'a self, bundle: &Bundle) -> Container<'a> {
+        let container = self.create(bundle);
+        container.verb("start").exits(0);
+        container
+    }
+}
+
+/// A container that exists.
+#[derive(Debug)]
+pub struct Container<'a> {
+    runtime: &'a Runtime,
+    /// Its id.
+    pub id: String,
+}
+
+impl Container<'_> {
+    /// A verb on this container without further arguments.
+    #[must_use]
+    pub fn verb(&self, verb: &str) -> Outcome {
+        self.runtime.verb(&[verb, &self.id])
+    }
+
+    /// `kill ID SIGNAL`.
+    #[must_use]
+    pub fn kill(&self, signal: &str) -> Outcome {
+        self.runtime.verb(&["kill", &self.id, signal])
+    }
+
+    /// `exec ID ARGS`.
+    #[must_use]
+    pub fn exec(&self, args: &[&str]) -> Outcome {
+        self.exec_with(&[], args, b"")
+    }
+
+    /// `exec FLAGS ID ARGS` with this on stdin.
+    #[must_use]
+    pub fn exec_with(&self, flags: &[&str], args: &[&str], input: &[u8]) -> Outcome {
+        let mut all = vec!["exec"];
+        all.extend(flags);
+        all.push(&self.id);
+        all.extend(args);
+        finish(self.runtime.command(&all), input)
+    }
+
+    /// The document that `state` prints.
+    #[must_use]
+    pub fn state(&self) -> Value {
+        let outcome = self.verb("state");
+        outcome.exits(0);
+        serde_json::from_str(&outcome.stdout).unwrap()
+    }
+
+    /// `status` of [`Self::state`].
+    #[must_use]
+    pub fn status(&self) -> String {
+        self.state()["status"].as_str().unwrap().to_owned()
+    }
+
+    /// The host process that `state` names.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.state()["pid"].as_i64().unwrap()).unwrap()
+    }
+
+    /// Waits until the status is this.
+    #[track_caller]
+    pub fn becomes(&self, status: &str) {
+        let end = Instant::now() + DEADLINE;
+        while self.status() != status {
+            assert!(Instant::now() < end, "{} does not become {status}", self.id);
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Container<'_> {
+    fn drop(&mut self) {
+        let _ = self.runtime.verb(&["delete", "--force", &self.id]);
+    }
+}
+
+/// Runs the probe under a runtime and returns what it found.
+#[must_use]
+pub fn probe(runtime: &Runtime, bundle: &Bundle) -> Value {
+    let outcome = runtime.run(bundle);
+    outcome.exits(0);
+    serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| {
+        panic!("the probe printed {:?}: {error}; {}", outcome.stdout, outcome.stderr)
+    })
+}
+
+fn fresh_id() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("e2e-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Runs a command to its end with this input, at most [`DEADLINE`] long.
+fn finish(mut command: Command, input: &[u8]) -> Outcome {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    // A command that ends before it has read everything is not an error of the test.
+    let writer = thread::spawn(move || drop(stdin.write_all(&input)));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let (done, timer) = std::sync::mpsc::channel::<()>();
+    let watchdog = thread::spawn(move || {
+        if timer
+            .recv_timeout(DEADLINE)
+            .is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout)
+        {
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    });
+    let outcome = child.wait_with_output().unwrap().into();
+    drop(done);
+    watchdog.join().unwrap();
+    writer.join().unwrap();
+    outcome
+}

@@ -1,0 +1,116 @@
+//! What bad input gets: an error that says what is wrong, runc's exit code, nothing left behind.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use cofferdam_e2e::{Bundle, Leftovers, Runtime};
+use serde_json::json;
+
+fn sleeping() -> Bundle {
+    Bundle::busybox(&["sleep", "1000"])
+}
+
+/// `create` refuses the bundle with these words and leaves nothing.
+#[track_caller]
+fn refused(bundle: &Bundle, words: &[&str]) {
+    let runtime = Runtime::cofferdam();
+    let before = Leftovers::before(&runtime);
+    runtime.run(bundle).exits(1).complains(words);
+    before.none_since(&runtime);
+}
+
+#[test]
+fn a_missing_config_is_named() {
+    let bundle = sleeping();
+    fs::remove_file(bundle.path().join("config.json")).unwrap();
+    refused(&bundle, &["config.json"]);
+}
+
+#[test]
+fn a_malformed_config_is_located() {
+    refused(&sleeping().with_config_text("{ \"ociVersion\": }"), &["config.json", "line 1"]);
+    refused(&sleeping().with_config_text(""), &["config.json"]);
+    refused(&sleeping().with_config_text("[]"), &["config.json"]);
+}
+
+#[test]
+fn an_unsupported_version_is_named() {
+    let bundle = sleeping().edit(|config| config["ociVersion"] = json!("9.9.9"));
+    refused(&bundle, &["ociVersion", "9.9.9"]);
+}
+
+#[test]
+fn a_root_file_system_must_be_a_folder_in_reach() {
+    let missing = sleeping().edit(|config| config["root"]["path"] = json!("nowhere"));
+    refused(&missing, &["nowhere"]);
+    let file = sleeping().edit(|config| config["root"]["path"] = json!("file"));
+    fs::write(file.path().join("file"), "").unwrap();
+    refused(&file, &["file", "folder"]);
+    let outside = sleeping().edit(|config| config["root"]["path"] = json!("link"));
+    symlink("/usr", outside.path().join("link")).unwrap();
+    refused(&outside, &["link", "outside"]);
+}
+
+#[test]
+fn a_process_needs_arguments_and_an_absolute_folder() {
+    refused(&sleeping().edit(|config| config["process"]["args"] = json!([])), &["process.args"]);
+    refused(&sleeping().edit(|config| config["process"]["cwd"] = json!("a/b")), &["process.cwd"]);
+}
+
+#[test]
+fn an_unknown_capability_is_named() {
+    let bundle = sleeping()
+        .edit(|config| config["process"]["capabilities"]["bounding"] = json!(["CAP_FLY"]));
+    refused(&bundle, &["CAP_FLY"]);
+}
+
+#[test]
+fn an_invalid_id_is_refused() {
+    let runtime = Runtime::cofferdam();
+    let bundle = sleeping();
+    for id in ["a/b", "..", "a b"] {
+        let outcome = runtime.verb(&["create", "--bundle", bundle.path().to_str().unwrap(), id]);
+        outcome.exits(1).complains(&["id"]);
+    }
+    assert_eq!(fs::read_dir(runtime.root()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_bundle_that_is_not_there_is_named() {
+    let runtime = Runtime::cofferdam();
+    runtime
+        .verb(&["create", "--bundle", "/nonexistent", "x"])
+        .exits(1)
+        .complains(&["/nonexistent"]);
+}
+
+#[test]
+fn a_bind_source_that_is_not_there_is_named() {
+    let bundle = sleeping().mount(json!({
+        "destination": "/x", "type": "bind", "source": "/nonexistent-source", "options": ["bind"]
+    }));
+    refused(&bundle, &["/nonexistent-source"]);
+}
+
+#[test]
+fn errors_reach_the_log_as_json_when_asked() {
+    let runtime = Runtime::cofferdam();
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let path = log.path().to_str().unwrap();
+    let args = ["--log", path, "--log-format", "json", "state", "nonexistent"];
+    runtime.verb(&args).exits(1);
+    let text = fs::read_to_string(log.path()).unwrap();
+    let line: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(line["level"], "error");
+    assert!(line["msg"].as_str().unwrap().contains("does not exist"));
+    assert!(line["time"].is_string());
+}
+
+#[test]
+fn verbs_on_a_container_that_is_not_there_say_so() {
+    let runtime = Runtime::cofferdam();
+    for verb in ["state", "start", "kill", "delete", "ps"] {
+        runtime.verb(&[verb, "nonexistent"]).exits(1).complains(&["does not exist"]);
+    }
+    assert_ne!(runtime.verb(&["exec", "nonexistent", "true"]).code, 0);
+}

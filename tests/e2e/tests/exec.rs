@@ -1,0 +1,86 @@
+//! One more process in a running container.
+
+use cofferdam_e2e::{Bundle, Container, Runtime};
+
+fn sleeping(runtime: &Runtime) -> Container<'_> {
+    runtime.start(&Bundle::busybox(&["sleep", "1000"]))
+}
+
+#[test]
+fn exec_ends_as_its_program_ends() {
+    let runtime = Runtime::cofferdam();
+    let container = sleeping(&runtime);
+    container.exec(&["sh", "-c", "exit 3"]).exits(3);
+    container.exec(&["sh", "-c", "kill -KILL $$"]).exits(137);
+    container.exec(&["nonexistent"]).exits(127).complains(&["nonexistent", "not found"]);
+    container.exec(&["/etc/passwd"]).exits(126).complains(&["permission denied"]);
+}
+
+#[test]
+fn exec_sees_the_container_and_not_the_host() {
+    let runtime = Runtime::cofferdam();
+    let container = sleeping(&runtime);
+    container.exec(&["hostname"]).exits(0).prints("inside\n");
+    let processes = container.exec(&["sh", "-c", "cat /proc/1/comm"]);
+    processes.exits(0).prints("sleep\n");
+}
+
+#[test]
+fn flags_say_who_where_and_with_what() {
+    for runtime in [Runtime::cofferdam(), Runtime::runc()] {
+        let container = sleeping(&runtime);
+        let flags = ["--user", "1000:1001", "--cwd", "/tmp", "--env", "A=b"];
+        let said = container.exec_with(&flags, &["sh", "-c", "id -u; id -g; pwd; echo $A"], b"");
+        said.exits(0).prints("1000\n1001\n/tmp\nb\n");
+    }
+}
+
+#[test]
+fn a_process_document_is_taken_as_runc_takes_it() {
+    for runtime in [Runtime::cofferdam(), Runtime::runc()] {
+        let container = sleeping(&runtime);
+        let document = tempfile::NamedTempFile::new().unwrap();
+        let process = serde_json::json!({
+            "user": { "uid": 5, "gid": 6, "additionalGids": [7] },
+            "args": ["sh", "-c", "id -u; id -G; umask"],
+            "env": ["PATH=/bin"], "cwd": "/"
+        });
+        std::fs::write(document.path(), process.to_string()).unwrap();
+        let flags = ["--process", document.path().to_str().unwrap()];
+        container.exec_with(&flags, &[], b"").exits(0).prints("5\n6 7\n0022\n");
+    }
+}
+
+#[test]
+fn a_detached_exec_has_a_process_on_the_host_that_ends_with_it() {
+    let runtime = Runtime::cofferdam();
+    let container = sleeping(&runtime);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pid");
+    let flags = ["--detach", "--pid-file", file.to_str().unwrap()];
+    container
+        .exec_with(&flags, &["sh", "-c", "while [ ! -e /go ]; do sleep 0.1; done"], b"")
+        .exits(0);
+    let pid = std::fs::read_to_string(&file).unwrap();
+    let process = std::path::PathBuf::from(format!("/proc/{}/stat", pid.trim()));
+    assert!(process.exists(), "no process {pid}");
+    container.exec(&["touch", "/go"]).exits(0);
+    let ended = || {
+        let stat = std::fs::read_to_string(&process).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    };
+    for _ in 0..400 {
+        if ended() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("{pid} is still there");
+}
+
+#[test]
+fn exec_works_in_a_container_that_is_created_but_not_started() {
+    let runtime = Runtime::cofferdam();
+    let container = runtime.create(&Bundle::busybox(&["sleep", "1000"]));
+    container.exec(&["true"]).exits(0);
+}

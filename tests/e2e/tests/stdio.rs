@@ -1,0 +1,63 @@
+//! Standard streams without a terminal: every byte, in order, to the end, in both directions.
+
+use cofferdam_e2e::{Bundle, Runtime};
+
+#[test]
+fn output_and_errors_come_out_where_they_belong() {
+    let bundle = Bundle::script("echo out; echo err >&2");
+    let outcome = Runtime::cofferdam().run(&bundle);
+    outcome.exits(0).prints("out\n").complains(&["err"]);
+    assert!(!outcome.stderr.contains("out"));
+}
+
+#[test]
+fn input_reaches_the_program_and_its_end_ends_the_program() {
+    let bundle = Bundle::busybox(&["cat"]);
+    Runtime::cofferdam().run_with_input(&bundle, b"in\n").exits(0).prints("in\n");
+}
+
+#[test]
+fn the_end_of_input_does_not_cut_the_output() {
+    let bundle = Bundle::script("cat; sleep 1; echo later");
+    Runtime::cofferdam().run_with_input(&bundle, b"now\n").exits(0).prints("now\nlater\n");
+}
+
+#[test]
+fn a_program_that_reads_no_input_does_not_wait_for_its_end() {
+    let outcome = Runtime::cofferdam().run_with_input(&Bundle::script("exit 4"), &[b'x'; 300_000]);
+    outcome.exits(4);
+}
+
+#[test]
+fn a_mebibyte_each_way_arrives_whole() {
+    let input: Vec<u8> =
+        (0..1 << 20).map(|n: u32| b"0123456789abcdef\n"[n as usize % 17]).collect();
+    let outcome = Runtime::cofferdam().run_with_input(&Bundle::busybox(&["cat"]), &input);
+    outcome.exits(0);
+    assert!(
+        outcome.stdout.as_bytes() == input,
+        "{} of {} bytes",
+        outcome.stdout.len(),
+        input.len()
+    );
+}
+
+#[test]
+fn output_of_a_program_that_ends_at_once_is_not_lost() {
+    let bundle =
+        Bundle::script("dd if=/dev/zero bs=1024 count=60 2>/dev/null | tr '\\0' x; exit 9");
+    let outcome = Runtime::cofferdam().run(&bundle);
+    outcome.exits(9);
+    assert_eq!(outcome.stdout.len(), 60 * 1024);
+}
+
+#[test]
+fn exec_carries_input_and_output_like_run() {
+    let runtime = Runtime::cofferdam();
+    let container = runtime.start(&Bundle::busybox(&["sleep", "1000"]));
+    container.exec_with(&[], &["cat"], b"x\n").exits(0).prints("x\n");
+    container
+        .exec_with(&[], &["sh", "-c", "echo a; echo b >&2; exit 5"], b"")
+        .exits(5)
+        .prints("a\n");
+}

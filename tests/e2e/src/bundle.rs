@@ -60,6 +60,15 @@ impl Bundle {
         self.edit(|config| config["mounts"].as_array_mut().unwrap().push(mount))
     }
 
+    /// Leaves out a namespace.
+    #[must_use]
+    pub fn without_namespace(self, kind: &str) -> Self {
+        self.edit(|config| {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.retain(|namespace| namespace["type"] != kind);
+        })
+    }
+
     /// Replaces the text of `config.json` by anything at all.
     #[must_use]
     pub fn with_config_text(self, text: &str) -> Self {

@@ -4,6 +4,8 @@
 //! A scenario reads as a specification: a bundle is described, a runtime runs it, the outcome is
 //! compared with what is promised, and where runc can do the same, with what runc does.
 //!
+//! A file of scenarios runs in both modes; one named `microvm_*` or `namespace_*` in that mode only.
+//!
 //! `cargo xtask e2e` sets the environment: `COFFERDAM_BIN` (folder of the binaries),
 //! `COFFERDAM_MODE` (`namespace` or `microvm`), `COFFERDAM_BUSYBOX` and `COFFERDAM_DEBIAN` (root
 //! file systems), `COFFERDAM_PROBE_BIN` (the static guest probe). Without it the tests fail and
@@ -13,11 +15,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
 
 mod bundle;
+mod console;
 mod leftovers;
 mod outcome;
 mod runtime;
 
 pub use bundle::Bundle;
+pub use console::{ConsoleSocket, Terminal};
 pub use leftovers::Leftovers;
 pub use outcome::Outcome;
 pub use runtime::{Container, Runtime, probe};

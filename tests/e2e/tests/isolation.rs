@@ -4,10 +4,7 @@ use cofferdam_e2e::{Bundle, Leftovers, Mode, Runtime};
 use serde_json::json;
 
 fn on_the_hosts_network() -> Bundle {
-    Bundle::busybox(&["true"]).edit(|config| {
-        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
-        namespaces.retain(|namespace| namespace["type"] != "network");
-    })
+    Bundle::busybox(&["true"]).without_namespace("network")
 }
 
 #[test]

@@ -3,7 +3,13 @@
 //! One module for each command. What several commands need (where things are, running programs,
 //! progress on the terminal) has a module of its own; nothing here is part of the product.
 
+mod archive;
+mod digest;
 mod kernel;
+mod lab;
+mod process;
+mod progress;
+mod sys;
 mod workspace;
 
 use std::process::ExitCode;
@@ -20,12 +26,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a command in a software-emulated machine that has a complete KVM.
+    Lab(lab::Arguments),
     /// Build the guest kernel, or find it in the cache.
     Kernel(kernel::Arguments),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Lab(arguments) => lab::run(arguments),
         Command::Kernel(arguments) => kernel::run(&arguments),
     };
     match outcome {

@@ -1,1 +1,29 @@
-//! Virtio devices over guest memory.
+//! Virtio devices over guest memory: the virtio-mmio transport, file sharing, sockets, entropy.
+//!
+//! ```text
+//!   vCPU threads                    worker threads
+//!  ┌───────────────┐  hand-over   ┌──────────────────────────────┐
+//!  │ MmioTransport │ ───────────▶ │ Vsock, Rng   (devices thread)│──▶ host descriptors
+//!  │  device half  │   queues,    │ FsServer     (fs thread)     │──▶ shared trees
+//!  └───────────────┘   interrupt  └──────────────────────────────┘
+//! ```
+//!
+//! What this is not: it knows no KVM (the caller wires event descriptors to it), no jail (the
+//! caller builds the namespaces that the workers live in) and no protocol of ours above vsock.
+//!
+//! Hostile: every register access, every descriptor chain, every byte in guest memory, at any
+//! moment, from several vCPUs at once. A device answers by failing the request, by resetting the
+//! connection, or by asking the driver to reset the device; never by panicking and never by
+//! allocating more than a named bound.
+
+pub mod device;
+
+pub mod handover;
+pub mod interrupt;
+pub mod memory;
+pub mod mmio;
+pub mod poll;
+pub mod rng;
+
+mod chain;
+mod sys;

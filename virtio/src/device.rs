@@ -1,0 +1,149 @@
+//! What the transport needs to know of a device, and what a device gets when its driver is ready.
+
+use std::sync::Arc;
+
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::interrupt::Interrupt;
+use crate::memory::GuestRam;
+
+/// The device types of virtio 1.2, section 5, that exist here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum DeviceType {
+    /// Entropy.
+    Rng = 4,
+    /// Sockets.
+    Vsock = 19,
+    /// File system.
+    Fs = 26,
+}
+
+/// Feature bit: virtio 1.0 and later. Every device offers it, and no driver may decline it.
+pub const FEATURE_VERSION_1: u64 = 1 << 32;
+/// Feature bit: notifications are suppressed by index, not by flag. Fewer interrupts and exits.
+pub const FEATURE_EVENT_IDX: u64 = 1 << 29;
+
+/// The transport's half of a device. It lives on the vCPU threads, under the transport's lock.
+pub trait VirtioDevice: Send {
+    /// Which device this is.
+    fn device_type(&self) -> DeviceType;
+
+    /// The features on offer beyond [`FEATURE_VERSION_1`] and [`FEATURE_EVENT_IDX`].
+    fn features(&self) -> u64 {
+        0
+    }
+
+    /// The largest size of each queue: powers of two, at most 32768.
+    fn queue_sizes(&self) -> &[u16];
+
+    /// The configuration space, which the driver reads and may not write.
+    fn config(&self) -> &[u8];
+
+    /// The driver set `DRIVER_OK`: the device may use its queues. False when nobody is there to
+    /// serve it.
+    fn activate(&mut self, activation: Activation) -> bool;
+
+    /// The driver resets the device. When this returns the device uses no queue any more.
+    fn reset(&mut self);
+}
+
+/// Everything that a worker needs to serve a device.
+#[derive(Debug)]
+pub struct Activation {
+    /// The guest's memory.
+    pub memory: Arc<GuestRam>,
+    /// The features that the driver accepted.
+    pub features: u64,
+    /// The device's queues in order, those too that the driver left unready.
+    pub queues: Vec<DeviceQueue>,
+    /// How the driver is told.
+    pub interrupt: Interrupt,
+}
+
+/// A queue is not to be believed: an address outside memory, or an index that jumped.
+#[derive(Debug, thiserror::Error)]
+#[error("The driver broke its queue")]
+pub struct BrokenQueue(#[source] pub virtio_queue::Error);
+
+/// One queue, with the event that the driver's notification raises.
+#[derive(Debug)]
+pub struct DeviceQueue {
+    queue: Queue,
+    notification: EventFd,
+}
+
+/// A chain of descriptors that a driver made available.
+pub type Chain<'m> = virtio_queue::DescriptorChain<&'m GuestRam>;
+
+impl DeviceQueue {
+    /// Takes a queue into service.
+    #[must_use]
+    pub fn new(queue: Queue, notification: EventFd) -> Self {
+        Self { queue, notification }
+    }
+
+    /// Raised when the driver made buffers available.
+    #[must_use]
+    pub fn notification(&self) -> &EventFd {
+        &self.notification
+    }
+
+    /// Raises the notification as if the driver had, to be called again after the thread's other
+    /// work.
+    pub fn call_again(&self) {
+        // A full counter is a pending notification.
+        let _ = self.notification.write(1);
+    }
+
+    /// Forgets a notification, when there is one.
+    pub fn take_notification(&self) {
+        // Nothing to read: woken for something else.
+        let _ = self.notification.read();
+    }
+
+    /// Takes the next available chain.
+    ///
+    /// # Errors
+    /// When the available index is more than the queue's size ahead, or outside memory.
+    pub fn pop<'m>(&mut self, memory: &'m GuestRam) -> Result<Option<Chain<'m>>, BrokenQueue> {
+        if !self.queue.ready() {
+            return Ok(None);
+        }
+        self.queue.iter(memory).map(|mut chains| chains.next()).map_err(BrokenQueue)
+    }
+
+    /// Gives the chain taken last back, as if it had not been taken.
+    pub fn undo_pop(&mut self) {
+        self.queue.go_to_previous_position();
+    }
+
+    /// Returns a chain to the driver, with the number of bytes written to it.
+    ///
+    /// # Errors
+    /// When the used ring is outside memory.
+    pub fn push(&mut self, memory: &GuestRam, head: u16, written: u32) -> Result<(), BrokenQueue> {
+        self.queue.add_used(memory, head, written).map_err(BrokenQueue)
+    }
+
+    /// Asks for notifications, and says whether chains came in the meantime (which will not be
+    /// notified).
+    ///
+    /// # Errors
+    /// When a ring is outside memory.
+    pub fn rearm(&mut self, memory: &GuestRam) -> Result<bool, BrokenQueue> {
+        if !self.queue.ready() {
+            return Ok(false);
+        }
+        self.queue.enable_notification(memory).map_err(BrokenQueue)
+    }
+
+    /// Whether the driver wants an interrupt for what was pushed since the last call.
+    ///
+    /// # Errors
+    /// When a ring is outside memory.
+    pub fn wants_interrupt(&mut self, memory: &GuestRam) -> Result<bool, BrokenQueue> {
+        self.queue.needs_notification(memory).map_err(BrokenQueue)
+    }
+}

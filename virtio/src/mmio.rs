@@ -1,0 +1,375 @@
+//! The virtio-mmio transport, version 2 (virtio 1.2, section 4.2): one page of registers for each
+//! device.
+//!
+//! ```text
+//!                        Status |= FEATURES_OK          Status |= DRIVER_OK
+//!   (reset) ─▶ (driver) ──────────────────▶ (negotiated) ─────────────────▶ (in service)
+//!      ▲          │  refused when the driver      │ queues are set up here      │
+//!      │          │  wants what is not on offer   │ and nowhere else            │
+//!      │          ▼                               ▼ bad queue, no worker        ▼ bad queue
+//!      └───── Status = 0 ◀──────────────── (needs reset) ◀──────────────────────┘
+//! ```
+//!
+//! The driver owns every transition but that to *needs reset*. A bit once set stays until a reset.
+//! A write that does not fit the state is ignored, a read of nothing gives zero: the driver can
+//! only confuse itself.
+//!
+//! Hostile: offset, width and value of every access, in any order. Several vCPUs may come at once:
+//! the caller holds a lock around the transport.
+//!
+//! What this is not: it does not know at which address or interrupt it lies. Notifications should
+//! come by the caller's ioeventfds ([`MmioTransport::notifiers`]); those that come as register
+//! writes are passed on.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestMemory;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::device::{Activation, DeviceQueue, FEATURE_EVENT_IDX, FEATURE_VERSION_1, VirtioDevice};
+use crate::interrupt::{DEVICE_NEEDS_RESET, Interrupt, SharedStatus};
+use crate::memory::{GuestAddress, GuestRam};
+
+/// The length of the register page.
+pub const REGISTER_BYTES: u64 = 0x1000;
+/// Where in the page a driver writes the number of a queue to notify it: 32 bits.
+pub const QUEUE_NOTIFY_OFFSET: u64 = QUEUE_NOTIFY;
+
+const MAGIC_VALUE: u64 = 0x000;
+const VERSION: u64 = 0x004;
+const DEVICE_ID: u64 = 0x008;
+const VENDOR_ID: u64 = 0x00c;
+const DEVICE_FEATURES: u64 = 0x010;
+const DEVICE_FEATURES_SEL: u64 = 0x014;
+const DRIVER_FEATURES: u64 = 0x020;
+const DRIVER_FEATURES_SEL: u64 = 0x024;
+const QUEUE_SEL: u64 = 0x030;
+const QUEUE_NUM_MAX: u64 = 0x034;
+const QUEUE_NUM: u64 = 0x038;
+const QUEUE_READY: u64 = 0x044;
+const QUEUE_NOTIFY: u64 = 0x050;
+const INTERRUPT_STATUS: u64 = 0x060;
+const INTERRUPT_ACK: u64 = 0x064;
+const STATUS: u64 = 0x070;
+const QUEUE_DESC_LOW: u64 = 0x080;
+const QUEUE_DESC_HIGH: u64 = 0x084;
+const QUEUE_DRIVER_LOW: u64 = 0x090;
+const QUEUE_DRIVER_HIGH: u64 = 0x094;
+const QUEUE_DEVICE_LOW: u64 = 0x0a0;
+const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
+const SHM_LEN_LOW: u64 = 0x0b0;
+const SHM_BASE_HIGH: u64 = 0x0bc;
+const CONFIG_GENERATION: u64 = 0x0fc;
+const CONFIG: u64 = 0x100;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"virt");
+const MMIO_VERSION: u32 = 2;
+const VENDOR: u32 = u32::from_le_bytes(*b"coff");
+/// A length of all ones says that a shared memory region does not exist.
+const NO_SHARED_MEMORY: u32 = u32::MAX;
+
+const ACKNOWLEDGE: u32 = 1;
+const DRIVER: u32 = 2;
+const DRIVER_OK: u32 = 4;
+const FEATURES_OK: u32 = 8;
+const FAILED: u32 = 0x80;
+
+/// One device's register page.
+pub struct MmioTransport {
+    memory: Arc<GuestRam>,
+    device: Box<dyn VirtioDevice>,
+    status: Arc<SharedStatus>,
+    line: EventFd,
+    notifications: Vec<EventFd>,
+    queues: Vec<QueueRegisters>,
+    queue_select: u32,
+    features: Features,
+}
+
+impl std::fmt::Debug for MmioTransport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MmioTransport")
+            .field("device", &self.device.device_type())
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+impl MmioTransport {
+    /// Puts a device behind registers; `line` is raised for each of its interrupts.
+    ///
+    /// # Errors
+    /// When the system has no descriptor left.
+    pub fn new(
+        memory: Arc<GuestRam>,
+        device: Box<dyn VirtioDevice>,
+        line: EventFd,
+    ) -> io::Result<Self> {
+        let queues: Vec<_> =
+            device.queue_sizes().iter().map(|max| QueueRegisters::new(*max)).collect();
+        let event = |_: &QueueRegisters| EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK);
+        let notifications = queues.iter().map(event).collect::<io::Result<_>>()?;
+        let features = Features::offering(device.features());
+        let status = Arc::default();
+        Ok(Self { memory, device, status, line, notifications, queues, queue_select: 0, features })
+    }
+
+    /// For each queue the number that the driver writes to [`QUEUE_NOTIFY_OFFSET`], and the event
+    /// to raise when it does.
+    pub fn notifiers(&self) -> impl Iterator<Item = (u32, &EventFd)> {
+        (0..).zip(&self.notifications)
+    }
+
+    /// Whether the guest's kernel drives the device.
+    #[must_use]
+    pub fn driver_ok(&self) -> bool {
+        self.device_status() & DRIVER_OK != 0
+    }
+
+    /// The guest reads registers.
+    pub fn read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        if let Some(offset) = offset.checked_sub(CONFIG) {
+            let config = usize::try_from(offset).ok().and_then(|at| self.device.config().get(at..));
+            data.iter_mut().zip(config.unwrap_or_default()).for_each(|(to, from)| *to = *from);
+        } else if data.len() == size_of::<u32>() {
+            data.copy_from_slice(&self.read_register(offset).to_le_bytes());
+        }
+    }
+
+    /// The guest writes a register. The configuration space of all devices here is read-only.
+    pub fn write(&mut self, offset: u64, data: &[u8]) {
+        let Ok(value) = data.try_into().map(u32::from_le_bytes) else { return };
+        match offset {
+            DEVICE_FEATURES_SEL => self.features.device_select = value,
+            DRIVER_FEATURES_SEL => self.features.driver_select = value,
+            DRIVER_FEATURES if self.device_status() & FEATURES_OK == 0 => {
+                self.features.accept(value);
+            }
+            QUEUE_SEL => self.queue_select = value,
+            QUEUE_NOTIFY => self.notify(value),
+            INTERRUPT_ACK => {
+                self.status.interrupt.fetch_and(!value, Ordering::SeqCst);
+            }
+            STATUS => self.write_status(value),
+            _ if self.queues_may_change() => {
+                if let Some(queue) = self.selected_queue() {
+                    self.queues[queue].write(offset, value);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn read_register(&self, offset: u64) -> u32 {
+        let queue = self.selected_queue().and_then(|queue| self.queues.get(queue));
+        match offset {
+            MAGIC_VALUE => MAGIC,
+            VERSION => MMIO_VERSION,
+            DEVICE_ID => self.device.device_type() as u32,
+            VENDOR_ID => VENDOR,
+            DEVICE_FEATURES => self.features.offered_word(),
+            QUEUE_NUM_MAX => queue.map_or(0, |queue| queue.max_size.into()),
+            QUEUE_READY => queue.map_or(0, |queue| queue.ready.into()),
+            INTERRUPT_STATUS => self.status.interrupt.load(Ordering::SeqCst),
+            STATUS => self.device_status(),
+            SHM_LEN_LOW..=SHM_BASE_HIGH => NO_SHARED_MEMORY,
+            // The configuration spaces here never change.
+            CONFIG_GENERATION => 0,
+            _ => 0,
+        }
+    }
+
+    fn device_status(&self) -> u32 {
+        self.status.device.load(Ordering::SeqCst)
+    }
+
+    fn selected_queue(&self) -> Option<usize> {
+        usize::try_from(self.queue_select).ok().filter(|queue| *queue < self.queues.len())
+    }
+
+    fn queues_may_change(&self) -> bool {
+        let dead = DRIVER_OK | DEVICE_NEEDS_RESET | FAILED;
+        self.device_status() & (FEATURES_OK | dead) == FEATURES_OK
+    }
+
+    fn notify(&self, queue: u32) {
+        let event = usize::try_from(queue).ok().and_then(|queue| self.notifications.get(queue));
+        if let Some(event) = event {
+            // A full counter is a pending notification.
+            let _ = event.write(1);
+        }
+    }
+
+    fn write_status(&mut self, value: u32) {
+        if value == 0 {
+            return self.reset();
+        }
+        let current = self.device_status();
+        let added = value & !current;
+        let mut next = current | (added & (ACKNOWLEDGE | DRIVER | FAILED));
+        if added & FEATURES_OK != 0 && next & DRIVER != 0 && self.features.acceptable() {
+            next |= FEATURES_OK;
+        }
+        let broken = DEVICE_NEEDS_RESET | FAILED;
+        let serve = added & DRIVER_OK != 0 && next & FEATURES_OK != 0 && next & broken == 0;
+        if serve {
+            next |= DRIVER_OK;
+        }
+        // The worker adds DEVICE_NEEDS_RESET at any time: never overwrite, only add.
+        self.status.device.fetch_or(next, Ordering::SeqCst);
+        if serve && !self.activate() {
+            self.break_off();
+        }
+    }
+
+    fn activate(&mut self) -> bool {
+        let event_idx = self.features.accepted & FEATURE_EVENT_IDX != 0;
+        let mut queues = Vec::with_capacity(self.queues.len());
+        for (registers, event) in self.queues.iter().zip(&self.notifications) {
+            let Some(queue) = registers.build(&self.memory, event_idx) else { return false };
+            let Ok(event) = event.try_clone() else { return false };
+            queues.push(DeviceQueue::new(queue, event));
+        }
+        let Some(interrupt) = self.interrupt() else { return false };
+        let (memory, features) = (Arc::clone(&self.memory), self.features.accepted);
+        self.device.activate(Activation { memory, features, queues, interrupt })
+    }
+
+    fn interrupt(&self) -> Option<Interrupt> {
+        let line = self.line.try_clone().ok()?;
+        Some(Interrupt::new(Arc::clone(&self.status), line))
+    }
+
+    fn break_off(&self) {
+        match self.interrupt() {
+            Some(interrupt) => interrupt.needs_reset(),
+            None => {
+                self.status.device.fetch_or(DEVICE_NEEDS_RESET, Ordering::SeqCst);
+            }
+        }
+    }
+
+    fn reset(&mut self) {
+        self.device.reset();
+        self.status.device.store(0, Ordering::SeqCst);
+        self.status.interrupt.store(0, Ordering::SeqCst);
+        self.queue_select = 0;
+        self.features = Features::offering(self.device.features());
+        for queue in &mut self.queues {
+            *queue = QueueRegisters::new(queue.max_size);
+        }
+        for event in &self.notifications {
+            // Nothing to read: no notification was pending.
+            let _ = event.read();
+        }
+    }
+}
+
+/// The feature registers: 64 bits behind a window of 32.
+struct Features {
+    offered: u64,
+    accepted: u64,
+    device_select: u32,
+    driver_select: u32,
+}
+
+impl Features {
+    fn offering(device: u64) -> Self {
+        let offered = device | FEATURE_VERSION_1 | FEATURE_EVENT_IDX;
+        Self { offered, accepted: 0, device_select: 0, driver_select: 0 }
+    }
+
+    fn offered_word(&self) -> u32 {
+        let [low, high] = words(self.offered);
+        match self.device_select {
+            0 => low,
+            1 => high,
+            _ => 0,
+        }
+    }
+
+    fn accept(&mut self, value: u32) {
+        let [low, high] = words(self.accepted);
+        match self.driver_select {
+            0 => self.accepted = join(value, high),
+            1 => self.accepted = join(low, value),
+            _ => {}
+        }
+    }
+
+    fn acceptable(&self) -> bool {
+        self.accepted & !self.offered == 0 && self.accepted & FEATURE_VERSION_1 != 0
+    }
+}
+
+/// What the driver wrote for one queue.
+struct QueueRegisters {
+    max_size: u16,
+    size: u32,
+    ready: bool,
+    descriptors: u64,
+    driver: u64,
+    device: u64,
+}
+
+impl QueueRegisters {
+    fn new(max_size: u16) -> Self {
+        Self { max_size, size: 0, ready: false, descriptors: 0, driver: 0, device: 0 }
+    }
+
+    fn write(&mut self, offset: u64, value: u32) {
+        let low = |address: u64| join(value, words(address)[1]);
+        let high = |address: u64| join(words(address)[0], value);
+        match offset {
+            QUEUE_READY => self.ready = value & 1 != 0,
+            // A queue in use keeps its shape.
+            _ if self.ready => {}
+            QUEUE_NUM => self.size = value,
+            QUEUE_DESC_LOW => self.descriptors = low(self.descriptors),
+            QUEUE_DESC_HIGH => self.descriptors = high(self.descriptors),
+            QUEUE_DRIVER_LOW => self.driver = low(self.driver),
+            QUEUE_DRIVER_HIGH => self.driver = high(self.driver),
+            QUEUE_DEVICE_LOW => self.device = low(self.device),
+            QUEUE_DEVICE_HIGH => self.device = high(self.device),
+            _ => {}
+        }
+    }
+
+    /// The queue as it is served, if its size is possible and its rings are in memory. One that
+    /// the driver left unready is served by nobody, and need not be valid.
+    fn build(&self, memory: &GuestRam, event_idx: bool) -> Option<Queue> {
+        let mut queue = Queue::new(self.max_size).ok()?;
+        if !self.ready {
+            return Some(queue);
+        }
+        queue.try_set_size(u16::try_from(self.size).ok()?).ok()?;
+        queue.try_set_desc_table_address(GuestAddress(self.descriptors)).ok()?;
+        queue.try_set_avail_ring_address(GuestAddress(self.driver)).ok()?;
+        queue.try_set_used_ring_address(GuestAddress(self.device)).ok()?;
+        let size = usize::try_from(self.size).ok()?;
+        // Virtio 1.2, section 2.7: the sizes of the three areas, with the event indices.
+        let inside = |address, length| memory.check_range(GuestAddress(address), length);
+        let valid = inside(self.descriptors, 16 * size)
+            && inside(self.driver, 6 + 2 * size)
+            && inside(self.device, 6 + 8 * size);
+        queue.set_event_idx(event_idx);
+        queue.set_ready(true);
+        valid.then_some(queue)
+    }
+}
+
+fn words(value: u64) -> [u32; 2] {
+    let [b0, b1, b2, b3, b4, b5, b6, b7] = value.to_le_bytes();
+    [u32::from_le_bytes([b0, b1, b2, b3]), u32::from_le_bytes([b4, b5, b6, b7])]
+}
+
+fn join(low: u32, high: u32) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! The entropy device (virtio 1.2, section 5.4): fills the driver's buffers from the host's
+//! generator.
+//!
+//! Hostile: the length of a request (bounded), and the rate (a guest spends its own time: one
+//! wake-up serves at most one queue full).
+
+use std::io;
+use std::sync::Arc;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::chain::Slices;
+use crate::device::{Activation, BrokenQueue, DeviceQueue, DeviceType, VirtioDevice};
+use crate::handover::{self, Giver, Order, Taker};
+use crate::memory::GuestRam;
+use crate::poll::{Interest, Poller, Readiness, Token};
+use crate::sys;
+
+/// Linux asks for at most a cache line at a time. Without a bound one request could keep the
+/// devices thread busy for seconds.
+const MAX_REQUEST_BYTES: usize = 4096;
+/// Requests wait for nothing, so few are in flight.
+const QUEUE_SIZES: [u16; 1] = [16];
+/// A guest that asks without pause must not keep the devices thread from its other devices.
+const MAX_REQUESTS_IN_ONE_GO: usize = 16;
+
+const ORDERS: u32 = 0;
+const REQUESTS: u32 = 1;
+
+/// The transport's half.
+#[derive(Debug)]
+pub struct RngDevice {
+    worker: Giver,
+}
+
+/// The devices thread's half.
+#[derive(Debug)]
+pub struct Rng {
+    orders: Taker,
+    poller: Arc<Poller>,
+    owner: u32,
+    active: Option<Box<Activation>>,
+}
+
+/// An entropy device whose worker is served by `poller` under the name `owner`.
+///
+/// # Errors
+/// When the system has no descriptor left.
+pub fn open(poller: Arc<Poller>, owner: u32) -> io::Result<(RngDevice, Rng)> {
+    let (giver, taker) = handover::pair()?;
+    let token = Token { owner, index: ORDERS };
+    poller.add(sys::borrow(taker.event()), token, Interest::READ)?;
+    Ok((RngDevice { worker: giver }, Rng { orders: taker, poller, owner, active: None }))
+}
+
+impl VirtioDevice for RngDevice {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::Rng
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn config(&self) -> &[u8] {
+        &[]
+    }
+
+    fn activate(&mut self, activation: Activation) -> bool {
+        self.worker.activate(activation)
+    }
+
+    fn reset(&mut self) {
+        self.worker.reset();
+    }
+}
+
+impl Rng {
+    /// Deals with an event of its own.
+    pub fn handle(&mut self, token: Token, _readiness: Readiness) {
+        if token.index == ORDERS {
+            while let Some(order) = self.orders.take() {
+                self.obey(order);
+            }
+        }
+        self.serve();
+    }
+
+    fn obey(&mut self, order: Order) {
+        self.release();
+        match order {
+            Order::Activate(activation) => {
+                let token = Token { owner: self.owner, index: REQUESTS };
+                let queue = activation.queues.first();
+                let registered = queue.map(|queue| {
+                    self.poller.add(sys::borrow(queue.notification()), token, Interest::READ)
+                });
+                match registered {
+                    Some(Ok(())) => self.active = Some(activation),
+                    _ => activation.interrupt.needs_reset(),
+                }
+            }
+            Order::Reset(acknowledgement) => drop(acknowledgement),
+        }
+    }
+
+    fn release(&mut self) {
+        if let Some(queue) = self.active.take().as_ref().and_then(|active| active.queues.first()) {
+            // Registered when it was activated.
+            let _ = self.poller.remove(sys::borrow(queue.notification()));
+        }
+    }
+
+    fn serve(&mut self) {
+        let Some(active) = &mut self.active else { return };
+        let Activation { memory, queues, interrupt, .. } = &mut **active;
+        let Some(queue) = queues.first_mut() else { return };
+        queue.take_notification();
+        match fill_all(queue, memory) {
+            Ok(true) => interrupt.used_buffer(),
+            Ok(false) => {}
+            Err(_) => {
+                interrupt.needs_reset();
+                self.release();
+            }
+        }
+    }
+}
+
+/// Serves what is in the queue; true when the driver wants to hear of it.
+fn fill_all(queue: &mut DeviceQueue, memory: &GuestRam) -> Result<bool, BrokenQueue> {
+    let mut served = 0;
+    while served < MAX_REQUESTS_IN_ONE_GO {
+        if let Some(chain) = queue.pop(memory)? {
+            let head = chain.head_index();
+            let written = Slices::writable(memory, chain).map_or(0, fill);
+            queue.push(memory, head, written)?;
+            served += 1;
+        } else if !queue.rearm(memory)? {
+            break;
+        }
+    }
+    if served == MAX_REQUESTS_IN_ONE_GO {
+        queue.call_again();
+    }
+    Ok(served > 0 && queue.wants_interrupt(memory)?)
+}
+
+/// Fills at most [`MAX_REQUEST_BYTES`]; a driver takes less than it asked for.
+fn fill(mut slices: Slices<'_>) -> u32 {
+    let mut entropy = [0; MAX_REQUEST_BYTES];
+    let wanted = slices.len().min(MAX_REQUEST_BYTES);
+    let Some(buffer) = entropy.get_mut(..wanted) else { return 0 };
+    let Ok(count) = getrandom(&mut *buffer, GetRandomFlags::empty()) else { return 0 };
+    match buffer.get(..count) {
+        Some(bytes) if slices.put(bytes) => u32::try_from(count).unwrap_or(0),
+        _ => 0,
+    }
+}

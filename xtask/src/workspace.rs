@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The repository's root.
 pub(crate) fn root() -> &'static Path {
@@ -15,9 +16,23 @@ pub(crate) fn cargo_target() -> PathBuf {
         .map_or_else(|| root().join("target"), |folder| root().join(folder))
 }
 
+/// The runnable tree. `COFFERDAM_OUT` moves it.
+pub(crate) fn assembled() -> PathBuf {
+    env::var_os("COFFERDAM_OUT")
+        .map_or_else(|| root().join("target/cofferdam"), |folder| root().join(folder))
+}
+
 /// What is expensive to make and depends on its inputs only: kernels, root file systems, the lab's
 /// initramfs. `COFFERDAM_CACHE` moves it.
 pub(crate) fn cache() -> PathBuf {
     env::var_os("COFFERDAM_CACHE")
-        .map_or_else(|| PathBuf::from("/var/cache/cofferdam"), PathBuf::from)
+        .map_or_else(|| PathBuf::from("/var/cache/cofferdam"), |folder| root().join(folder))
+}
+
+/// A cargo command on this workspace, by the cargo that runs us.
+pub(crate) fn cargo(verb: &str) -> Command {
+    let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.arg(verb).current_dir(root());
+    command
 }

@@ -1,0 +1,146 @@
+//! What a fresh Debian machine lacks to build, test and demonstrate the project.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::build::MUSL;
+use crate::{process, progress};
+
+/// A package, and what it is for.
+const PACKAGES: &[(&str, &str)] = &[
+    // Building.
+    ("gcc", "links the programs, builds the guest kernel"),
+    ("libc6-dev", "links the programs"),
+    ("make", "builds the guest kernel and libbpf"),
+    ("pkg-config", "finds the C libraries"),
+    ("libseccomp-dev", "the runtime's seccomp compiler"),
+    ("libelf-dev", "libbpf in the runtime, objtool in the guest kernel"),
+    ("zlib1g-dev", "libbpf in the runtime"),
+    ("linux-source-6.12", "the guest kernel's source"),
+    ("bison", "builds the guest kernel"),
+    ("flex", "builds the guest kernel"),
+    ("bc", "builds the guest kernel"),
+    ("xz-utils", "unpacks the guest kernel's source"),
+    // The lab.
+    ("qemu-system-x86", "the lab's machine"),
+    ("qemu-system-common", "virtiofsd, the lab's file server"),
+    ("busybox-static", "the lab's init, the tests' root file system"),
+    ("kmod", "finds the lab's kernel modules"),
+    // Root file systems and references.
+    ("mmdebstrap", "the Debian root file system of demo and tests"),
+    ("debian-archive-keyring", "checks what mmdebstrap fetches"),
+    ("runc", "the reference that tests and benchmarks compare with"),
+    ("crun", "the reference that benchmarks compare with"),
+];
+
+/// `cargo xtask setup`.
+pub(crate) fn run() -> Result<ExitCode> {
+    ensure_packages()?;
+    ensure_target()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ensure_packages() -> Result<()> {
+    let missing = missing_packages()?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    eprintln!("Debian packages to install:");
+    for (name, purpose) in &missing {
+        eprintln!("  {name:<24} {purpose}");
+    }
+    if !nix::unistd::geteuid().is_root() {
+        let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
+        bail!("Only root can install them: sudo apt-get install {}", names.join(" "));
+    }
+    if !all_known(&missing)? {
+        let step = progress::step("Reading the package lists");
+        process::output(apt().arg("update"))?;
+        step.done();
+    }
+    let step = progress::step(format!("Installing {} packages", missing.len()));
+    if install(&missing).is_err() {
+        // A list that is too old names packages that are no longer there.
+        process::output(apt().arg("update"))?;
+        install(&missing)?;
+    }
+    step.done();
+    Ok(())
+}
+
+fn install(packages: &[(&str, &str)]) -> Result<()> {
+    let mut command = apt();
+    command.args(["install", "--yes", "--no-install-recommends"]);
+    command.args(packages.iter().map(|(name, _)| name));
+    process::output(&mut command).map(drop)
+}
+
+fn apt() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").arg("--quiet");
+    // Another installation may be under way, as on a machine that has just booted.
+    command.args(["-o", "DPkg::Lock::Timeout=300"]);
+    command
+}
+
+fn missing_packages() -> Result<Vec<(&'static str, &'static str)>> {
+    let listing = Command::new("dpkg-query")
+        .args(["--show", "--showformat", "${Package} ${db:Status-Status}\n"])
+        .args(PACKAGES.iter().map(|(name, _)| name))
+        .output()
+        .context("Could not start dpkg-query: setup knows Debian only")?;
+    let listing = String::from_utf8_lossy(&listing.stdout).into_owned();
+    Ok(missing_in(&listing))
+}
+
+/// The packages that `dpkg-query` does not list as installed.
+fn missing_in(listing: &str) -> Vec<(&'static str, &'static str)> {
+    let installed = |name: &str| listing.lines().any(|line| line == format!("{name} installed"));
+    PACKAGES.iter().copied().filter(|(name, _)| !installed(name)).collect()
+}
+
+/// Whether apt's lists have a candidate for each.
+fn all_known(packages: &[(&str, &str)]) -> Result<bool> {
+    for (name, _) in packages {
+        let policy = process::output(Command::new("apt-cache").args(["policy", name]))?;
+        if !policy.contains("Candidate:") || policy.contains("Candidate: (none)") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The Rust target of what is static.
+fn ensure_target() -> Result<()> {
+    let query = ["--print", "target-libdir", "--target", MUSL];
+    let folder = process::output(Command::new("rustc").args(query))?;
+    if Path::new(folder.trim()).is_dir() {
+        return Ok(());
+    }
+    if process::find("rustup").is_none() {
+        bail!(
+            "This Rust has no {MUSL} target, and no rustup to add it with: see https://rustup.rs"
+        );
+    }
+    process::run(Command::new("rustup").args(["target", "add", MUSL]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_removed_or_unknown_is_missing() {
+        let mut listing = String::new();
+        for (name, _) in PACKAGES {
+            let status = if *name == "runc" { "config-files" } else { "installed" };
+            if *name != "crun" {
+                listing.push_str(&format!("{name} {status}\n"));
+            }
+        }
+        let missing: Vec<&str> = missing_in(&listing).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(missing, ["runc", "crun"]);
+    }
+}

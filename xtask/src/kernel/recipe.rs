@@ -1,0 +1,101 @@
+//! All that decides what a kernel image is, and the key that follows from it.
+
+use std::fmt::Write as _;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use sha2::{Digest, Sha256};
+
+use super::options::Options;
+use super::source::Source;
+
+/// Raised when the way of building changes, so that older images are not taken for newer ones.
+const BUILD_STEPS_VERSION: u32 = 1;
+
+/// The inputs of one build.
+#[derive(Debug)]
+pub(super) struct Recipe {
+    pub(super) options: Options,
+    pub(super) source: Source,
+    /// The compiler's name and version.
+    pub(super) compiler: String,
+}
+
+impl Recipe {
+    /// The cache's key: equal for equal inputs. Reasons and order of options do not count.
+    pub(super) fn key(&self) -> String {
+        let parts = [
+            BUILD_STEPS_VERSION.to_string(),
+            self.source.identity.clone(),
+            self.compiler.clone(),
+            self.options.as_kconfig(),
+        ];
+        let mut hash = Sha256::new();
+        for part in &parts {
+            // The length keeps the end of one part from passing for the beginning of the next.
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        let mut key = hexadecimal(&hash.finalize());
+        // 80 bits: nobody attacks one's own cache.
+        key.truncate(20);
+        key
+    }
+}
+
+/// What `gcc --version` says in its first line.
+pub(super) fn compiler() -> Result<String> {
+    let output = Command::new("gcc").arg("--version").output().context(
+        "Cannot run gcc, which builds the guest kernel: `cargo xtask setup` installs it",
+    )?;
+    ensure!(output.status.success(), "gcc --version failed: {}", output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
+}
+
+/// Lower-case hexadecimal digits of `bytes`.
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::source::Origin;
+
+    fn recipe(fragment: &str, source: &str, compiler: &str) -> Recipe {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.config"), fragment).unwrap();
+        Recipe {
+            options: Options::load(folder.path()).unwrap(),
+            source: Source {
+                identity: source.to_owned(),
+                origin: Origin::Tree("/src".into()),
+                proof: String::new(),
+            },
+            compiler: compiler.to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_key_does_not_depend_on_reasons_comments_and_order() {
+        let one = recipe("CONFIG_A=y  # why\nCONFIG_B=n  # r\n", "s", "gcc");
+        let other = recipe("# head\nCONFIG_B=n  # another\nCONFIG_A=y  # reason\n", "s", "gcc");
+        assert_eq!(one.key(), other.key());
+        assert_eq!(one.key().len(), 20);
+    }
+
+    #[test]
+    fn the_key_depends_on_options_source_and_compiler() {
+        let base = recipe("CONFIG_A=y  # r\n", "s", "gcc").key();
+        assert_ne!(base, recipe("CONFIG_A=n  # r\n", "s", "gcc").key());
+        assert_ne!(base, recipe("CONFIG_A=y  # r\n", "t", "gcc").key());
+        assert_ne!(base, recipe("CONFIG_A=y  # r\n", "s", "gcc 2").key());
+        assert_ne!(
+            recipe("CONFIG_A=y  # r\n", "ab", "c").key(),
+            recipe("CONFIG_A=y  # r\n", "a", "bc").key()
+        );
+    }
+}

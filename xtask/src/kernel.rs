@@ -11,8 +11,8 @@
 
 mod cache;
 mod compile;
+mod meter;
 mod options;
-mod progress;
 mod recipe;
 mod source;
 

@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::GuestKernel;
 use super::compile::Built;
-use super::recipe::{Recipe, hexadecimal};
+use super::recipe::Recipe;
+use crate::digest;
 
 /// The cache's folder, locked.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl Cache {
                 return Err(error).with_context(|| format!("Cannot read {}", entry.display()));
             }
         };
-        if fs::read(&vmlinux).ok().is_none_or(|image| checksum(&image) != manifest.sha256) {
+        if digest::file(&vmlinux).ok().as_ref() != Some(&manifest.sha256) {
             eprintln!("{} is damaged: building it again", vmlinux.display());
             return Ok(None);
         }
@@ -114,11 +114,12 @@ impl Cache {
             fs::copy(from, staging.path().join(name))
                 .with_context(|| format!("Cannot copy {}", from.display()))?;
         }
-        let image = fs::read(staging.path().join("vmlinux"))?;
+        let image = staging.path().join("vmlinux");
+        let reading = || format!("Cannot read {}", image.display());
         let manifest = Manifest {
             version: built.version.clone(),
-            bytes: image.len() as u64,
-            sha256: checksum(&image),
+            bytes: fs::metadata(&image).with_context(reading)?.len(),
+            sha256: digest::file(&image).with_context(reading)?,
             source: recipe.source.identity.clone(),
             source_proof: recipe.source.proof.clone(),
             compiler: recipe.compiler.clone(),
@@ -160,10 +161,6 @@ impl Cache {
     fn sources_file(&self) -> PathBuf {
         self.folder.join("sources.json")
     }
-}
-
-fn checksum(bytes: &[u8]) -> String {
-    hexadecimal(&Sha256::digest(bytes))
 }
 
 /// A temporary folder is for its maker alone; the cache is for every user of the machine.

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::progress::Progress;
+use super::meter::Meter;
 use super::recipe::Recipe;
 use super::source::{Origin, Source};
 
@@ -207,7 +207,7 @@ impl Build<'_> {
             .stderr(log.try_clone().context("Cannot share the log")?)
             .spawn()
             .context("Cannot run make")?;
-        let progress = Progress::start("Compiling the guest kernel", EXPECTED_OBJECTS);
+        let meter = Meter::start("Compiling the guest kernel", EXPECTED_OBJECTS);
         let mut objects = 0;
         if let Some(stdout) = child.stdout.take() {
             for line in BufReader::new(stdout).lines() {
@@ -216,12 +216,12 @@ impl Build<'_> {
                     .with_context(|| format!("Cannot write {}", self.log.display()))?;
                 if let Some(object) = object_of(&line) {
                     objects += 1;
-                    progress.advance(objects, object);
+                    meter.advance(objects, object);
                 }
             }
         }
         let status = child.wait().context("Cannot wait for make")?;
-        progress.finish();
+        meter.finish();
         if !status.success() {
             bail!(
                 "Building the kernel failed ({status}); all of {}:\n{}",

@@ -6,18 +6,16 @@
 //! caller answers for the tree.
 
 use std::env;
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, bail, ensure};
-use sha2::{Digest, Sha256};
 
 use super::cache::Cache;
 use super::options;
-use super::recipe::hexadecimal;
+use crate::digest::{self, Inputs};
 
 /// Debian's package with the newest long-term kernel that Debian 12 has.
 const PACKAGE: &str = "linux-source-6.12";
@@ -65,12 +63,12 @@ impl Source {
         let mut stamps = Vec::new();
         collect_stamps(&tree, &mut stamps)?;
         stamps.sort();
-        let mut hash = Sha256::new();
+        let mut inputs = Inputs::default();
         for stamp in stamps {
-            hash.update(stamp);
+            inputs.add(stamp);
         }
         Ok(Self {
-            identity: format!("tree {}", hexadecimal(&hash.finalize())),
+            identity: format!("tree {}", inputs.name()),
             origin: Origin::Tree(tree),
             proof: format!("given by {TREE_VARIABLE}"),
         })
@@ -87,7 +85,8 @@ impl Source {
         let (sha256, proof) = match cache.remembered_source(&stamp) {
             Some(known) => known,
             None => {
-                let sha256 = checksum_of(&tarball)?;
+                let sha256 = digest::file(&tarball)
+                    .with_context(|| format!("Cannot read {}", tarball.display()))?;
                 let proof = prove(&tarball, &sha256)?;
                 cache.remember_source(&stamp, &sha256, &proof)?;
                 (sha256, proof)
@@ -144,28 +143,6 @@ fn version_confirmed_by_dpkg() -> Result<Option<String>> {
         .output()
         .context("Cannot run dpkg-query")?;
     Ok(query.status.success().then(|| String::from_utf8_lossy(&query.stdout).into_owned()))
-}
-
-fn checksum_of(path: &Path) -> Result<String> {
-    let reading = || format!("Cannot read {}", path.display());
-    let mut hash = Sha256::new();
-    io::copy(&mut File::open(path).with_context(reading)?, &mut HashWriter(&mut hash))
-        .with_context(reading)?;
-    Ok(hexadecimal(&hash.finalize()))
-}
-
-/// Feeds a hash from [`io::copy`].
-struct HashWriter<'a>(&'a mut Sha256);
-
-impl io::Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// Stamps of all files under `folder`, but version control's own.

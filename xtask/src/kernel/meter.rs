@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 const PERCENT_PER_LINE: u64 = 10;
 
 /// A job of about known length.
-pub(super) struct Progress {
+pub(super) struct Meter {
     /// Hidden where there is no terminal.
     bar: ProgressBar,
     what: &'static str,
@@ -20,7 +20,7 @@ pub(super) struct Progress {
     reported: Cell<u64>,
 }
 
-impl Progress {
+impl Meter {
     /// Show that `what` begins.
     pub(super) fn start(what: &'static str, expected: u64) -> Self {
         let on_terminal = std::io::stderr().is_terminal();

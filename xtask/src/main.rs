@@ -6,13 +6,18 @@
 mod archive;
 mod build;
 mod digest;
+mod e2e;
+mod gates;
 mod kernel;
+mod kvm;
 mod lab;
 mod process;
 mod progress;
 mod rootfs;
 mod setup;
+mod sizes;
 mod sys;
+mod tally;
 mod workspace;
 
 use std::process::ExitCode;
@@ -35,6 +40,17 @@ enum Command {
     Build(build::Arguments),
     /// Make a root file system, or find it in the cache.
     Rootfs(rootfs::Arguments),
+    /// Run the end-to-end scenarios, each where it can run.
+    E2e(e2e::Arguments),
+    /// Run compiled scenarios from a list: what `e2e` does in the lab.
+    #[command(hide = true)]
+    Suite(e2e::SuiteArguments),
+    /// Run every test there is.
+    Test,
+    /// Run everything that CI runs but the end-to-end scenarios.
+    Prepush,
+    /// Compare the programs' sizes with what is promised.
+    CheckSizes,
     /// Run a command in a software-emulated machine that has a complete KVM.
     Lab(lab::Arguments),
     /// Build the guest kernel, or find it in the cache.
@@ -46,6 +62,11 @@ fn main() -> ExitCode {
         Command::Setup => setup::run(),
         Command::Build(arguments) => build::run(&arguments),
         Command::Rootfs(arguments) => rootfs::run(&arguments),
+        Command::E2e(arguments) => e2e::run(&arguments),
+        Command::Suite(arguments) => e2e::run_suite(&arguments),
+        Command::Test => Ok(gates::test()),
+        Command::Prepush => Ok(gates::prepush()),
+        Command::CheckSizes => sizes::run(),
         Command::Lab(arguments) => lab::run(arguments),
         Command::Kernel(arguments) => kernel::run(&arguments),
     };

@@ -33,13 +33,6 @@ pub(crate) fn step(what: impl Into<String>) -> Step {
 }
 
 impl Step {
-    /// Shows a detail beside the step, on a terminal only.
-    pub(crate) fn detail(&self, detail: &str) {
-        if let Some(spinner) = &self.spinner {
-            spinner.set_message(format!("{}: {detail}", self.what));
-        }
-    }
-
     /// The step is done. One that took no time to speak of leaves no line.
     pub(crate) fn done(self) {
         let elapsed = self.started.elapsed();

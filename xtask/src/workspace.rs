@@ -36,3 +36,13 @@ pub(crate) fn cargo(verb: &str) -> Command {
     command.arg(verb).current_dir(root());
     command
 }
+
+/// This program's path, for starting it again elsewhere. Cargo may have put a new build of it in
+/// its place, which the kernel then says.
+pub(crate) fn own_program() -> std::io::Result<PathBuf> {
+    let path = env::current_exe()?;
+    Ok(match path.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
+        Some(path) => PathBuf::from(path),
+        None => path,
+    })
+}

@@ -1,0 +1,231 @@
+//! The end-to-end scenarios (`tests/e2e`), each where it can run.
+//!
+//! | tier | where |
+//! |---|---|
+//! | namespaces, here | this machine, with the cgroup version that it has |
+//! | namespaces, lab | the lab: cgroup v2, Landlock |
+//! | microVM | this machine where its KVM is fit, else the lab |
+//!
+//! Programs are compiled here and run in the lab by path. One start of the lab serves all
+//! programs of both modes; its root is in RAM, so its state is fresh.
+
+mod suite;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+use crate::build::{self, MUSL, Profile};
+use crate::lab::Lab;
+use crate::rootfs::{self, Image};
+use crate::tally::Tally;
+use crate::{kvm, process, workspace};
+use suite::{Mode, Run, Suite};
+
+pub(crate) use suite::Arguments as SuiteArguments;
+pub(crate) use suite::run as run_suite;
+
+/// `cargo xtask e2e`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Which kind of sandbox
+    #[arg(long, value_enum, default_value_t = Modes::All)]
+    mode: Modes,
+    /// Only on this machine, or only in the lab
+    #[arg(long, value_enum)]
+    place: Option<Place>,
+    /// Only scenarios with this in their name
+    filter: Option<String>,
+}
+
+/// The kinds of sandbox to test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Modes {
+    /// Namespaces only.
+    Namespace,
+    /// MicroVMs only.
+    Microvm,
+    /// Both.
+    All,
+}
+
+/// Where a tier runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Place {
+    /// This machine.
+    Here,
+    /// The lab.
+    Lab,
+}
+
+/// How long the lab may take for all scenarios of both modes.
+const LAB_LIMIT: Duration = Duration::from_secs(25 * 60);
+/// In the lab, the scenarios of several guests side by side.
+const LAB_MEMORY: &str = "6G";
+
+/// `cargo xtask e2e`.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let tally = tiers(arguments)?;
+    println!("{tally}");
+    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Every tier there is.
+pub(crate) fn all() -> Result<Tally> {
+    tiers(&Arguments { mode: Modes::All, place: None, filter: None })
+}
+
+fn tiers(arguments: &Arguments) -> Result<Tally> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("The end-to-end scenarios make containers: run them as root");
+    }
+    let prepared = prepare()?;
+    let mut here = Vec::new();
+    let mut lab = Vec::new();
+    if arguments.mode != Modes::Microvm {
+        here.push(Mode::Namespace);
+        lab.push(Mode::Namespace);
+    }
+    if arguments.mode != Modes::Namespace {
+        match &prepared.kvm_obstacle {
+            None => here.push(Mode::Microvm),
+            Some(reason) => {
+                eprintln!("MicroVMs run in the lab, since this machine's KVM cannot: {reason}");
+                lab.push(Mode::Microvm);
+            }
+        }
+    }
+    if arguments.place == Some(Place::Lab) {
+        here.clear();
+        // Asked for by name, the lab can always run them.
+        if arguments.mode != Modes::Namespace && !lab.contains(&Mode::Microvm) {
+            lab.push(Mode::Microvm);
+        }
+    }
+    if arguments.place == Some(Place::Here) {
+        lab.clear();
+    }
+
+    let mut tally = Tally::default();
+    if !here.is_empty() {
+        tally += prepared.suite(&here, "here", arguments).run_here();
+    }
+    if !lab.is_empty() {
+        tally += in_the_lab(&prepared.suite(&lab, "lab", arguments))?;
+    }
+    Ok(tally)
+}
+
+/// What the scenarios need.
+struct Prepared {
+    environment: Vec<(String, PathBuf)>,
+    programs: Vec<PathBuf>,
+    kvm_obstacle: Option<String>,
+}
+
+fn prepare() -> Result<Prepared> {
+    let tree = build::ensure(Profile::Release)?;
+    let environment = vec![
+        ("COFFERDAM_BIN".to_owned(), tree.programs()),
+        ("COFFERDAM_BUSYBOX".to_owned(), rootfs::ensure(Image::Busybox)?),
+        ("COFFERDAM_DEBIAN".to_owned(), rootfs::ensure(Image::Debian)?),
+        (
+            "COFFERDAM_PROBE_BIN".to_owned(),
+            build::compiled(Profile::Debug, "cofferdam-probe", Some(MUSL))?,
+        ),
+    ];
+    let kvm_obstacle = kvm::obstacle(&tree)?;
+    Ok(Prepared { environment, programs: scenario_programs()?, kvm_obstacle })
+}
+
+impl Prepared {
+    fn suite(&self, modes: &[Mode], place: &str, arguments: &Arguments) -> Suite {
+        let mut runs = Vec::new();
+        for &mode in modes {
+            for program in self.programs.iter().filter(|program| mode.has(program)) {
+                runs.push(Run { mode, program: program.clone() });
+            }
+        }
+        Suite {
+            place: place.to_owned(),
+            runs,
+            environment: self.environment.clone(),
+            filter: arguments.filter.clone(),
+        }
+    }
+}
+
+/// A line of cargo's JSON messages, as far as it matters here.
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    target: Option<MessageTarget>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct MessageTarget {
+    kind: Vec<String>,
+}
+
+/// Compiles the scenarios and says where their programs are.
+fn scenario_programs() -> Result<Vec<PathBuf>> {
+    let mut command = workspace::cargo("test");
+    command.args(["--package", "cofferdam-e2e", "--tests", "--no-run"]);
+    command.args(["--message-format", "json-render-diagnostics"]);
+    command.stderr(std::process::Stdio::inherit());
+    let messages = process::output(&mut command)?;
+    let mut programs = Vec::new();
+    for line in messages.lines() {
+        let message: Message = serde_json::from_str(line).context("Cargo's messages")?;
+        let is_test = message.target.is_some_and(|target| target.kind == ["test"]);
+        if message.reason == "compiler-artifact" && is_test {
+            programs.extend(message.executable);
+        }
+    }
+    programs.sort();
+    Ok(programs)
+}
+
+/// Runs a suite in the lab. What does not come back has failed.
+fn in_the_lab(suite: &Suite) -> Result<Tally> {
+    let folder = tempfile::Builder::new().prefix("e2e-").tempdir_in(workspace::cache())?;
+    let (plan, report) = (folder.path().join("plan.json"), folder.path().join("report.json"));
+    std::fs::write(&plan, serde_json::to_vec(suite)?)?;
+    let command: [OsString; 4] =
+        [workspace::own_program()?.into(), "suite".into(), plan.into(), report.clone().into()];
+    let lab = Lab {
+        limit: LAB_LIMIT,
+        memory: LAB_MEMORY.to_owned(),
+        out: Some(folder.path().to_owned()),
+        ..Lab::new(command)
+    };
+    let status = lab.run()?;
+    Ok(read_report(&report, status))
+}
+
+fn read_report(report: &Path, status: u8) -> Tally {
+    let text = std::fs::read_to_string(report).unwrap_or_default();
+    match serde_json::from_str(&text) {
+        Ok(tally) => tally,
+        Err(_) => {
+            eprintln!("FAILED: the scenarios in the lab did not come to their end ({status})");
+            Tally::one(false)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lab_that_left_no_report_has_failed() {
+        assert_eq!(read_report(Path::new("/nonexistent"), 124), Tally::one(false));
+    }
+}

@@ -3,16 +3,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::setting;
 
-/// A bundle that is gone when it is dropped.
-#[derive(Debug)]
+/// A bundle, on disk as long as one of its clones (a container has one) is there.
+#[derive(Clone, Debug)]
 pub struct Bundle {
-    folder: TempDir,
+    folder: Rc<TempDir>,
     config: Value,
 }
 
@@ -44,7 +45,7 @@ impl Bundle {
         let folder = TempDir::with_prefix("cofferdam-bundle-").unwrap();
         let mut config = base_config(args);
         config["root"] = json!({ "path": setting("COFFERDAM_DEBIAN"), "readonly": true });
-        Self { folder, config }.written()
+        Self { folder: Rc::new(folder), config }.written()
     }
 
     /// Changes `config.json`.
@@ -96,7 +97,7 @@ impl Bundle {
             .status()
             .unwrap();
         assert!(copied.success(), "cannot copy {rootfs}");
-        Self { folder, config: base_config(args) }.written()
+        Self { folder: Rc::new(folder), config: base_config(args) }.written()
     }
 
     fn written(self) -> Self {

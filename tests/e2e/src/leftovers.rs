@@ -11,7 +11,7 @@ use crate::Runtime;
 /// What ends asynchronously (a killed monitor's memory and mounts) has this long to go.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// Mounts, cgroups and processes of this project on the machine, and state below one root.
+/// Processes, mounts and cgroups that name one runtime's tag, and the state below its root.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Leftovers {
     processes: BTreeSet<String>,
@@ -25,9 +25,9 @@ impl Leftovers {
     #[must_use]
     pub fn before(runtime: &Runtime) -> Self {
         Self {
-            processes: processes(),
-            mounts: mounts(),
-            cgroups: cgroups(),
+            processes: processes(&runtime.tag()),
+            mounts: mounts(&runtime.tag()),
+            cgroups: cgroups(&runtime.tag()),
             state: names(runtime.root()),
         }
     }
@@ -47,46 +47,51 @@ impl Leftovers {
     }
 }
 
-/// Processes that are ours by name, or that run inside one of our bundles.
-fn processes() -> BTreeSet<String> {
+/// Processes whose command line or cgroup has the tag: the runtime's (`--root`), the monitor's
+/// (the sandbox's id) and, in namespaces, the container's (a cgroup named after it).
+fn processes(tag: &str) -> BTreeSet<String> {
     let Ok(entries) = fs::read_dir("/proc") else { return BTreeSet::new() };
+    let text = |path: &Path, name| fs::read(path.join(name)).unwrap_or_default();
     entries
         .filter_map(Result::ok)
         .filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok())
         .filter_map(|entry| {
-            let name = fs::read_to_string(entry.path().join("comm")).ok()?;
-            let root = fs::read_link(entry.path().join("root")).ok()?;
-            let ours = name.starts_with("cofferdam") && !name.starts_with("cofferdam-e2e");
-            let inside = root.to_string_lossy().contains("cofferdam-bundle-");
-            (ours || inside).then(|| format!("{} {}", entry.file_name().display(), name.trim()))
+            let path = entry.path();
+            let told = [text(&path, "cmdline"), text(&path, "cgroup")].concat();
+            let name = String::from_utf8_lossy(&text(&path, "comm")).trim().to_owned();
+            let named = String::from_utf8_lossy(&told).contains(tag);
+            named.then(|| format!("{} {name}", entry.file_name().display()))
         })
         .collect()
 }
 
-fn mounts() -> BTreeSet<String> {
+fn mounts(tag: &str) -> BTreeSet<String> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let target = |line: &str| line.split(' ').nth(4).map(str::to_owned);
-    text.lines().filter_map(target).filter(|path| path.contains("cofferdam")).collect()
+    text.lines().filter(|line| line.contains(tag)).map(str::to_owned).collect()
 }
 
-/// cgroups named after a test's container, in every hierarchy.
-fn cgroups() -> BTreeSet<String> {
+/// In every hierarchy.
+fn cgroups(tag: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    let _ = collect_cgroups(Path::new("/sys/fs/cgroup"), 0, &mut found);
+    let _ = collect_cgroups(Path::new("/sys/fs/cgroup"), tag, 0, &mut found);
     found
 }
 
-fn collect_cgroups(folder: &Path, depth: u32, found: &mut BTreeSet<String>) -> io::Result<()> {
-    if depth > 4 {
+fn collect_cgroups(
+    folder: &Path,
+    tag: &str,
+    depth: u32,
+    found: &mut BTreeSet<String>,
+) -> io::Result<()> {
+    if depth > 5 {
         return Ok(());
     }
     for entry in fs::read_dir(folder)?.filter_map(Result::ok) {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.contains("e2e-") || name.contains("cofferdam") {
+            if entry.file_name().to_string_lossy().contains(tag) {
                 found.insert(entry.path().display().to_string());
             }
-            let _ = collect_cgroups(&entry.path(), depth + 1, found);
+            let _ = collect_cgroups(&entry.path(), tag, depth + 1, found);
         }
     }
     Ok(())

@@ -49,6 +49,24 @@ impl Runtime {
         Self { program, flags: flags.iter().map(|&flag| flag.to_owned()).collect(), root }
     }
 
+    /// What the names of this runtime's containers have in common with no other's.
+    #[must_use]
+    pub fn tag(&self) -> String {
+        let name = self.root.path().file_name().unwrap().to_string_lossy();
+        name.trim_start_matches("cofferdam-root-").to_owned()
+    }
+
+    /// An id that only this runtime uses.
+    #[must_use]
+    pub fn id(&self, name: &str) -> String {
+        format!("e2e-{}-{name}", self.tag())
+    }
+
+    fn fresh_id(&self) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        self.id(&NEXT.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
     /// The state root.
     #[must_use]
     pub fn root(&self) -> &Path {
@@ -79,7 +97,7 @@ impl Runtime {
     /// Runs a bundle in the foreground with this on stdin.
     #[must_use]
     pub fn run_with_input(&self, bundle: &Bundle, input: &[u8]) -> Outcome {
-        let id = fresh_id();
+        let id = self.fresh_id();
         let path = bundle.path().to_str().unwrap();
         finish(self.command(&["run", "--bundle", path, &id]), input)
     }
@@ -87,7 +105,7 @@ impl Runtime {
     /// Makes a container, its output going nowhere; it is deleted when it is dropped.
     #[must_use]
     pub fn create<'a>(&'a self, bundle: &Bundle) -> Container<'a> {
-        let id = fresh_id();
+        let id = self.fresh_id();
         let path = bundle.path().to_str().unwrap();
         let mut command = self.command(&["create", "--bundle", path, &id]);
         let stderr = tempfile::NamedTempFile::new().unwrap();
@@ -95,7 +113,7 @@ impl Runtime {
             command.stdout(Stdio::null()).stderr(stderr.reopen().unwrap()).status().unwrap();
         let said = std::fs::read_to_string(stderr.path()).unwrap();
         assert!(status.success(), "create failed: {said}");
-        Container { runtime: self, id }
+        Container { runtime: self, id, _bundle: bundle.clone() }
     }
 
     /// Makes and starts a container.
@@ -113,6 +131,7 @@ pub struct Container<'a> {
     runtime: &'a Runtime,
     /// Its id.
     pub id: String,
+    _bundle: Bundle,
 }
 
 impl Container<'_> {
@@ -189,11 +208,6 @@ pub fn probe(runtime: &Runtime, bundle: &Bundle) -> Value {
     serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| {
         panic!("the probe printed {:?}: {error}; {}", outcome.stdout, outcome.stderr)
     })
-}
-
-fn fresh_id() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("e2e-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Runs a command to its end with this input, at most [`DEADLINE`] long.

@@ -37,12 +37,12 @@ fn run_says_137_when_its_sandbox_is_killed() {
     let bundle = sleeping();
     let path = bundle.path().display().to_string();
     let mut run = runtime
-        .command(&["run", "--bundle", &path, "killed"])
+        .command(&["run", "--bundle", &path, &runtime.id("killed")])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("run starts");
-    let pid = wait_for_pid(&runtime, "killed");
+    let pid = wait_for_pid(&runtime, &runtime.id("killed"));
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is there");
     assert_eq!(run.wait().expect("run ends").code(), Some(137));
     before.none_since(&runtime);
@@ -70,7 +70,7 @@ fn an_interrupted_run_leaves_nothing_whenever_it_is_interrupted() {
     let bundle = sleeping();
     let path = bundle.path().display().to_string();
     for delay_ms in [5, 20, 50, 100, 200, 400, 800, 1600] {
-        let id = format!("interrupted-{delay_ms}");
+        let id = runtime.id(&format!("interrupted-{delay_ms}"));
         let mut run = runtime
             .command(&["run", "--bundle", &path, &id])
             .stdout(Stdio::null())
@@ -104,7 +104,7 @@ fn a_runtime_killed_while_it_creates_leaves_nothing_that_delete_does_not_take() 
     let bundle = sleeping();
     let path = bundle.path().display().to_string();
     for delay_ms in [5, 20, 60, 150, 400] {
-        let id = format!("orphan-{delay_ms}");
+        let id = runtime.id(&format!("orphan-{delay_ms}"));
         let mut create = runtime
             .command(&["create", "--bundle", &path, &id])
             .stdout(Stdio::null())
@@ -126,7 +126,7 @@ fn a_create_that_fails_late_leaves_nothing() {
     let bundle = sleeping().edit(|config| config["process"]["args"] = json!(["nonexistent"]));
     let path = bundle.path().display().to_string();
     for _ in 0..3 {
-        assert_ne!(runtime.verb(&["create", "--bundle", &path, "late"]).code, 0);
+        assert_ne!(runtime.verb(&["create", "--bundle", &path, &runtime.id("late")]).code, 0);
     }
     before.none_since(&runtime);
 }

@@ -1,5 +1,7 @@
 //! One more process in a running container.
 
+use std::process::Stdio;
+
 use cofferdam_e2e::{Bundle, Container, Runtime};
 
 fn sleeping(runtime: &Runtime) -> Container<'_> {

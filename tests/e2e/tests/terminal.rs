@@ -1,6 +1,9 @@
 //! Terminals: detached with a console socket, as engines use them, and in the foreground.
 
-use std::process::Command;
+// A fixture is part of a test.
+#![allow(clippy::expect_used)]
+
+use std::process::{Command, Stdio};
 
 use cofferdam_e2e::{Bundle, ConsoleSocket, Outcome, Runtime};
 use serde_json::json;
@@ -14,8 +17,13 @@ fn in_a_terminal(command: &Command) -> Outcome {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let line: Vec<String> = words.map(|word| format!("'{}'", word.display())).collect();
     let mut script = Command::new("script");
-    script.args(["-qefc", &line.join(" "), "/dev/null"]).stdin(std::process::Stdio::null());
-    let mut outcome = Outcome::from(script.output().expect("script(1) is there"));
+    script.args(["-qefc", &line.join(" "), "/dev/null"]);
+    script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = script.spawn().expect("script(1) is there");
+    // An end of its input would make script(1) type an end of file into the terminal.
+    let open = child.stdin.take();
+    let mut outcome = Outcome::from(child.wait_with_output().expect("it ends"));
+    drop(open);
     outcome.stdout = outcome.stdout.replace('\r', "");
     outcome
 }
@@ -29,7 +37,7 @@ fn an_engine_gets_the_terminal_through_the_console_socket() {
         );
         let (path, socket) =
             (bundle.path().display().to_string(), console.path().display().to_string());
-        let id = format!("console-{}", std::process::id());
+        let id = runtime.id("console");
         let create = ["create", "--bundle", &path, "--console-socket", &socket, &id];
         let mut creating = runtime.command(&create).spawn().expect("create starts");
         let mut terminal = console.terminal();
@@ -50,17 +58,18 @@ fn a_resize_of_the_master_reaches_the_program() {
         with_terminal("trap 'stty size' WINCH; echo ready; while true; do sleep 0.1; done");
     let (path, socket) =
         (bundle.path().display().to_string(), console.path().display().to_string());
+    let id = runtime.id("resize");
     let mut creating = runtime
-        .command(&["create", "--bundle", &path, "--console-socket", &socket, "resize"])
+        .command(&["create", "--bundle", &path, "--console-socket", &socket, &id])
         .spawn()
         .expect("create starts");
     let mut terminal = console.terminal();
     assert!(creating.wait().expect("create ends").success());
-    runtime.verb(&["start", "resize"]).exits(0);
+    runtime.verb(&["start", &id]).exits(0);
     terminal.shows("ready");
     terminal.resizes(41, 91);
     terminal.shows("41 91");
-    runtime.verb(&["delete", "--force", "resize"]).exits(0);
+    runtime.verb(&["delete", "--force", &id]).exits(0);
 }
 
 #[test]
@@ -68,7 +77,8 @@ fn run_in_the_foreground_relays_the_users_terminal() {
     let runtime = Runtime::cofferdam();
     let bundle = with_terminal("test -t 1 && echo yes; exit 6");
     let path = bundle.path().display().to_string();
-    let outcome = in_a_terminal(&runtime.command(&["run", "--bundle", &path, "foreground"]));
+    let outcome =
+        in_a_terminal(&runtime.command(&["run", "--bundle", &path, &runtime.id("foreground")]));
     outcome.exits(6).prints("yes\n");
 }
 
@@ -88,6 +98,6 @@ fn a_terminal_without_a_console_socket_is_refused_when_detached() {
     let runtime = Runtime::cofferdam();
     let bundle = with_terminal("true");
     let path = bundle.path().display().to_string();
-    let outcome = runtime.verb(&["create", "--bundle", &path, "nosocket"]);
+    let outcome = runtime.verb(&["create", "--bundle", &path, &runtime.id("nosocket")]);
     outcome.exits(1).complains(&["console"]);
 }

@@ -1,4 +1,182 @@
-//! Plans: what a sandbox will do, made from what the spec says. Pure: no system call is made here,
-//! so that a plan can be compared with a golden copy.
+//! What will be done, as data: from the OCI configuration to the plan that monitor and agent
+//! execute.
+//!
+//! Pure: no system call, no clock, no environment. What only the host can say (is a bind mount's
+//! source a folder?) is gathered before and comes in as [`HostFacts`]. So every decision can be
+//! tested by its input and its output.
+//!
+//! Trusted: everything here is the operator's. What a microVM cannot do is refused by the name of
+//! the field ([`unsupported`]); nothing is dropped in silence.
 
+mod capability;
+mod cgroup;
+mod container;
+mod device_program;
+mod device_rules;
+mod devices;
 pub mod hardening;
+mod mount_options;
+mod mounts;
+mod process;
+mod refusal;
+mod seccomp;
+mod shape;
+
+use std::path::{Path, PathBuf};
+
+use cofferdam_protocol::id::ContainerId;
+use cofferdam_protocol::plan::{ContainerPlan, ProcessPlan, StdioPlan};
+use cofferdam_protocol::vm_config::ShareKind;
+use oci_spec::runtime::{Process, Spec};
+
+pub use cgroup::CgroupError;
+pub use mounts::{MountError, bind_source};
+pub use process::ProcessError;
+pub use refusal::{Refusal, unsupported};
+pub use seccomp::SeccompError;
+pub use shape::{ShapeError, VmDefaults, VmShape};
+
+/// One sandbox, complete: what the monitor and the agent get to see, but for descriptors.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct SandboxPlan {
+    /// The virtual machine.
+    pub shape: VmShape,
+    /// What the guest sees of the host; the first is the root file system.
+    pub shares: Vec<SharePlan>,
+    /// What the agent does.
+    pub container: ContainerPlan,
+}
+
+/// A part of the host's file tree that the guest sees.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct SharePlan {
+    /// Where it is on the host. Absolute.
+    pub source: PathBuf,
+    /// What it is.
+    pub kind: ShareKind,
+    /// With what is mounted below it.
+    pub recursive: bool,
+    /// What the host itself enforces, whatever the guest does.
+    pub access: ShareAccess,
+}
+
+/// Who may write to a share, as the host's mount enforces it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShareAccess {
+    /// The guest may write.
+    Writable,
+    /// The top mount is read-only; those below it are as they were.
+    ReadOnly,
+    /// The whole tree is read-only.
+    ReadOnlyTree,
+}
+
+/// What a plan is made from.
+#[derive(Debug)]
+pub struct PlanInput<'a> {
+    /// The container's name.
+    pub id: &'a ContainerId,
+    /// The bundle, absolute: relative bind sources start here.
+    pub bundle: &'a Path,
+    /// The root file system, absolute.
+    pub rootfs: &'a Path,
+    /// The configuration.
+    pub spec: &'a Spec,
+    /// What the process is connected to.
+    pub stdio: StdioPlan,
+    /// The operator's defaults for virtual machines.
+    pub defaults: VmDefaults,
+    /// What was found on the host.
+    pub facts: &'a HostFacts,
+}
+
+/// What the host's file system says about the plan's sources.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostFacts {
+    /// For each of the spec's mounts, in order: what its source is, if it is a bind mount.
+    pub bind_sources: Vec<Option<SourceKind>>,
+}
+
+/// What a bind mount's source is, symbolic links followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceKind {
+    /// A folder.
+    Folder,
+    /// A regular file.
+    File,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
+    /// A named pipe.
+    Fifo,
+    /// A Unix socket.
+    Socket,
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// What a microVM cannot serve today.
+    #[error("{}", refusal::list(.0))]
+    Unsupported(Vec<Refusal>),
+    /// The virtual machine's size.
+    #[error("No virtual machine fits the configuration")]
+    Shape(#[source] ShapeError),
+    /// A mount.
+    #[error("A mount cannot be made")]
+    Mount(#[source] MountError),
+    /// The process.
+    #[error("The process cannot be started")]
+    Process(#[source] ProcessError),
+    /// The limits.
+    #[error("The resource limits cannot be kept")]
+    Cgroup(#[source] CgroupError),
+    /// `linux.rootfsPropagation`.
+    #[error("Unknown linux.rootfsPropagation {0:?}")]
+    RootfsPropagation(String),
+    /// A kernel parameter that is not a name.
+    #[error("linux.sysctl: {0:?} is not the name of a kernel parameter")]
+    Sysctl(String),
+}
+
+impl SandboxPlan {
+    /// Makes the plan of a sandbox and its container.
+    ///
+    /// # Errors
+    /// Whatever of the configuration cannot be served, by name.
+    pub fn new(input: &PlanInput<'_>) -> Result<Self, PlanError> {
+        let refused = unsupported(input.spec);
+        if !refused.is_empty() {
+            return Err(PlanError::Unsupported(refused));
+        }
+        let shape = VmShape::new(input.spec, input.defaults).map_err(PlanError::Shape)?;
+        let (container, binds) = container::plan(input)?;
+        let mut shares = vec![SharePlan {
+            source: input.rootfs.to_owned(),
+            kind: ShareKind::Folder,
+            recursive: true,
+            access: ShareAccess::Writable,
+        }];
+        shares.extend(binds);
+        Ok(Self { shape, shares, container })
+    }
+}
+
+/// Makes the plan of one more process in a container with this configuration.
+///
+/// # Errors
+/// Whatever of the process cannot be served, by name.
+pub fn exec_plan(
+    process: &Process,
+    spec: &Spec,
+    stdio: StdioPlan,
+) -> Result<ProcessPlan, PlanError> {
+    let refused = refusal::unsupported_process(process);
+    if !refused.is_empty() {
+        return Err(PlanError::Unsupported(refused));
+    }
+    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    process::plan(process, seccomp, stdio).map_err(PlanError::Process)
+}

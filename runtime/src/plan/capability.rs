@@ -1,0 +1,97 @@
+//! Capability sets as bit masks, in the kernel's numbering.
+
+use cofferdam_protocol::plan::CapabilityPlan;
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
+
+/// Every capability in the order of `linux/capability.h`: the index is the number.
+const IN_KERNEL_ORDER: [Capability; 41] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::DacReadSearch,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Kill,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setpcap,
+    Capability::LinuxImmutable,
+    Capability::NetBindService,
+    Capability::NetBroadcast,
+    Capability::NetAdmin,
+    Capability::NetRaw,
+    Capability::IpcLock,
+    Capability::IpcOwner,
+    Capability::SysModule,
+    Capability::SysRawio,
+    Capability::SysChroot,
+    Capability::SysPtrace,
+    Capability::SysPacct,
+    Capability::SysAdmin,
+    Capability::SysBoot,
+    Capability::SysNice,
+    Capability::SysResource,
+    Capability::SysTime,
+    Capability::SysTtyConfig,
+    Capability::Mknod,
+    Capability::Lease,
+    Capability::AuditWrite,
+    Capability::AuditControl,
+    Capability::Setfcap,
+    Capability::MacOverride,
+    Capability::MacAdmin,
+    Capability::Syslog,
+    Capability::WakeAlarm,
+    Capability::BlockSuspend,
+    Capability::AuditRead,
+    Capability::Perfmon,
+    Capability::Bpf,
+    Capability::CheckpointRestore,
+];
+
+/// The five sets as masks; an absent set is empty.
+pub(super) fn plan(sets: Option<&LinuxCapabilities>) -> CapabilityPlan {
+    let Some(sets) = sets else { return CapabilityPlan::default() };
+    CapabilityPlan {
+        bounding: mask(sets.bounding().as_ref()),
+        effective: mask(sets.effective().as_ref()),
+        permitted: mask(sets.permitted().as_ref()),
+        inheritable: mask(sets.inheritable().as_ref()),
+        ambient: mask(sets.ambient().as_ref()),
+    }
+}
+
+fn mask(set: Option<&Capabilities>) -> u64 {
+    let Some(set) = set else { return 0 };
+    let bit = |(number, capability)| if set.contains(capability) { 1u64 << number } else { 0 };
+    IN_KERNEL_ORDER.iter().enumerate().map(bit).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(capability: Capability) -> usize {
+        IN_KERNEL_ORDER.iter().position(|known| *known == capability).unwrap()
+    }
+
+    #[test]
+    fn numbers_are_those_of_the_kernel() {
+        // As `linux/capability.h` defines them.
+        assert_eq!(number(Capability::Chown), 0);
+        assert_eq!(number(Capability::NetBindService), 10);
+        assert_eq!(number(Capability::SysAdmin), 21);
+        assert_eq!(number(Capability::Mknod), 27);
+        assert_eq!(number(Capability::Setfcap), 31);
+        assert_eq!(number(Capability::AuditRead), 37);
+        assert_eq!(number(Capability::CheckpointRestore), 40);
+    }
+
+    #[test]
+    fn a_set_is_the_sum_of_its_bits_and_an_absent_one_is_empty() {
+        let mut sets = LinuxCapabilities::default();
+        sets.set_bounding(Some([Capability::Chown, Capability::Kill].into()));
+        sets.set_ambient(None);
+        let plan = plan(Some(&sets));
+        assert_eq!((plan.bounding, plan.ambient), (0b10_0001, 0));
+    }
+}

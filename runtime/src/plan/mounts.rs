@@ -1,0 +1,228 @@
+//! The spec's mounts: bind mounts become shares of the host, the rest is the guest kernel's own.
+
+use std::path::{Component, Path, PathBuf};
+
+use cofferdam_protocol::bounds::MAX_SHARES;
+use cofferdam_protocol::plan::{MountPlan, MountSource};
+use cofferdam_protocol::vm_config::ShareKind;
+use nix::libc;
+use oci_spec::runtime::Mount;
+
+use super::mount_options::MountOptions;
+use super::{PlanInput, ShareAccess, SharePlan, SourceKind};
+
+/// File systems that a kernel has of its own, without a device or a server.
+const KERNEL_FILESYSTEMS: [&str; 10] = [
+    "proc",
+    "sysfs",
+    "tmpfs",
+    "ramfs",
+    "devpts",
+    "mqueue",
+    "bpf",
+    "debugfs",
+    "tracefs",
+    "securityfs",
+];
+
+/// Why a mount cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MountError {
+    /// A bind mount needs a source.
+    #[error("mounts[{0}].source is missing")]
+    NoSource(usize),
+    /// The host facts name no source: it does not exist.
+    #[error("mounts[{index}].source {} does not exist", .path.display())]
+    SourceMissing {
+        /// Which mount.
+        index: usize,
+        /// Its source.
+        path: PathBuf,
+    },
+    /// The source is something that lives in one kernel alone.
+    #[error("mounts[{index}].source {} is {what}: one of the host does not work in a guest", .path.display())]
+    SourceKind {
+        /// Which mount.
+        index: usize,
+        /// Its source.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// A file system that needs something of the host.
+    #[error("mounts[{index}].type {fstype:?} is not to be had in a guest")]
+    Filesystem {
+        /// Which mount.
+        index: usize,
+        /// Its type.
+        fstype: String,
+    },
+    /// Ids of a mount cannot be mapped.
+    #[error("mounts[{index}].options: {option:?} is not possible in a guest")]
+    Option {
+        /// Which mount.
+        index: usize,
+        /// The option.
+        option: String,
+    },
+    /// A path that is not text.
+    #[error("mounts[{0}].destination is not UTF-8")]
+    Encoding(usize),
+    /// More than a guest is given.
+    #[error("{0} bind mounts: at most {max} are possible", max = MAX_SHARES - 1)]
+    TooMany(usize),
+}
+
+/// Where on the host a bind mount's source is; `None` for every other mount.
+#[must_use]
+pub fn bind_source(mount: &Mount, bundle: &Path) -> Option<PathBuf> {
+    let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
+    let source = mount.source().as_ref()?;
+    is_bind(mount, &options).then(|| bundle.join(source))
+}
+
+/// Whether a spec binds something over `/dev` itself: then its nodes are the binder's.
+pub(super) fn has_bound_dev(mounts: &[Mount]) -> bool {
+    mounts.iter().any(|mount| {
+        let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
+        is_bind(mount, &options) && absolute(mount.destination()) == Path::new("/dev")
+    })
+}
+
+/// The mounts, in order, and the shares that they need; the first share has index 1 (the root
+/// file system is 0).
+pub(super) fn plan(input: &PlanInput<'_>) -> Result<(Vec<MountPlan>, Vec<SharePlan>), MountError> {
+    let mut plans = Vec::new();
+    let mut shares: Vec<SharePlan> = Vec::new();
+    for (index, mount) in input.spec.mounts().iter().flatten().enumerate() {
+        let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
+        if let Some(option) = &options.idmap {
+            return Err(MountError::Option { index, option: option.clone() });
+        }
+        let source = if is_bind(mount, &options) {
+            let share = share(index, mount, &options, input)?;
+            let folder = share.kind == ShareKind::Folder;
+            shares.push(share);
+            let count = u32::try_from(shares.len()).ok().filter(|n| (*n as usize) < MAX_SHARES);
+            let share_index = count.ok_or(MountError::TooMany(shares.len()))?;
+            MountSource::Share { index: share_index, recursive: options.is_recursive(), folder }
+        } else {
+            filesystem(index, mount, &options)?
+        };
+        plans.push(MountPlan {
+            target: text(index, &absolute(mount.destination()))?,
+            source,
+            flags: options.attributes(),
+            recursive_attributes: options.recursive_attributes,
+            propagation: options.propagation,
+        });
+    }
+    Ok((plans, shares))
+}
+
+fn is_bind(mount: &Mount, options: &MountOptions) -> bool {
+    options.is_bind() || mount.typ().as_deref() == Some("bind")
+}
+
+fn share(
+    index: usize,
+    mount: &Mount,
+    options: &MountOptions,
+    input: &PlanInput<'_>,
+) -> Result<SharePlan, MountError> {
+    let path = bind_source(mount, input.bundle).ok_or(MountError::NoSource(index))?;
+    let kind = input.facts.bind_sources.get(index).copied().flatten();
+    let Some(kind) = kind else { return Err(MountError::SourceMissing { index, path }) };
+    let refused = |path, what| Err(MountError::SourceKind { index, path, what });
+    let kind = match kind {
+        SourceKind::Folder => ShareKind::Folder,
+        // A device node is a number: opened in the guest it is the guest's device.
+        SourceKind::File | SourceKind::CharDevice => ShareKind::File,
+        SourceKind::BlockDevice => return refused(path, "a block device"),
+        SourceKind::Fifo => return refused(path, "a named pipe"),
+        SourceKind::Socket => return refused(path, "a socket"),
+    };
+    let access = if options.recursive_attributes & libc::MOUNT_ATTR_RDONLY != 0 {
+        ShareAccess::ReadOnlyTree
+    } else if options.flags & libc::MS_RDONLY != 0 {
+        ShareAccess::ReadOnly
+    } else {
+        ShareAccess::Writable
+    };
+    Ok(SharePlan { source: path, kind, recursive: options.is_recursive(), access })
+}
+
+fn filesystem(
+    index: usize,
+    mount: &Mount,
+    options: &MountOptions,
+) -> Result<MountSource, MountError> {
+    let fstype = mount.typ().clone().unwrap_or_default();
+    if fstype == "cgroup" || fstype == "cgroup2" {
+        return Ok(MountSource::Cgroup);
+    }
+    if !KERNEL_FILESYSTEMS.contains(&fstype.as_str()) {
+        return Err(MountError::Filesystem { index, fstype });
+    }
+    let source = mount.source().as_ref().map(|source| text(index, source)).transpose()?;
+    Ok(MountSource::Filesystem {
+        source: source.unwrap_or_else(|| fstype.clone()),
+        data: options.data.clone(),
+        copy_up: options.copy_up && fstype == "tmpfs",
+        fstype,
+    })
+}
+
+/// The path from the container's root: absolute, without `.`, `..` and doubled slashes. Symbolic
+/// links are the agent's to resolve.
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::Prefix(_) | Component::RootDir | Component::CurDir => {}
+        }
+    }
+    clean
+}
+
+fn text(index: usize, path: &Path) -> Result<String, MountError> {
+    path.to_str().map(str::to_owned).ok_or(MountError::Encoding(index))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_clean_path_stays_below_the_root(path in "[a./]{0,24}") {
+            let clean = absolute(Path::new(&path));
+            prop_assert!(clean.is_absolute());
+            prop_assert!(clean.components().all(|part| !matches!(part, Component::ParentDir)));
+        }
+    }
+
+    fn mount(text: &str) -> Mount {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_relative_source_starts_at_the_bundle() {
+        let bound = mount(r#"{"destination":"/a","source":"data","options":["bind"]}"#);
+        assert_eq!(bind_source(&bound, Path::new("/b")), Some("/b/data".into()));
+        let proc = mount(r#"{"destination":"/proc","source":"proc","type":"proc"}"#);
+        assert_eq!(bind_source(&proc, Path::new("/b")), None);
+    }
+
+    #[test]
+    fn a_bind_over_dev_is_seen_however_it_is_spelt() {
+        let bound = mount(r#"{"destination":"/x/../dev/","source":"/dev","type":"bind"}"#);
+        assert!(has_bound_dev(&[bound]));
+    }
+}

@@ -1,0 +1,287 @@
+//! What a microVM cannot serve today, by the field's JSON path, each with the reason.
+//!
+//! `isolation = microvm` refuses a configuration with any of it; `auto` takes namespaces instead
+//! and gives these reasons. What is simply wrong (in either isolation) is not here.
+
+use std::fmt::Write as _;
+
+use oci_spec::runtime::{
+    Hooks, Linux, LinuxBlockIo, LinuxCpu, LinuxNamespaceType, LinuxResources, LinuxSeccompAction,
+    Process, Spec,
+};
+
+use super::devices;
+
+const NOT_IN_GUEST: &str = "the guest does not do this yet";
+const HOST_DISKS: &str = "it is about the host's disks, which a guest does not see";
+const HOST_HARDWARE: &str = "it is about the host's hardware, which a guest does not see";
+const OWN_KERNEL: &str = "a guest has a kernel of its own and cannot share the host's";
+const JOINING: &str = "joining a namespace of the host is not possible from a guest";
+
+/// One field that cannot be served.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Refusal {
+    /// The path in `config.json`: `linux.namespaces[2].path`.
+    pub field: String,
+    /// Why not.
+    pub reason: &'static str,
+}
+
+/// Every field of the configuration that a microVM cannot serve. Empty: it can be run in one.
+#[must_use]
+pub fn unsupported(spec: &Spec) -> Vec<Refusal> {
+    let mut found = Found(Vec::new());
+    if let Some(process) = spec.process() {
+        refuse_process(&mut found, process);
+    }
+    if let Some(hooks) = spec.hooks() {
+        refuse_hooks(&mut found, hooks);
+    }
+    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
+        let mapped = mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
+        found.add_if(mapped, || format!("mounts[{index}].uidMappings"), NOT_IN_GUEST);
+    }
+    match spec.linux() {
+        Some(linux) => refuse_linux(&mut found, linux),
+        None => refuse_namespaces(&mut found, &Linux::default()),
+    }
+    found.0
+}
+
+/// As [`unsupported`], for one more process.
+pub(super) fn unsupported_process(process: &Process) -> Vec<Refusal> {
+    let mut found = Found(Vec::new());
+    refuse_process(&mut found, process);
+    found.0
+}
+
+/// All refusals as one message.
+pub(super) fn list(refusals: &[Refusal]) -> String {
+    let mut text = String::from("Not possible in a microVM");
+    for (position, Refusal { field, reason }) in refusals.iter().enumerate() {
+        let separator = if position == 0 { ": " } else { "; " };
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{separator}{field} ({reason})");
+    }
+    text
+}
+
+struct Found(Vec<Refusal>);
+
+impl Found {
+    fn add_if(&mut self, is_there: bool, field: impl FnOnce() -> String, reason: &'static str) {
+        if is_there {
+            self.0.push(Refusal { field: field(), reason });
+        }
+    }
+
+    fn add(&mut self, is_there: bool, field: &str, reason: &'static str) {
+        self.add_if(is_there, || field.to_owned(), reason);
+    }
+}
+
+fn says_something(text: Option<&str>) -> bool {
+    text.is_some_and(|text| !text.is_empty())
+}
+
+fn refuse_process(found: &mut Found, process: &Process) {
+    let lsm = "the guest kernel has no such security module";
+    found.add(
+        says_something(process.apparmor_profile().as_deref()),
+        "process.apparmorProfile",
+        lsm,
+    );
+    found.add(says_something(process.selinux_label().as_deref()), "process.selinuxLabel", lsm);
+    found.add(process.io_priority().is_some(), "process.ioPriority", HOST_DISKS);
+    found.add(process.scheduler().is_some(), "process.scheduler", NOT_IN_GUEST);
+    found.add(process.exec_cpu_affinity().is_some(), "process.execCPUAffinity", NOT_IN_GUEST);
+}
+
+fn refuse_hooks(found: &mut Found, hooks: &Hooks) {
+    let there = hooks.create_container().as_ref().is_some_and(|hooks| !hooks.is_empty());
+    let reason = "it is a program of the host that runs in the container's namespaces, and these \
+                  are in the guest";
+    found.add(there, "hooks.createContainer", reason);
+}
+
+fn refuse_linux(found: &mut Found, linux: &Linux) {
+    refuse_namespaces(found, linux);
+    refuse_devices(found, linux);
+    let some = |there: bool| there;
+    let mappings = |list: Option<usize>| list.is_some_and(|length| length > 0);
+    found.add(
+        mappings(linux.uid_mappings().as_ref().map(Vec::len)),
+        "linux.uidMappings",
+        NOT_IN_GUEST,
+    );
+    found.add(
+        mappings(linux.gid_mappings().as_ref().map(Vec::len)),
+        "linux.gidMappings",
+        NOT_IN_GUEST,
+    );
+    let offsets = linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty());
+    found.add(offsets, "linux.timeOffsets", NOT_IN_GUEST);
+    let devices = linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty());
+    found.add(devices, "linux.netDevices", HOST_HARDWARE);
+    found.add(some(linux.intel_rdt().is_some()), "linux.intelRdt", HOST_HARDWARE);
+    found.add(some(linux.memory_policy().is_some()), "linux.memoryPolicy", HOST_HARDWARE);
+    found.add(some(linux.personality().is_some()), "linux.personality", NOT_IN_GUEST);
+    let label = says_something(linux.mount_label().as_deref());
+    found.add(label, "linux.mountLabel", "the guest kernel has no such security module");
+    if let Some(resources) = linux.resources() {
+        refuse_resources(found, resources);
+    }
+    let seccomp = linux.seccomp().as_ref();
+    let notify = seccomp.is_some_and(|seccomp| {
+        let rules = seccomp.syscalls().iter().flatten();
+        rules
+            .map(|rule| rule.action())
+            .chain([seccomp.default_action()])
+            .any(|action| action == LinuxSeccompAction::ScmpActNotify)
+    });
+    let listener = "its listener is a process of the host";
+    found.add(notify, "linux.seccomp: SCMP_ACT_NOTIFY", listener);
+}
+
+/// A namespace that the spec leaves out is the host's. Mount and cgroup namespaces are given all
+/// the same: what they show is the guest's own.
+fn refuse_namespaces(found: &mut Found, linux: &Linux) {
+    let list = linux.namespaces().as_deref().unwrap_or_default();
+    for (index, namespace) in list.iter().enumerate() {
+        let path = namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+        let reason = match namespace.typ() {
+            LinuxNamespaceType::Network => "joining a network namespace comes with networking",
+            _ => JOINING,
+        };
+        found.add_if(path, || format!("linux.namespaces[{index}].path"), reason);
+        let user = namespace.typ() == LinuxNamespaceType::User;
+        found.add_if(user, || format!("linux.namespaces[{index}].type user"), NOT_IN_GUEST);
+    }
+    let lacks = |typ| list.iter().all(|namespace| namespace.typ() != typ);
+    let network = "the host's network cannot be had in a microVM: a guest has a network stack of \
+                   its own";
+    found.add(lacks(LinuxNamespaceType::Network), "linux.namespaces without network", network);
+    found.add(lacks(LinuxNamespaceType::Pid), "linux.namespaces without pid", OWN_KERNEL);
+    found.add(lacks(LinuxNamespaceType::Ipc), "linux.namespaces without ipc", OWN_KERNEL);
+    found.add(lacks(LinuxNamespaceType::Uts), "linux.namespaces without uts", OWN_KERNEL);
+}
+
+fn refuse_devices(found: &mut Found, linux: &Linux) {
+    for (index, device) in linux.devices().iter().flatten().enumerate() {
+        let foreign = !devices::in_every_guest(device);
+        found.add_if(foreign, || format!("linux.devices[{index}]"), HOST_HARDWARE);
+    }
+}
+
+fn refuse_resources(found: &mut Found, resources: &LinuxResources) {
+    if let Some(cpu) = resources.cpu() {
+        refuse_cpu(found, cpu);
+    }
+    if let Some(block) = resources.block_io() {
+        refuse_block(found, block);
+    }
+    let memory = resources.memory().as_ref();
+    let no_killer = memory.and_then(|memory| memory.disable_oom_killer()).unwrap_or(false);
+    let version = "cgroup version 2, which the guest has, cannot do it";
+    found.add(no_killer, "linux.resources.memory.disableOOMKiller", version);
+    let network = resources.network().as_ref().is_some_and(|network| {
+        network.class_id().is_some_and(|id| id != 0)
+            || network.priorities().as_ref().is_some_and(|list| !list.is_empty())
+    });
+    found.add(network, "linux.resources.network", version);
+    let rdma = resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty());
+    found.add(rdma, "linux.resources.rdma", HOST_HARDWARE);
+}
+
+fn refuse_cpu(found: &mut Found, cpu: &LinuxCpu) {
+    let realtime = cpu.realtime_runtime().is_some_and(|runtime| runtime != 0)
+        || cpu.realtime_period().is_some_and(|period| period != 0);
+    let version = "cgroup version 2, which the guest has, cannot do it";
+    found.add(realtime, "linux.resources.cpu.realtimeRuntime", version);
+    found.add(says_something(cpu.mems().as_deref()), "linux.resources.cpu.mems", HOST_HARDWARE);
+}
+
+fn refuse_block(found: &mut Found, block: &LinuxBlockIo) {
+    let weight = block.weight().is_some_and(|weight| weight != 0)
+        || block.leaf_weight().is_some_and(|weight| weight != 0);
+    found.add(weight, "linux.resources.blockIO.weight", HOST_DISKS);
+    let weights = block.weight_device().as_ref().is_some_and(|list| !list.is_empty());
+    found.add(weights, "linux.resources.blockIO.weightDevice", HOST_DISKS);
+    let throttles = [
+        ("throttleReadBpsDevice", block.throttle_read_bps_device()),
+        ("throttleWriteBpsDevice", block.throttle_write_bps_device()),
+        ("throttleReadIOPSDevice", block.throttle_read_iops_device()),
+        ("throttleWriteIOPSDevice", block.throttle_write_iops_device()),
+    ];
+    for (name, list) in throttles {
+        let there = list.as_ref().is_some_and(|list| !list.is_empty());
+        found.add_if(there, || format!("linux.resources.blockIO.{name}"), HOST_DISKS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMESPACES: &str = r#"{"type":"network"},{"type":"pid"},{"type":"ipc"},{"type":"uts"}"#;
+
+    fn refused(spec: &str) -> Vec<String> {
+        let spec = serde_json::from_str(spec).unwrap();
+        unsupported(&spec).into_iter().map(|refusal| refusal.field).collect()
+    }
+
+    fn refused_linux(more: &str) -> Vec<String> {
+        refused(&format!(
+            r#"{{"ociVersion":"1.0.2","linux":{{"namespaces":[{NAMESPACES}]{more}}}}}"#
+        ))
+    }
+
+    #[test]
+    fn an_ordinary_container_is_served() {
+        assert_eq!(refused_linux(""), [""; 0]);
+    }
+
+    #[test]
+    fn the_hosts_namespaces_are_refused_by_name() {
+        assert_eq!(
+            refused(r#"{"ociVersion":"1.0.2","linux":{"namespaces":[{"type":"mount"}]}}"#),
+            [
+                "linux.namespaces without network",
+                "linux.namespaces without pid",
+                "linux.namespaces without ipc",
+                "linux.namespaces without uts",
+            ]
+        );
+        let joined = refused(
+            r#"{"ociVersion":"1.0.2","linux":{"namespaces":[{"type":"pid"},{"type":"ipc"},
+                {"type":"uts"},{"type":"network","path":"/run/netns/a"}]}}"#,
+        );
+        assert_eq!(joined, ["linux.namespaces[3].path"]);
+    }
+
+    #[test]
+    fn hardware_and_disks_of_the_host_are_refused() {
+        let devices = r#","devices":[{"path":"/dev/fuse","type":"c","major":10,"minor":229},
+            {"path":"/dev/sda","type":"b","major":8,"minor":0}]"#;
+        assert_eq!(refused_linux(devices), ["linux.devices[1]"]);
+        let block = r#","resources":{"blockIO":{"weight":0,"throttleReadBpsDevice":[
+            {"major":8,"minor":0,"rate":1}]}}"#;
+        assert_eq!(refused_linux(block), ["linux.resources.blockIO.throttleReadBpsDevice"]);
+    }
+
+    #[test]
+    fn what_engines_write_without_meaning_it_is_served() {
+        let resources = r#","resources":{"blockIO":{"weight":0},"memory":{"disableOOMKiller":false,
+            "swappiness":60},"cpu":{"realtimeRuntime":0,"mems":""},"network":{"classID":0}}"#;
+        assert_eq!(refused_linux(resources), [""; 0]);
+    }
+
+    #[test]
+    fn every_field_is_in_the_message() {
+        let refusals = [
+            Refusal { field: "a".to_owned(), reason: "x" },
+            Refusal { field: "b".to_owned(), reason: "y" },
+        ];
+        assert_eq!(list(&refusals), "Not possible in a microVM: a (x); b (y)");
+    }
+}

@@ -1,0 +1,191 @@
+//! The size of the virtual machine, from the container's limits or the operator's defaults.
+
+use cofferdam_protocol::bounds::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
+use oci_spec::runtime::{LinuxCpu, LinuxResources, Spec};
+
+/// Below this not even a shell starts; the same bound that container engines have.
+const MIN_LIMIT_MIB: u64 = 6;
+
+/// The period of the CPU controller where the configuration says none, in microseconds.
+const DEFAULT_PERIOD_US: u64 = 100_000;
+
+const MIB: u64 = 1 << 20;
+
+/// What the operator's configuration says about virtual machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VmDefaults {
+    /// Virtual processors where the container has no CPU limit.
+    pub vcpus: u8,
+    /// Guest memory in MiB where the container has no memory limit.
+    pub memory_mib: u32,
+    /// What guest kernel and agent need beside a container's memory limit, in MiB.
+    pub overhead_mib: u32,
+}
+
+/// A virtual machine's size.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct VmShape {
+    /// Virtual processors.
+    pub vcpus: u8,
+    /// Guest memory.
+    pub memory_mib: u32,
+    /// The host's processors that the monitor's threads stay on (`linux.resources.cpu.cpus`:
+    /// the numbers are the host's, so the host keeps to them); empty: all.
+    pub host_cpus: Vec<u32>,
+}
+
+/// Why no virtual machine has the size asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShapeError {
+    /// The container's limit.
+    #[error("linux.resources.memory.limit of {0} bytes is too small: at least {MIN_LIMIT_MIB} MiB")]
+    LimitTooSmall(i64),
+    /// The machine's memory.
+    #[error("{0} MiB of memory are too small for a guest: at least {MIN_MEMORY_MIB} MiB")]
+    MemoryTooSmall(u64),
+    /// The machine's memory.
+    #[error("{0} MiB of memory are too large for a guest: at most {MAX_MEMORY_MIB} MiB")]
+    MemoryTooLarge(u64),
+    /// The operator's default.
+    #[error("{0} vCPUs: 1 to {MAX_VCPUS} are possible")]
+    Vcpus(u8),
+    /// `linux.resources.cpu.cpus`.
+    #[error("linux.resources.cpu.cpus {0:?} is not a list of processors")]
+    Cpus(String),
+}
+
+impl VmShape {
+    /// The machine for this container.
+    ///
+    /// # Errors
+    /// When a limit or a default is out of bounds.
+    pub fn new(spec: &Spec, defaults: VmDefaults) -> Result<Self, ShapeError> {
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        let cpu = resources.and_then(|resources| resources.cpu().as_ref());
+        let host_cpus = match cpu.and_then(|cpu| cpu.cpus().as_deref()) {
+            Some(list) if !list.trim().is_empty() => parse_cpu_list(list)?,
+            _ => Vec::new(),
+        };
+        let vcpus = vcpus(cpu, host_cpus.len(), defaults)?;
+        Ok(Self { vcpus, memory_mib: memory_mib(resources, defaults)?, host_cpus })
+    }
+}
+
+/// As many as the quota can keep busy, no more than the processors allowed.
+fn vcpus(cpu: Option<&LinuxCpu>, allowed: usize, defaults: VmDefaults) -> Result<u8, ShapeError> {
+    if !(1..=MAX_VCPUS).contains(&defaults.vcpus) {
+        return Err(ShapeError::Vcpus(defaults.vcpus));
+    }
+    let quota = cpu.and_then(LinuxCpu::quota).and_then(|quota| u64::try_from(quota).ok());
+    let period = cpu.and_then(LinuxCpu::period).filter(|period| *period > 0);
+    let period = period.unwrap_or(DEFAULT_PERIOD_US);
+    let wanted = match quota {
+        Some(quota) if quota > 0 => quota.div_ceil(period),
+        _ => u64::from(defaults.vcpus),
+    };
+    let allowed = if allowed == 0 { u64::from(MAX_VCPUS) } else { allowed as u64 };
+    let count = wanted.min(allowed).clamp(1, u64::from(MAX_VCPUS));
+    Ok(u8::try_from(count).unwrap_or(MAX_VCPUS))
+}
+
+/// The container's limit and what the guest itself needs, or the default.
+fn memory_mib(resources: Option<&LinuxResources>, defaults: VmDefaults) -> Result<u32, ShapeError> {
+    let memory = resources.and_then(|resources| resources.memory().as_ref());
+    let limit = memory.and_then(|memory| memory.limit()).filter(|limit| *limit > 0);
+    let total = match limit {
+        Some(limit) => {
+            let mib = limit.unsigned_abs().div_ceil(MIB);
+            if mib < MIN_LIMIT_MIB {
+                return Err(ShapeError::LimitTooSmall(limit));
+            }
+            // A guest kernel describes each 4 KiB page in 64 bytes.
+            mib + mib / 64 + u64::from(defaults.overhead_mib)
+        }
+        None => u64::from(defaults.memory_mib),
+    };
+    match u32::try_from(total) {
+        Ok(total) if total < MIN_MEMORY_MIB => Err(ShapeError::MemoryTooSmall(total.into())),
+        Ok(total) if total <= MAX_MEMORY_MIB => Ok(total),
+        _ => Err(ShapeError::MemoryTooLarge(total)),
+    }
+}
+
+/// `0-2,7` as 0, 1, 2, 7.
+fn parse_cpu_list(list: &str) -> Result<Vec<u32>, ShapeError> {
+    /// More than any Linux host has (`NR_CPUS` at most).
+    const MAX_CPU: u32 = 8191;
+    let parse = |part: &str| part.trim().parse().ok().filter(|cpu: &u32| *cpu <= MAX_CPU);
+    let invalid = || ShapeError::Cpus(list.to_owned());
+    let mut cpus = Vec::new();
+    for part in list.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (parse(first).ok_or_else(invalid)?, parse(last).ok_or_else(invalid)?);
+        if first > last {
+            return Err(invalid());
+        }
+        cpus.extend(first..=last);
+    }
+    cpus.sort_unstable();
+    cpus.dedup();
+    Ok(cpus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEFAULTS: VmDefaults = VmDefaults { vcpus: 2, memory_mib: 256, overhead_mib: 48 };
+
+    fn shape(resources: &str) -> Result<VmShape, ShapeError> {
+        let text = format!(r#"{{"ociVersion":"1.0.2","linux":{{"resources":{resources}}}}}"#);
+        VmShape::new(&serde_json::from_str(&text).unwrap(), DEFAULTS)
+    }
+
+    #[test]
+    fn without_limits_the_defaults_hold() {
+        let shape = shape("{}").unwrap();
+        assert_eq!((shape.vcpus, shape.memory_mib, shape.host_cpus), (2, 256, vec![]));
+    }
+
+    #[test]
+    fn a_quota_is_rounded_up_to_whole_processors() {
+        let vcpus = |quota, period| {
+            let cpu = format!(r#"{{"cpu":{{"quota":{quota},"period":{period}}}}}"#);
+            shape(&cpu).unwrap().vcpus
+        };
+        assert_eq!(vcpus(150_000, 100_000), 2);
+        assert_eq!(vcpus(10_000, 100_000), 1);
+        assert_eq!(vcpus(300_000, 0), 3);
+        assert_eq!(vcpus(-1, 100_000), 2);
+        assert_eq!(vcpus(9_000_000, 100_000), MAX_VCPUS);
+    }
+
+    #[test]
+    fn the_processors_allowed_bound_the_virtual_ones() {
+        let shape = shape(r#"{"cpu":{"cpus":"3,5-5"}}"#).unwrap();
+        assert_eq!((shape.vcpus, shape.host_cpus), (2, vec![3, 5]));
+    }
+
+    #[test]
+    fn a_memory_limit_gets_the_guests_own_need_on_top() {
+        let shape = shape(r#"{"memory":{"limit":134217728}}"#).unwrap();
+        assert_eq!(shape.memory_mib, 128 + 2 + 48);
+    }
+
+    #[test]
+    fn memory_out_of_bounds_is_refused() {
+        assert_eq!(shape(r#"{"memory":{"limit":4096}}"#), Err(ShapeError::LimitTooSmall(4096)));
+        let huge = shape(r#"{"memory":{"limit":9223372036854775807}}"#);
+        assert!(matches!(huge, Err(ShapeError::MemoryTooLarge(_))));
+        let tiny = VmDefaults { memory_mib: 16, ..DEFAULTS };
+        let spec = serde_json::from_str(r#"{"ociVersion":"1.0.2"}"#).unwrap();
+        assert_eq!(VmShape::new(&spec, tiny), Err(ShapeError::MemoryTooSmall(16)));
+    }
+
+    #[test]
+    fn a_list_that_is_none_is_named() {
+        for list in ["x", "3-1", "1,,2", "99999999"] {
+            assert_eq!(parse_cpu_list(list), Err(ShapeError::Cpus(list.to_owned())));
+        }
+    }
+}

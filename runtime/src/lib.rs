@@ -21,3 +21,5 @@ pub mod host;
 pub mod plan;
 pub mod sandbox;
 pub mod spec;
+pub mod state;
+pub mod timestamp;

@@ -1,14 +1,47 @@
 //! `config.json`: read with a bound on its size, parsed, and checked before anything is done.
+//!
+//! ```text
+//!   bytes ─ load ─▶ Spec ─ rules ─▶ a container could be this
+//!                         ─ support ─▶ this kind of sandbox can do all of it
+//!                         ─ rootfs ─▶ its root is a folder, where it says
+//! ```
+//!
+//! What this is not: it fills in nothing and decides nothing. Unknown properties are ignored, as
+//! the OCI specification demands; known ones that cannot be honoured are refused by name.
+//!
+//! Hostile: nothing, the bundle is the operator's. But the root file system in it is the tenant's:
+//! no path inside it is looked at here.
 
-use std::io;
+pub mod process;
+pub mod rootfs;
+pub mod rules;
+pub mod support;
+pub mod template;
+
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
+use serde::de::DeserializeOwned;
 
-/// The copy of the configuration in a state folder.
-const COPY: &str = "config.json";
+/// The configuration in a bundle, and its copy in a state folder.
+const CONFIG: &str = "config.json";
 
-/// Why a configuration is not one that a container can be made from.
+/// A plan made from it must fit in one request to the agent (3 MiB); Linux itself takes at most
+/// 2 MiB of arguments and environment. A larger file is a mistake, and would be memory for nothing.
+const MAX_CONFIG_BYTES: u64 = 4 << 20;
+
+/// A configuration as it was read.
+#[derive(Clone, Debug)]
+pub struct LoadedSpec {
+    /// What it says.
+    pub spec: Spec,
+    /// The file, for the copy.
+    pub bytes: Vec<u8>,
+}
+
+/// Why a configuration cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
     /// The file cannot be read.
@@ -19,14 +52,51 @@ pub enum SpecError {
         /// Why.
         source: io::Error,
     },
-    /// The file is not a configuration.
-    #[error("{path} is not an OCI configuration")]
+    /// The file is too large to be a configuration.
+    #[error("{path} is over the bound of {MAX_CONFIG_BYTES} bytes")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is not what it should be.
+    #[error("{path} does not parse at {field}")]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// JSON path of the value.
+        field: String,
+        /// What is wrong, with line and column.
         source: serde_json::Error,
     },
+    /// The copy cannot be written.
+    #[error("Cannot write {path}")]
+    Copy {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Reads a bundle's configuration.
+///
+/// # Errors
+/// When it is missing, too large, or not a configuration.
+pub fn load(bundle: &Path) -> Result<LoadedSpec, SpecError> {
+    let path = bundle.join(CONFIG);
+    let bytes = read_bounded(&path)?;
+    let spec = parse(&path, &bytes)?;
+    Ok(LoadedSpec { spec, bytes })
+}
+
+/// Writes the copy that later verbs read: the bundle may change or go.
+///
+/// # Errors
+/// When the state folder refuses.
+pub fn write_copy(state_folder: &Path, bytes: &[u8]) -> Result<(), SpecError> {
+    let path = state_folder.join(CONFIG);
+    crate::host::replace::replace_file(&path, bytes, 0o600)
+        .map_err(|source| SpecError::Copy { path, source })
 }
 
 /// Reads the copy that `create` put into a state folder.
@@ -34,8 +104,78 @@ pub enum SpecError {
 /// # Errors
 /// When it is gone or damaged.
 pub fn read_copy(state_folder: &Path) -> Result<Spec, SpecError> {
-    let path = state_folder.join(COPY);
-    let bytes =
-        std::fs::read(&path).map_err(|source| SpecError::Read { path: path.clone(), source })?;
-    serde_json::from_slice(&bytes).map_err(|source| SpecError::Parse { path, source })
+    read_document(&state_folder.join(CONFIG))
+}
+
+/// Reads any part of a configuration that is in a file of its own (`exec --process`).
+///
+/// # Errors
+/// When it is missing, too large, or something else.
+pub fn read_document<T: DeserializeOwned>(path: &Path) -> Result<T, SpecError> {
+    parse(path, &read_bounded(path)?)
+}
+
+fn read_bounded(path: &Path) -> Result<Vec<u8>, SpecError> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|source| SpecError::Read { path: path.to_path_buf(), source })?;
+    if bytes.len() as u64 > MAX_CONFIG_BYTES {
+        return Err(SpecError::TooLarge { path: path.to_path_buf() });
+    }
+    Ok(bytes)
+}
+
+/// Parses; only a document that does not parse is read a second time, for the place.
+fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, SpecError> {
+    serde_json::from_slice(bytes).map_err(|first| {
+        let mut again = serde_json::Deserializer::from_slice(bytes);
+        let (field, source) = match serde_path_to_error::deserialize::<_, T>(&mut again) {
+            Err(error) => (error.path().to_string(), error.into_inner()),
+            // A whole document with something behind it.
+            Ok(_) => (".".to_owned(), first),
+        };
+        SpecError::Parse { path: path.to_path_buf(), field, source }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+    use std::fs;
+
+    use super::*;
+
+    fn load_text(text: &str) -> Result<LoadedSpec, SpecError> {
+        let bundle = tempfile::tempdir().unwrap();
+        fs::write(bundle.path().join(CONFIG), text).unwrap();
+        load(bundle.path())
+    }
+
+    #[test]
+    fn a_wrong_type_is_named_by_path_line_and_column() {
+        let error =
+            load_text("{\"ociVersion\": \"1.0.2\",\n \"root\": {\"path\": 7}}").unwrap_err();
+        assert!(error.to_string().ends_with("config.json does not parse at root.path"));
+        let source = error.source().unwrap().to_string();
+        assert!(source.contains("line 2 column"), "{source}");
+    }
+
+    #[test]
+    fn garbage_behind_the_document_is_refused() {
+        assert!(matches!(load_text("{\"ociVersion\": \"1.0.2\"} x"), Err(SpecError::Parse { .. })));
+    }
+
+    #[test]
+    fn an_empty_file_and_a_missing_one_differ() {
+        assert!(matches!(load_text(""), Err(SpecError::Parse { .. })));
+        let nowhere = tempfile::tempdir().unwrap();
+        assert!(matches!(load(nowhere.path()), Err(SpecError::Read { .. })));
+    }
+
+    #[test]
+    fn a_huge_file_is_refused_unparsed() {
+        let text = " ".repeat(usize::try_from(MAX_CONFIG_BYTES).unwrap() + 1);
+        assert!(matches!(load_text(&text), Err(SpecError::TooLarge { .. })));
+    }
 }

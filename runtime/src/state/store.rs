@@ -1,0 +1,334 @@
+//! The folder of all containers (`--root`), and the locks on them.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cofferdam_protocol::id::ContainerId;
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+
+use crate::sandbox::request::SandboxRef;
+use crate::state::record::Record;
+
+const RECORD: &str = "state.json";
+const LOCK: &str = "lock";
+
+/// A verb that holds a container's lock has deadlines of its own, shorter than this.
+const LOCK_DEADLINE: Duration = Duration::from_secs(20);
+const LOCK_POLL: Duration = Duration::from_millis(5);
+
+/// All containers of one `--root`.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// One container that was found.
+#[derive(Debug)]
+pub struct Entry {
+    /// `<root>/<id>`.
+    pub folder: PathBuf,
+    /// As it was when it was read.
+    pub record: Record,
+}
+
+/// The right to change one container: an exclusive `flock`, given back when dropped (or when the
+/// process dies).
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Why the containers' folder did not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The word of runc: engines look for it.
+    #[error("container does not exist")]
+    NotFound,
+    /// Another container has the id.
+    #[error("container with given ID already exists")]
+    Exists,
+    /// Another verb holds the container's lock and does not come to an end.
+    #[error("Container {0} is busy: another command has been at work on it for too long")]
+    Busy(ContainerId),
+    /// A file or folder refused.
+    #[error("Cannot {action} {path}")]
+    Io {
+        /// Read, make, write, …
+        action: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A record is not one.
+    #[error("{path} is damaged")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+}
+
+impl StoreError {
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+impl Store {
+    /// The containers below a folder, which need not exist yet.
+    #[must_use]
+    pub const fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// Makes a container's folder with its first record and holds its lock: the id is taken.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] when it was taken before.
+    pub fn claim(&self, record: Record) -> Result<(Entry, Lock), StoreError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(&self.root)
+            .map_err(StoreError::io("make", &self.root))?;
+        // No id has a tilde: an unfinished folder is never taken for a container.
+        let draft = self.root.join(format!("{}~{}", record.id, record.creator.pid));
+        let folder = self.root.join(record.id.as_str());
+        let _ = fs::remove_dir_all(&draft);
+        DirBuilder::new().mode(0o711).create(&draft).map_err(StoreError::io("make", &draft))?;
+        let claimed = prepare(&draft, &record).and_then(|lock| {
+            renameat_with(CWD, &draft, CWD, &folder, RenameFlags::NOREPLACE)
+                .map_err(|error| match error {
+                    rustix::io::Errno::EXIST => StoreError::Exists,
+                    other => StoreError::io("make", &folder)(other.into()),
+                })
+                .map(|()| lock)
+        });
+        match claimed {
+            Ok(lock) => Ok((Entry { folder, record }, lock)),
+            Err(error) => {
+                let _ = fs::remove_dir_all(&draft);
+                Err(error)
+            }
+        }
+    }
+
+    /// A container as it is now.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is none.
+    pub fn open(&self, id: &ContainerId) -> Result<Entry, StoreError> {
+        let folder = self.root.join(id.as_str());
+        let record = read_record(&folder)?;
+        Ok(Entry { folder, record })
+    }
+
+    /// Opens a container and takes its lock: what is read then stays true until it is given back.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is none, [`StoreError::Busy`] after the deadline.
+    pub fn open_locked(&self, id: &ContainerId) -> Result<(Entry, Lock), StoreError> {
+        let folder = self.root.join(id.as_str());
+        let path = folder.join(LOCK);
+        let file = File::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => StoreError::NotFound,
+            _ => StoreError::io("open", &path)(error),
+        })?;
+        let deadline = Instant::now() + LOCK_DEADLINE;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    thread::sleep(LOCK_POLL);
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::Busy(id.clone())),
+                Err(error) => return Err(StoreError::io("lock", &path)(error.into())),
+            }
+        }
+        // Whoever held it may have deleted the container.
+        Ok((self.open(id)?, Lock { _file: file }))
+    }
+
+    /// Every container, by id.
+    ///
+    /// # Errors
+    /// When the folder cannot be read. A root that does not exist has no containers.
+    pub fn list(&self) -> Result<Vec<Entry>, StoreError> {
+        let names = match fs::read_dir(&self.root) {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(StoreError::io("read", &self.root)(error)),
+        };
+        let mut entries: Vec<_> = names
+            .filter_map(|name| name.ok()?.file_name().to_str()?.parse().ok())
+            .filter_map(|id| self.open(&id).ok())
+            .collect();
+        entries.sort_by(|a, b| a.record.id.cmp(&b.record.id));
+        Ok(entries)
+    }
+}
+
+impl Entry {
+    /// Replaces the record on disk with the one in memory.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self, _lock: &Lock) -> Result<(), StoreError> {
+        write_record(&self.folder, &self.record)
+    }
+
+    /// Removes the folder with everything in it. Of a folder that is half gone the rest.
+    ///
+    /// # Errors
+    /// When something in it refuses.
+    pub fn remove(&self, _lock: &Lock) -> Result<(), StoreError> {
+        remove_folder(&self.folder)
+    }
+
+    /// What a sandbox needs to find itself again.
+    #[must_use]
+    pub fn sandbox(&self) -> SandboxRef {
+        SandboxRef {
+            id: self.record.id.clone(),
+            state_folder: self.folder.clone(),
+            bundle: self.record.bundle.clone(),
+            process: self.record.process,
+        }
+    }
+
+    /// User id of whoever created the container.
+    ///
+    /// # Errors
+    /// When the folder is gone.
+    pub fn owner(&self) -> io::Result<u32> {
+        Ok(fs::metadata(&self.folder)?.uid())
+    }
+}
+
+/// Removes a state folder: first its name, so that no other verb meets a half of it.
+fn remove_folder(folder: &Path) -> Result<(), StoreError> {
+    let grave = folder.with_file_name(format!(
+        "{}~{}",
+        folder.file_name().unwrap_or_default().to_string_lossy(),
+        std::process::id()
+    ));
+    match fs::rename(folder, &grave) {
+        Ok(()) => fs::remove_dir_all(&grave).map_err(StoreError::io("remove", &grave)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(StoreError::io("remove", folder)(error)),
+    }
+}
+
+fn prepare(draft: &Path, record: &Record) -> Result<Lock, StoreError> {
+    let path = draft.join(LOCK);
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(StoreError::io("make", &path))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|error| StoreError::io("lock", &path)(error.into()))?;
+    write_record(draft, record)?;
+    Ok(Lock { _file: file })
+}
+
+fn read_record(folder: &Path) -> Result<Record, StoreError> {
+    let path = folder.join(RECORD);
+    let bytes = fs::read(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => StoreError::NotFound,
+        _ => StoreError::io("read", &path)(error),
+    })?;
+    serde_json::from_slice(&bytes).map_err(|source| StoreError::Damaged { path, source })
+}
+
+fn write_record(folder: &Path, record: &Record) -> Result<(), StoreError> {
+    let path = folder.join(RECORD);
+    let write = || {
+        let bytes = serde_json::to_vec(record)?;
+        crate::host::replace::replace_file(&path, &bytes, 0o600)
+    };
+    write().map_err(StoreError::io("write", &path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::record::tests::record;
+    use crate::state::status::Status;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path().join("root"));
+        (folder, store)
+    }
+
+    #[test]
+    fn a_claimed_id_is_found_and_cannot_be_claimed_again() {
+        let (_guard, store) = store();
+        let (entry, lock) = store.claim(record("a")).unwrap();
+        assert_eq!(store.open(&entry.record.id).unwrap().record, entry.record);
+        assert!(matches!(store.claim(record("a")), Err(StoreError::Exists)));
+        drop(lock);
+        assert!(matches!(store.claim(record("a")), Err(StoreError::Exists)));
+    }
+
+    #[test]
+    fn of_many_claims_at_once_one_wins() {
+        let (_guard, store) = store();
+        let mut template = record("a");
+        let wins = thread::scope(|scope| {
+            let claims: Vec<_> = (0..8)
+                .map(|pid| {
+                    template.creator.pid = pid;
+                    let (store, record) = (&store, template.clone());
+                    scope.spawn(move || store.claim(record).is_ok())
+                })
+                .collect();
+            claims.into_iter().map(|claim| claim.join().unwrap()).filter(|won| *won).count()
+        });
+        assert_eq!(wins, 1);
+        assert_eq!(fs::read_dir(&store.root).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_removed_container_leaves_nothing() {
+        let (_guard, store) = store();
+        let (entry, lock) = store.claim(record("a")).unwrap();
+        entry.remove(&lock).unwrap();
+        entry.remove(&lock).unwrap();
+        assert!(matches!(store.open(&entry.record.id), Err(StoreError::NotFound)));
+        assert_eq!(fs::read_dir(&store.root).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_saved_record_is_what_the_next_verb_reads() {
+        let (_guard, store) = store();
+        let (mut entry, lock) = store.claim(record("a")).unwrap();
+        entry.record.phase = Status::Created;
+        entry.save(&lock).unwrap();
+        drop(lock);
+        let (again, _lock) = store.open_locked(&entry.record.id).unwrap();
+        assert_eq!(again.record.phase, Status::Created);
+    }
+
+    #[test]
+    fn a_list_has_containers_only_and_no_root_is_no_containers() {
+        let (_guard, store) = store();
+        assert!(store.list().unwrap().is_empty());
+        let _b = store.claim(record("b")).unwrap();
+        let _a = store.claim(record("a")).unwrap();
+        fs::create_dir(store.root.join("c~1")).unwrap();
+        fs::create_dir(store.root.join("d")).unwrap();
+        let ids: Vec<_> = store.list().unwrap().into_iter().map(|e| e.record.id).collect();
+        assert_eq!(ids, [record("a").id, record("b").id]);
+    }
+}

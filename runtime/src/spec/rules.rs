@@ -49,7 +49,7 @@ pub enum InvalidSpec {
         /// The second one.
         index: usize,
         /// Its type.
-        kind: String,
+        kind: &'static str,
     },
     /// A container without a mount namespace would mount on the host.
     #[error("linux.namespaces has no mount namespace")]
@@ -137,7 +137,7 @@ fn namespaces(spec: &Spec) -> Result<(), InvalidSpec> {
     for (index, namespace) in namespaces.iter().enumerate() {
         let kind = namespace.typ();
         if namespaces.iter().take(index).any(|earlier| earlier.typ() == kind) {
-            return Err(InvalidSpec::DuplicateNamespace { index, kind: kind.to_string() });
+            return Err(InvalidSpec::DuplicateNamespace { index, kind: namespace_name(kind) });
         }
         if let Some(path) = namespace.path() {
             absolute(&format!("linux.namespaces[{index}].path"), path)?;
@@ -145,6 +145,21 @@ fn namespaces(spec: &Spec) -> Result<(), InvalidSpec> {
     }
     let has_mount = namespaces.iter().any(|entry| entry.typ() == LinuxNamespaceType::Mount);
     if has_mount { Ok(()) } else { Err(InvalidSpec::NoMountNamespace) }
+}
+
+/// A namespace's type as the configuration writes it.
+#[must_use]
+pub const fn namespace_name(kind: LinuxNamespaceType) -> &'static str {
+    match kind {
+        LinuxNamespaceType::Mount => "mount",
+        LinuxNamespaceType::Cgroup => "cgroup",
+        LinuxNamespaceType::Uts => "uts",
+        LinuxNamespaceType::Ipc => "ipc",
+        LinuxNamespaceType::User => "user",
+        LinuxNamespaceType::Pid => "pid",
+        LinuxNamespaceType::Network => "network",
+        LinuxNamespaceType::Time => "time",
+    }
 }
 
 fn user_namespace(spec: &Spec) -> Result<(), InvalidSpec> {

@@ -6,6 +6,7 @@
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxResources, Mount, Process, Spec};
 
+use crate::spec::rules::namespace_name;
 use crate::state::record::SandboxKind;
 
 /// A property that a kind of sandbox cannot honour.
@@ -209,12 +210,12 @@ fn namespaces(spec: &Spec) -> &[oci_spec::runtime::LinuxNamespace] {
 
 fn missing_namespace(spec: &Spec, kind: LinuxNamespaceType) -> Option<String> {
     let there = namespaces(spec).iter().any(|entry| entry.typ() == kind);
-    (!there).then(|| format!("linux.namespaces without {kind}"))
+    (!there).then(|| format!("linux.namespaces without {}", namespace_name(kind)))
 }
 
 fn listed_namespace(spec: &Spec, kind: LinuxNamespaceType) -> Option<String> {
     let index = namespaces(spec).iter().position(|entry| entry.typ() == kind)?;
-    Some(format!("linux.namespaces[{index}] ({kind})"))
+    Some(format!("linux.namespaces[{index}] ({})", namespace_name(kind)))
 }
 
 fn joined_namespace(spec: &Spec) -> Option<String> {

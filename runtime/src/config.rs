@@ -3,9 +3,15 @@
 //! Every key has a default, so that the file may be absent. An unknown key is an error that names
 //! it: a misspelt limit must not be a limit that is not there.
 
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
+use cofferdam_protocol::bounds::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 use serde::Deserialize;
+
+/// An hour: a longer wait is a mistake in the unit.
+const MAX_TIMEOUT_MS: u64 = 3_600_000;
 
 /// Where the configuration is when `--config` does not say.
 pub const DEFAULT_PATH: &str = "/etc/cofferdam/config.toml";
@@ -20,6 +26,91 @@ pub struct Config {
     pub microvm: MicroVmConfig,
     /// `[namespace]`.
     pub namespace: NamespaceConfig,
+}
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("Cannot read the configuration {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not a configuration: the cause names the key, and the line.
+    #[error("The configuration {path} is wrong")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Which key, and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value is out of its bounds.
+    #[error("The configuration {path} is wrong: {key} is {value}, {bounds} is possible")]
+    OutOfBounds {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What it is.
+        value: u64,
+        /// What it may be.
+        bounds: String,
+    },
+}
+
+impl Config {
+    /// Reads the file that `--config` names; without one the default's, if that is there.
+    ///
+    /// # Errors
+    /// When the named file is missing, or a file is not a configuration.
+    pub fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
+        let path = named.unwrap_or(Path::new(DEFAULT_PATH));
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(path, &text),
+            Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {
+                Ok(Self::default())
+            }
+            Err(source) => Err(ConfigError::Read { path: path.to_path_buf(), source }),
+        }
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|source| ConfigError::Parse {
+            path: path.to_path_buf(),
+            source: Box::new(source),
+        })?;
+        config.check(path)?;
+        Ok(config)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let microvm = &self.microvm;
+        let bounds = [
+            ("microvm.vcpus", u64::from(microvm.vcpus), 1, u64::from(MAX_VCPUS)),
+            (
+                "microvm.memory_mib",
+                u64::from(microvm.memory_mib),
+                u64::from(MIN_MEMORY_MIB),
+                u64::from(MAX_MEMORY_MIB),
+            ),
+            ("microvm.boot_timeout_ms", microvm.boot_timeout_ms, 1, MAX_TIMEOUT_MS),
+            ("microvm.request_timeout_ms", microvm.request_timeout_ms, 1, MAX_TIMEOUT_MS),
+        ];
+        for (key, value, least, most) in bounds {
+            if !(least..=most).contains(&value) {
+                return Err(ConfigError::OutOfBounds {
+                    path: path.to_path_buf(),
+                    key,
+                    value,
+                    bounds: format!("{least} to {most}"),
+                });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Which isolation containers get.
@@ -113,5 +204,49 @@ impl Default for NamespaceConfig {
             masked_paths: true,
             cgroup_namespace: true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(Path::new("config.toml"), text)
+    }
+
+    #[test]
+    fn an_empty_file_and_no_file_are_the_defaults() {
+        assert_eq!(parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn a_key_changes_its_value_only() {
+        let config = parse("[isolation]\npolicy = \"microvm\"\n[microvm]\nvcpus = 2").unwrap();
+        assert_eq!(config.isolation.policy, Some(IsolationRequest::Microvm));
+        let expected = MicroVmConfig { vcpus: 2, ..MicroVmConfig::default() };
+        assert_eq!(config.microvm, expected);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = parse("[microvm]\nmemory = 5").unwrap_err();
+        let cause = error.source().unwrap().to_string();
+        assert!(cause.contains("unknown field `memory`"), "{cause}");
+        assert!(cause.contains("line 2"), "{cause}");
+    }
+
+    #[test]
+    fn a_value_out_of_bounds_is_named() {
+        let error = parse("[microvm]\nmemory_mib = 8").unwrap_err().to_string();
+        assert!(error.contains("microvm.memory_mib is 8, 48 to"), "{error}");
+    }
+
+    #[test]
+    fn a_named_file_must_be_there() {
+        let error = Config::load(Some(Path::new("/nonexistent/config.toml"))).unwrap_err();
+        assert!(matches!(error, ConfigError::Read { .. }));
     }
 }

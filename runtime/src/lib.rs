@@ -18,7 +18,9 @@
 pub mod artifacts;
 pub mod config;
 pub mod host;
+pub mod isolation;
 pub mod plan;
+pub mod probe;
 pub mod sandbox;
 pub mod spec;
 pub mod state;

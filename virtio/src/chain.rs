@@ -18,7 +18,7 @@ pub(crate) const MAX_SLICES: usize = 64;
 pub(crate) struct InvalidChain;
 
 /// What one chain holds in one direction.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Slices<'m> {
     slices: Vec<VolatileSlice<'m>>,
 }

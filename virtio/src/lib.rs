@@ -24,6 +24,7 @@ pub mod memory;
 pub mod mmio;
 pub mod poll;
 pub mod rng;
+pub mod vsock;
 
 mod chain;
 mod sys;

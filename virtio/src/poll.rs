@@ -1,7 +1,7 @@
 //! Waiting for descriptors: a plain epoll, shared by the components of one thread.
 //!
 //! Each component registers its descriptors under an owner of its own; the thread's loop hands
-//! each event to the component whose owner it names. Level-triggered throughout.
+//! each event to the component whose owner it names.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,20 +28,29 @@ pub struct Interest {
     pub read: bool,
     /// Until there is room to write.
     pub write: bool,
+    /// Tell once for each time it becomes ready, rather than for as long as it is.
+    pub edge: bool,
 }
 
 impl Interest {
     /// Only hang-ups and errors.
-    pub const NONE: Self = Self { read: false, write: false };
+    pub const NONE: Self = Self { read: false, write: false, edge: false };
     /// Reading.
-    pub const READ: Self = Self { read: true, write: false };
+    pub const READ: Self = Self { read: true, write: false, edge: false };
     /// Writing.
-    pub const WRITE: Self = Self { read: false, write: true };
+    pub const WRITE: Self = Self { read: false, write: true, edge: false };
+    /// Reading, told once.
+    pub const READ_EDGE: Self = Self { read: true, write: false, edge: true };
+    /// Writing, told once.
+    pub const WRITE_EDGE: Self = Self { read: false, write: true, edge: true };
+    /// Both, told once.
+    pub const BOTH_EDGE: Self = Self { read: true, write: true, edge: true };
 
     fn flags(self) -> epoll::EventFlags {
         let mut flags = epoll::EventFlags::empty();
         flags.set(epoll::EventFlags::IN, self.read);
         flags.set(epoll::EventFlags::OUT, self.write);
+        flags.set(epoll::EventFlags::ET, self.edge);
         flags
     }
 }

@@ -88,15 +88,14 @@ pub(crate) fn ensure(profile: Profile) -> Result<Tree> {
     }
     put(&runtime, &tree.programs().join("cofferdam"))?;
     put(&monitor, &tree.programs().join("cofferdam-vmm"))?;
-    let vmlinux = tree.guest().join("vmlinux");
-    put(&kernel.vmlinux, &vmlinux)?;
+    put(&kernel.vmlinux, &tree.guest().join("vmlinux"))?;
     let initramfs = tree.guest().join("initramfs.cpio");
     write(&initramfs, &initramfs_of(&agent)?)?;
     let manifest = json!({
         "kernel": {
             "file": "vmlinux",
-            "bytes": fs::metadata(&vmlinux)?.len(),
-            "sha256": digest::file(&vmlinux)?,
+            "bytes": kernel.bytes,
+            "sha256": kernel.sha256,
             "version": kernel.version,
         },
         "initramfs": {

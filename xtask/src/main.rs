@@ -4,6 +4,7 @@
 //! progress on the terminal) has a module of its own; nothing here is part of the product.
 
 mod archive;
+mod bench;
 mod build;
 mod digest;
 mod e2e;
@@ -17,6 +18,7 @@ mod rootfs;
 mod setup;
 mod sizes;
 mod sys;
+mod table;
 mod tally;
 mod workspace;
 
@@ -49,6 +51,11 @@ enum Command {
     Test,
     /// Run everything that CI runs but the end-to-end scenarios.
     Prepush,
+    /// Measure what containers cost, beside runc and crun.
+    Bench(bench::Arguments),
+    /// Measure here: what `bench` does in the lab.
+    #[command(hide = true)]
+    Measure(bench::MeasureArguments),
     /// Compare the programs' sizes with what is promised.
     CheckSizes,
     /// Run a command in a software-emulated machine that has a complete KVM.
@@ -66,6 +73,8 @@ fn main() -> ExitCode {
         Command::Suite(arguments) => e2e::run_suite(&arguments),
         Command::Test => Ok(gates::test()),
         Command::Prepush => Ok(gates::prepush()),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::Measure(arguments) => bench::run_measure(&arguments),
         Command::CheckSizes => sizes::run(),
         Command::Lab(arguments) => lab::run(arguments),
         Command::Kernel(arguments) => kernel::run(&arguments),

@@ -1,3 +1,10 @@
 //! `cofferdam`: the command line of the runtime.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if let Some(code) = cofferdam::sandbox::namespace::run_as_helper() {
+        return code;
+    }
+    ExitCode::SUCCESS
+}

@@ -19,7 +19,7 @@ mod mount_options;
 mod mounts;
 mod process;
 mod refusal;
-mod seccomp;
+pub(crate) mod seccomp;
 mod shape;
 
 use std::path::{Path, PathBuf};

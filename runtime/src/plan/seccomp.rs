@@ -52,7 +52,7 @@ impl From<LibraryError> for SeccompError {
 }
 
 /// Compiles a filter.
-pub(super) fn compile(seccomp: &LinuxSeccomp) -> Result<SeccompPlan, SeccompError> {
+pub(crate) fn compile(seccomp: &LinuxSeccomp) -> Result<SeccompPlan, SeccompError> {
     let default = action(seccomp.default_action(), seccomp.default_errno_ret())?;
     let architectures = architectures(seccomp);
     let mut filter = ScmpFilterContext::new(default)?;

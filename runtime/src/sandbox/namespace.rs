@@ -1,1 +1,65 @@
 //! A sandbox of hardened namespaces, on `libcontainer`.
+//!
+//! ```text
+//!   create    unsupported? ─▶ harden ─▶ compile seccomp ─▶ helper ─▶ Created
+//!                                                            │ libcontainer: groups, namespaces,
+//!                                                            │ mounts; then this crate: the process
+//!   start     start.sock ─▶ hooks, execve                    ▼
+//!   exec      helper ─▶ setns, the same preparation ─▶ execve
+//!   kill, ps, delete    pidfd, control groups
+//! ```
+//!
+//! What this is not: a boundary against the kernel. A container here shares the host's, and a bug
+//! in it is the container's way out; that is what the other kind of sandbox is for.
+//!
+//! Hostile: the container, as soon as it runs: its files, what its processes do to each other, the
+//! groups that it makes below its own. Not hostile: the spec and the caller.
+
+mod cgroup;
+mod children;
+mod construct;
+mod create;
+mod entry;
+mod exec;
+mod executor;
+mod helper;
+mod job;
+mod join;
+mod lifecycle;
+mod mounts;
+mod process;
+mod record;
+mod report;
+mod report_log;
+mod sealed;
+mod shadow;
+mod socket;
+mod sys;
+mod terminal;
+mod unsupported;
+
+use std::process::ExitCode;
+
+pub use create::{CreateError, StartError, create, start};
+pub use entry::HelperError;
+pub use exec::{ExecError, ExecStarted, ResizeError, SignalError, WaitError, exec};
+pub use lifecycle::{DeleteError, KillError, ProcessesError, delete, kill, processes};
+pub use unsupported::{Unsupported, unsupported};
+
+/// Runs this process as a helper, if it was started as one; to be asked before the command line is
+/// parsed.
+#[must_use]
+pub fn run_as_helper() -> Option<ExitCode> {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() != Some(helper::ARGUMENT) {
+        return None;
+    }
+    let arguments: Vec<String> = arguments.collect();
+    Some(match entry::run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("cofferdam {}: {e}", helper::ARGUMENT);
+            ExitCode::FAILURE
+        }
+    })
+}

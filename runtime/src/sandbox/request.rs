@@ -134,7 +134,7 @@ pub enum Attachment {
 /// Why a program could not be started, where that is the program's own fault. Each kind's
 /// `CreateError`, `StartError` and `ExecError` says it by `fn start_failure(&self) ->
 /// Option<StartFailureKind>`: the exit code comes from it, as a shell has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum StartFailureKind {
     /// No such program: 127. The error's text has runc's words `executable file not found in
     /// $PATH`, by which Docker and Podman know it.

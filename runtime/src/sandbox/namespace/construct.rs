@@ -1,0 +1,146 @@
+//! The helper's way to make a container, on `libcontainer`.
+//!
+//! What `libcontainer` does here: control groups with their limits, namespaces with their mappings,
+//! the root file system with its mounts, devices, masked and read-only paths, sysctls, the hooks
+//! between them, the terminal. What it is not left to do, and why (the details are in
+//! `docs/decisions`): everything in [`super::process`], because `exec` needs the same; and the
+//! waiting for `start`, because a `start` that fails must say so.
+//!
+//! ```text
+//!   helper                        container's first process
+//!     │ container_main_process ──────▶ namespaces, mounts, hooks
+//!     │                                validate:   program found, mounts completed
+//!     │                                setup_envs: prepared (privileges dropped)
+//!     │ ◀───────────── init ready ────
+//!     │ ── libcontainer's own start ─▶ exec: waits on start.sock
+//!     │ Report::Ready
+//!     ▼ ends                           ... start ... execve
+//! ```
+
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use libcgroups::common::CgroupConfig;
+use libcontainer::container::{Container, ContainerStatus, State};
+use libcontainer::notify_socket::{NotifyListener, NotifySocket};
+use libcontainer::process::args::{ContainerArgs, ContainerType};
+use libcontainer::process::container_main_process::container_main_process;
+use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::user_ns::UserNamespaceConfig;
+use oci_spec::runtime::Spec;
+
+use super::cgroup;
+use super::executor::ProcessExecutor;
+use super::job::ConstructJob;
+use super::report::{Report, Reporter, describe};
+use super::{report_log, socket, sys};
+
+/// The socket that `libcontainer` insists on.
+const NOTIFY_SOCKET: &str = "notify.sock";
+
+/// Why no container was made, as far as this process knows: the container's own process reports
+/// for itself.
+#[derive(Debug, thiserror::Error)]
+enum ConstructError {
+    #[error("Cannot {step}")]
+    Step { step: &'static str, source: io::Error },
+    #[error("The namespaces are not ones that can be made")]
+    Namespaces(#[source] libcontainer::user_ns::UserNamespaceError),
+    #[error("Cannot open the start socket")]
+    Notify(#[source] libcontainer::notify_socket::NotifyListenerError),
+    #[error("Cannot make the container")]
+    Container(#[source] libcontainer::process::container_main_process::ProcessError),
+    #[error("Cannot prepare the container's process")]
+    Process(#[source] super::process::ProcessError),
+}
+
+/// Does the job and reports.
+pub(super) fn run(job: ConstructJob, reporter: Reporter) {
+    if let Ok(log) = reporter.try_clone() {
+        report_log::install(log);
+    }
+    match construct(job, &reporter) {
+        Ok((pid, cgroups)) => reporter.send(&Report::Ready { pid, cgroups }),
+        Err(e) => reporter.send(&Report::Failed { kind: None, message: describe(&e) }),
+    }
+}
+
+fn construct(
+    job: ConstructJob,
+    reporter: &Reporter,
+) -> Result<(i32, Vec<PathBuf>), ConstructError> {
+    let step = |step| move |source| ConstructError::Step { step, source };
+    job.process.read_seccomp().map_err(ConstructError::Process)?;
+    if let Some(score) = job.process.oom_score_adj {
+        std::fs::write("/proc/self/oom_score_adj", score.to_string())
+            .map_err(step("set the OOM score"))?;
+    }
+    let listener = socket::bind(&job.state_folder).map_err(step("open the start socket"))?;
+    let notify_path = job.state_folder.join(NOTIFY_SOCKET);
+    let notify = NotifyListener::new(&notify_path).map_err(ConstructError::Notify)?;
+    sys::set_dumpable(false).map_err(step("hide from the container"))?;
+    let limits = job.process.limits.clone();
+    let log = reporter.try_clone().map_err(step("report"))?;
+    let arguments = arguments(job, notify, listener, log)?;
+    let made = container_main_process(&arguments).map_err(ConstructError::Container)?;
+    let pid = made.as_raw();
+    for limit in limits {
+        limit.apply(pid).map_err(ConstructError::Process)?;
+    }
+    let cgroups = cgroup::of_process(pid).map_err(step("find the container's control groups"))?;
+    NotifySocket::new(&notify_path).notify_container_start().map_err(ConstructError::Notify)?;
+    std::fs::remove_file(&notify_path).map_err(step("remove a socket"))?;
+    Ok((pid, cgroups))
+}
+
+/// What `libcontainer` is given.
+fn arguments(
+    job: ConstructJob,
+    notify: NotifyListener,
+    listener: UnixListener,
+    reporter: Reporter,
+) -> Result<ContainerArgs, ConstructError> {
+    let user_ns_config = UserNamespaceConfig::new(&job.spec).map_err(ConstructError::Namespaces)?;
+    let mut state = State::new(&job.id, ContainerStatus::Creating, None, job.bundle.clone());
+    state.annotations = Some(annotations(&job.spec));
+    let preserve_fds = i32::try_from(job.process.preserve_fds).unwrap_or(0);
+    let executor = ProcessExecutor {
+        process: job.process,
+        finish_mounts: job.finish_mounts,
+        start_hooks: job.start_hooks,
+        state: state.clone(),
+        listener: Rc::new(listener),
+        reporter: Rc::new(reporter),
+    };
+    Ok(ContainerArgs {
+        container_type: ContainerType::InitContainer,
+        syscall: SyscallType::Linux,
+        spec: Rc::new(job.spec),
+        rootfs: job.rootfs,
+        console_socket: job.console,
+        notify_listener: notify,
+        preserve_fds,
+        container: Some(Container { state, root: job.state_folder }),
+        user_ns_config,
+        cgroup_config: CgroupConfig {
+            cgroup_path: job.cgroups_path,
+            systemd_cgroup: job.systemd_cgroup,
+            container_name: job.id,
+        },
+        detached: true,
+        executor: Box::new(executor),
+        no_pivot: job.no_pivot,
+        stdin: None,
+        stdout: None,
+        stderr: None,
+        as_sibling: true,
+        pid_file: None,
+    })
+}
+
+fn annotations(spec: &Spec) -> HashMap<String, String> {
+    spec.annotations().clone().unwrap_or_default()
+}

@@ -1,0 +1,354 @@
+//! `create` and `start`, from the caller's side.
+//!
+//! What `create` does is recorded as it is done, and taken back when a later step fails: processes,
+//! then control groups, then files.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use oci_spec::runtime::Spec;
+
+use super::cgroup;
+use super::executor;
+use super::helper::Helper;
+use super::job::{ConstructJob, Job};
+use super::mounts;
+use super::process::{ProcessPlan, SeccompFile};
+use super::record::Record;
+use super::report::Report;
+use super::shadow;
+use super::socket::{self, START_SOCKET};
+use super::terminal;
+use super::unsupported::{self, Unsupported};
+use crate::config::Config;
+use crate::host::process::ProcessIdentity;
+use crate::host::stdio::ProcessStdio;
+use crate::plan::hardening::{self, Hardened};
+use crate::plan::seccomp::{self, SeccompError};
+use crate::sandbox::request::{CreateRequest, Created, SandboxRef, StartFailureKind};
+
+/// The compiled filter in a state folder.
+const SECCOMP_FILE: &str = "seccomp.bpf";
+
+/// How long the parts of a container that could not be made may take to go away.
+const UNDO_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why no container was made.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The spec asks for what this kind of sandbox cannot do.
+    #[error("Namespaces cannot serve {}", unsupported::list(.0))]
+    Unsupported(Vec<Unsupported>),
+    /// The filter cannot be compiled.
+    #[error("The seccomp profile cannot be used")]
+    Seccomp(#[source] SeccompError),
+    /// Somebody else's processes are in the container's control group.
+    #[error("The control group {0} is in use")]
+    CgroupInUse(PathBuf),
+    /// `--systemd-cgroup` where systemd does not manage the control groups.
+    #[error("--systemd-cgroup needs a host that systemd has booted, with cgroup v2 only")]
+    NoSystemd,
+    /// A control group path that is not one.
+    #[error(
+        "linux.cgroupsPath is {0}: it must not have .. in it, and for systemd it is SLICE:PREFIX:NAME"
+    )]
+    CgroupPath(PathBuf),
+    /// A file in the state folder could not be written, or a process not be started.
+    #[error("Cannot {step}")]
+    Host {
+        /// In words that complete `cannot ...`.
+        step: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The program is at fault.
+    #[error("{message}")]
+    Program {
+        /// How.
+        kind: StartFailureKind,
+        /// In runc's words.
+        message: String,
+    },
+    /// The process that was to make the container says why it could not.
+    #[error("{0}")]
+    Container(String),
+}
+
+impl CreateError {
+    /// Whether the program itself is at fault.
+    #[must_use]
+    pub fn start_failure(&self) -> Option<StartFailureKind> {
+        match self {
+            Self::Program { kind, .. } => Some(*kind),
+            _ => None,
+        }
+    }
+}
+
+fn host(step: &'static str) -> impl FnOnce(io::Error) -> CreateError {
+    move |source| CreateError::Host { step, source }
+}
+
+/// Makes a container whose process waits for [`start`].
+///
+/// # Errors
+/// When the spec cannot be served, or a step failed; then nothing is left behind.
+pub fn create(request: CreateRequest, config: &Config) -> Result<Created, CreateError> {
+    let missing = unsupported::unsupported(&request.spec);
+    if !missing.is_empty() {
+        return Err(CreateError::Unsupported(missing));
+    }
+    let facts = hardening::HostFacts { cgroup_v2: cgroup::is_unified() };
+    let hardened = if request.compat {
+        Hardened::unchanged(&request.spec)
+    } else {
+        hardening::harden(&request.spec, &config.namespace, &facts)
+    };
+    let cgroups_path = cgroups_path(&request, &hardened.spec)?;
+    let planned = planned_groups(&request, &cgroups_path)?;
+    let seccomp = write_seccomp(&hardened.spec, &request.state_folder)?;
+    let mut undo = Undo::new(&request.state_folder, planned);
+    let plan = Prepared { hardened, seccomp, cgroups_path };
+    let created = spawn(request, plan, &mut undo)?;
+    undo.disarm();
+    Ok(created)
+}
+
+/// What was decided before anything is made.
+struct Prepared {
+    hardened: Hardened,
+    seccomp: Option<SeccompFile>,
+    cgroups_path: PathBuf,
+}
+
+fn spawn(
+    request: CreateRequest,
+    prepared: Prepared,
+    undo: &mut Undo,
+) -> Result<Created, CreateError> {
+    let size = match &request.stdio {
+        ProcessStdio::Terminal { size } => Some(*size),
+        ProcessStdio::Inherit { .. } => None,
+    };
+    let sockets = size.is_some().then(terminal::socket_pair).transpose();
+    let (ours, theirs) = sockets.map_err(host("make a console socket"))?.unzip();
+    let Prepared { hardened, seccomp, cgroups_path } = prepared;
+    let process = process_plan(&hardened.spec, &request, seccomp.clone());
+    let mut record = Record {
+        init: None,
+        cgroups: Vec::new(),
+        seccomp,
+        no_new_privileges: process.no_new_privileges,
+        new_session_keyring: process.new_session_keyring,
+    };
+    let state_folder = request.state_folder.clone();
+    let preserve_fds = request.preserve_fds;
+    let (job, stdio) = job(request, &hardened.spec, process, cgroups_path);
+    let mut helper = Helper::spawn(job, stdio, theirs, preserve_fds)
+        .map_err(host("start the process that makes the container"))?;
+    let ready = wait_until_ready(&mut helper)?;
+    undo.cgroups.extend(ready.1.iter().cloned());
+    record.cgroups = ready.1;
+    let identity = ProcessIdentity::of(ready.0).map_err(host("find the container's process"))?;
+    record.init = Some(identity);
+    record.save(&state_folder).map_err(host("write the record of the container"))?;
+    let terminal = ours.map(|socket| terminal::receive(&socket, size.flatten()));
+    Ok(Created {
+        pid: ready.0,
+        terminal: terminal.transpose().map_err(host("receive the terminal"))?,
+        annotations: hardened.annotations(),
+    })
+}
+
+fn job(
+    request: CreateRequest,
+    spec: &Spec,
+    process: ProcessPlan,
+    cgroups_path: PathBuf,
+) -> (Job, ProcessStdio) {
+    let shadow = shadow::make(spec, &request.rootfs);
+    let job = ConstructJob {
+        id: request.id.to_string(),
+        bundle: request.bundle,
+        rootfs: request.rootfs,
+        state_folder: request.state_folder,
+        finish_mounts: mounts::plan(spec),
+        spec: shadow.spec,
+        process,
+        start_hooks: shadow.start_hooks,
+        cgroups_path,
+        systemd_cgroup: request.systemd_cgroup,
+        no_pivot: request.no_pivot,
+        console: None,
+    };
+    (Job::Construct(Box::new(job)), request.stdio)
+}
+
+fn process_plan(spec: &Spec, request: &CreateRequest, seccomp: Option<SeccompFile>) -> ProcessPlan {
+    let process = spec.process().clone().unwrap_or_default();
+    ProcessPlan {
+        preserve_fds: request.preserve_fds,
+        new_session_keyring: !request.no_new_keyring,
+        ..ProcessPlan::from_spec(&process, seccomp)
+    }
+}
+
+/// Reads what the helper says until it is clear what became of the container.
+fn wait_until_ready(helper: &mut Helper) -> Result<(i32, Vec<PathBuf>), CreateError> {
+    let mut log = Vec::new();
+    let outcome = loop {
+        match helper.next_report() {
+            Some(Report::Ready { pid, cgroups }) => break Ok((pid, cgroups)),
+            Some(Report::Failed { kind: Some(kind), message }) => {
+                break Err(CreateError::Program { kind, message });
+            }
+            Some(Report::Failed { kind: None, message }) => {
+                break Err(CreateError::Container(with_log(message, &log)));
+            }
+            Some(Report::Log { message }) => log.push(message),
+            None => {
+                let message = "The process that makes the container was killed".to_owned();
+                break Err(CreateError::Container(with_log(message, &log)));
+            }
+        }
+    };
+    helper.join().map_err(host("wait for the process that makes the container"))?;
+    outcome
+}
+
+/// The first event is the one nearest to the cause; the ones after it repeat it on the way up.
+fn with_log(message: String, log: &[String]) -> String {
+    match log.first() {
+        Some(cause) if !message.contains(cause.as_str()) => format!("{message} ({cause})"),
+        _ => message,
+    }
+}
+
+fn write_seccomp(spec: &Spec, state_folder: &Path) -> Result<Option<SeccompFile>, CreateError> {
+    let Some(profile) = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) else {
+        return Ok(None);
+    };
+    let compiled = seccomp::compile(profile).map_err(CreateError::Seccomp)?;
+    let path = state_folder.join(SECCOMP_FILE);
+    std::fs::write(&path, &compiled.program).map_err(host("write the seccomp filter"))?;
+    Ok(Some(SeccompFile { path, flags: compiled.flags }))
+}
+
+/// Where the container's groups are: as the spec says, or below one of our own.
+fn cgroups_path(request: &CreateRequest, spec: &Spec) -> Result<PathBuf, CreateError> {
+    let said = spec.linux().as_ref().and_then(|l| l.cgroups_path().clone());
+    let id = &request.id;
+    if request.systemd_cgroup {
+        if !(cgroup::is_unified() && Path::new("/run/systemd/system").is_dir()) {
+            return Err(CreateError::NoSystemd);
+        }
+        let path = said.unwrap_or_else(|| format!("system.slice:cofferdam:{id}").into());
+        let parts = path.to_string_lossy().matches(':').count();
+        return if parts == 2 { Ok(path) } else { Err(CreateError::CgroupPath(path)) };
+    }
+    let path = said.unwrap_or_else(|| format!("/cofferdam-{id}").into());
+    let climbs = path.components().any(|c| matches!(c, std::path::Component::ParentDir));
+    let named = path.components().any(|c| matches!(c, std::path::Component::Normal(_)));
+    if climbs || !named {
+        return Err(CreateError::CgroupPath(path));
+    }
+    Ok(Path::new("/").join(path))
+}
+
+/// The folders that there will be. Nobody may be in them: killing the container kills all that is.
+fn planned_groups(request: &CreateRequest, path: &Path) -> Result<Vec<PathBuf>, CreateError> {
+    if request.systemd_cgroup {
+        return Ok(Vec::new());
+    }
+    let planned = cgroup::planned(path).map_err(host("find the control groups"))?;
+    match planned.iter().find(|f| !cgroup::processes(std::slice::from_ref(f)).is_empty()) {
+        Some(used) => Err(CreateError::CgroupInUse(used.clone())),
+        None => Ok(planned),
+    }
+}
+
+/// Takes a half-made container back.
+struct Undo {
+    state_folder: PathBuf,
+    cgroups: Vec<PathBuf>,
+    children: HashSet<i32>,
+    armed: bool,
+}
+
+impl Undo {
+    fn new(state_folder: &Path, cgroups: Vec<PathBuf>) -> Self {
+        let children = super::children::own();
+        Self { state_folder: state_folder.to_owned(), cgroups, children, armed: true }
+    }
+
+    fn disarm(&mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        let deadline = Instant::now() + UNDO_DEADLINE;
+        super::children::kill_new(&self.children, deadline);
+        if let Err(e) = cgroup::destroy(&self.cgroups, deadline) {
+            tracing::warn!("Cannot remove the control groups of a failed create: {e}");
+        }
+        remove_files(&self.state_folder);
+    }
+}
+
+/// Removes what `create` puts into a state folder.
+pub(super) fn remove_files(state_folder: &Path) {
+    for name in [SECCOMP_FILE, START_SOCKET, "notify.sock"] {
+        // What is not there needs no removal, and the folder itself goes after this.
+        let _ = std::fs::remove_file(state_folder.join(name));
+    }
+    let _ = Record::remove(state_folder);
+}
+
+/// Why a container did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its process is not waiting: it has ended, or was started before.
+    #[error("The container's process does not wait to be started")]
+    NotWaiting(#[source] io::Error),
+    /// The program is at fault.
+    #[error("{message}")]
+    Program {
+        /// How, when it is known.
+        kind: Option<StartFailureKind>,
+        /// In runc's words.
+        message: String,
+    },
+}
+
+impl StartError {
+    /// Whether the program itself is at fault.
+    #[must_use]
+    pub fn start_failure(&self) -> Option<StartFailureKind> {
+        match self {
+            Self::Program { kind, .. } => *kind,
+            Self::NotWaiting(_) => None,
+        }
+    }
+}
+
+/// Lets a container's process execute its program, and returns when it does.
+///
+/// # Errors
+/// When it was not waiting, a `startContainer` hook failed, or the program could not be executed.
+pub fn start(sandbox: &SandboxRef) -> Result<(), StartError> {
+    let connection = socket::connect(&sandbox.state_folder).map_err(StartError::NotWaiting)?;
+    match executor::read_failure(connection) {
+        None => {
+            let _ = std::fs::remove_file(sandbox.state_folder.join(START_SOCKET));
+            Ok(())
+        }
+        Some(failure) => Err(StartError::Program { kind: failure.kind, message: failure.message }),
+    }
+}

@@ -1,0 +1,44 @@
+//! Where a helper begins: it takes over what its caller left for it and does its job.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{OwnedFd, RawFd};
+
+use super::job::Job;
+use super::report::Reporter;
+use super::{construct, join, sys};
+
+/// The helper's side: does the job that its arguments name.
+pub(super) fn run(arguments: &[String]) -> Result<(), HelperError> {
+    let [job, reports] = arguments else { return Err(HelperError::Arguments) };
+    let number = |text: &String| text.parse::<RawFd>().map_err(|_| HelperError::Arguments);
+    let mut job_file = File::from(inherited(number(job)?)?);
+    let reporter = Reporter::new(inherited(number(reports)?)?);
+    let mut bytes = Vec::new();
+    job_file.read_to_end(&mut bytes).map_err(HelperError::Inherited)?;
+    drop(job_file);
+    match serde_json::from_slice(&bytes).map_err(HelperError::Job)? {
+        Job::Construct(job) => construct::run(*job, reporter),
+        Job::Join(job) => join::run(*job, reporter),
+    }
+    Ok(())
+}
+
+/// A descriptor that the caller left open.
+fn inherited(number: RawFd) -> Result<OwnedFd, HelperError> {
+    sys::inherited(number).map_err(HelperError::Inherited)
+}
+
+/// Why a helper could not even begin: it was not started by this program.
+#[derive(Debug, thiserror::Error)]
+pub enum HelperError {
+    /// It takes two numbers.
+    #[error("This is not a verb to be called by hand")]
+    Arguments,
+    /// They are no open descriptors.
+    #[error("A descriptor that should have been inherited is not there")]
+    Inherited(#[source] io::Error),
+    /// The job is not one.
+    #[error("The job cannot be read")]
+    Job(#[source] serde_json::Error),
+}

@@ -1,0 +1,261 @@
+//! `exec`, from the caller's side.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
+
+use super::cgroup;
+use super::helper::Helper;
+use super::job::{Job, JoinJob};
+use super::process::{CapabilityPlan, ProcessPlan};
+use super::record::Record;
+use super::report::Report;
+use super::sys;
+use super::terminal;
+use super::unsupported::{self, Unsupported};
+use crate::host::stdio::ProcessStdio;
+use crate::sandbox::request::{Attachment, ExecRequest, StartFailureKind};
+
+/// Why no process was added.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// The process asks for what this kind of sandbox cannot do.
+    #[error("Namespaces cannot serve {}", unsupported::list(.0))]
+    Unsupported(Vec<Unsupported>),
+    /// `create` did not finish, or the state folder was changed.
+    #[error("The record of the container cannot be read")]
+    Record(#[source] io::Error),
+    /// The container's first process is not there.
+    #[error("The container does not run")]
+    NotRunning,
+    /// `--cgroup` leads out of the container's group, or to none.
+    #[error("{0} is not a control group below the container's")]
+    Cgroup(String),
+    /// A process could not be started.
+    #[error("Cannot {step}")]
+    Host {
+        /// In words that complete `cannot ...`.
+        step: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The program is at fault.
+    #[error("{message}")]
+    Program {
+        /// How.
+        kind: StartFailureKind,
+        /// In runc's words.
+        message: String,
+    },
+    /// The process says why it could not become the program.
+    #[error("{0}")]
+    Process(String),
+}
+
+impl ExecError {
+    /// Whether the program itself is at fault.
+    #[must_use]
+    pub fn start_failure(&self) -> Option<StartFailureKind> {
+        match self {
+            Self::Program { kind, .. } => Some(*kind),
+            _ => None,
+        }
+    }
+}
+
+fn host(step: &'static str) -> impl FnOnce(io::Error) -> ExecError {
+    move |source| ExecError::Host { step, source }
+}
+
+/// Adds a process to a running container. It is a child of the calling process.
+///
+/// # Errors
+/// When the container does not run, or the process could not be made; then nothing of it is left.
+pub fn exec(request: ExecRequest, _: Attachment) -> Result<ExecStarted, ExecError> {
+    let refused = unsupported::in_exec(&request.process);
+    if !refused.is_empty() {
+        return Err(ExecError::Unsupported(refused));
+    }
+    let record = Record::load(&request.state_folder).map_err(ExecError::Record)?;
+    let size = match &request.stdio {
+        ProcessStdio::Terminal { size } => Some(*size),
+        ProcessStdio::Inherit { .. } => None,
+    };
+    let sockets = size.is_some().then(terminal::socket_pair).transpose();
+    let (ours, theirs) = sockets.map_err(host("make a console socket"))?.unzip();
+    let job = Job::Join(Box::new(JoinJob {
+        init: record.init.filter(|init| init.is_alive()).ok_or(ExecError::NotRunning)?,
+        cgroups: groups(&record.cgroups, request.cgroup.as_deref())?,
+        process: process_plan(&request, record),
+        console: None,
+    }));
+    let mut helper = Helper::spawn(job, request.stdio, theirs, request.preserve_fds)
+        .map_err(host("start the process that enters the container"))?;
+    let pid = wait_until_executed(&mut helper)?;
+    // It is our child and not waited for: its number cannot be used again.
+    let pidfd = Pid::from_raw(pid)
+        .ok_or(io::ErrorKind::NotFound.into())
+        .and_then(|p| Ok(rustix::process::pidfd_open(p, PidfdFlags::empty())?))
+        .map_err(host("hold the process"))?;
+    let terminal = ours.map(|socket| terminal::receive(&socket, size.flatten())).transpose();
+    let terminal = terminal.map_err(host("receive the terminal"))?;
+    let window = terminal.as_ref().map(OwnedFd::try_clone).transpose();
+    let window = window.map_err(host("hold the terminal"))?;
+    Ok(ExecStarted { pid, pidfd, terminal, window })
+}
+
+/// What the caller said, over what the container has.
+fn process_plan(request: &ExecRequest, record: Record) -> ProcessPlan {
+    let mut plan = ProcessPlan::from_spec(&request.process, record.seccomp);
+    plan.preserve_fds = request.preserve_fds;
+    plan.no_new_privileges |= record.no_new_privileges;
+    plan.new_session_keyring = record.new_session_keyring;
+    if let Some(container) = request.spec.process() {
+        if request.process.capabilities().is_none() {
+            plan.capabilities = container
+                .capabilities()
+                .as_ref()
+                .map(CapabilityPlan::from_spec)
+                .unwrap_or_default();
+        }
+        let profile = container.apparmor_profile().clone().filter(|p| !p.is_empty());
+        plan.apparmor_profile = plan.apparmor_profile.or(profile);
+    }
+    plan
+}
+
+/// The container's groups, or those below them that `--cgroup` names.
+fn groups(own: &[PathBuf], below: Option<&str>) -> Result<Vec<PathBuf>, ExecError> {
+    let Some(below) = below else { return Ok(own.to_vec()) };
+    let path = Path::new(below);
+    let stays = path.components().all(|c| matches!(c, Component::Normal(_) | Component::RootDir));
+    let relative: PathBuf =
+        path.components().filter(|c| matches!(c, Component::Normal(_))).collect();
+    let groups: Vec<_> = own.iter().map(|group| group.join(&relative)).collect();
+    if stays && groups.iter().all(|group| cgroup::exists(group)) {
+        Ok(groups)
+    } else {
+        Err(ExecError::Cgroup(below.to_owned()))
+    }
+}
+
+/// The reports end when the program is executed: then every copy of the pipe is closed.
+fn wait_until_executed(helper: &mut Helper) -> Result<i32, ExecError> {
+    let mut pid = None;
+    let mut failure = None;
+    while let Some(report) = helper.next_report() {
+        match report {
+            Report::Ready { pid: made, .. } => pid = Some(made),
+            Report::Failed { kind: Some(kind), message } => {
+                failure = failure.or(Some(ExecError::Program { kind, message }));
+            }
+            Report::Failed { kind: None, message } => {
+                failure = failure.or(Some(ExecError::Process(message)));
+            }
+            Report::Log { .. } => {}
+        }
+    }
+    helper.join().map_err(host("wait for the process that enters the container"))?;
+    match (failure, pid) {
+        (None, Some(pid)) => Ok(pid),
+        (failure, pid) => {
+            if let Some(pid) = pid {
+                reap(pid);
+            }
+            let killed = "The process that enters the container was killed".to_owned();
+            Err(failure.unwrap_or(ExecError::Process(killed)))
+        }
+    }
+}
+
+fn reap(pid: i32) {
+    let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
+}
+
+/// A process that was added.
+#[derive(Debug)]
+pub struct ExecStarted {
+    pid: i32,
+    pidfd: OwnedFd,
+    terminal: Option<OwnedFd>,
+    /// The terminal once more, for its size.
+    window: Option<OwnedFd>,
+}
+
+/// Waiting failed.
+#[derive(Debug, thiserror::Error)]
+#[error("Cannot wait for the process")]
+pub struct WaitError(#[source] io::Error);
+
+/// A signal was not sent.
+#[derive(Debug, thiserror::Error)]
+#[error("Cannot send signal {signal}")]
+pub struct SignalError {
+    signal: i32,
+    source: io::Error,
+}
+
+/// A terminal's size was not changed.
+#[derive(Debug, thiserror::Error)]
+#[error("Cannot resize the terminal")]
+pub struct ResizeError(#[source] io::Error);
+
+impl ExecStarted {
+    /// The process, as the host numbers it.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The terminal's master side, once.
+    pub fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.terminal.take()
+    }
+
+    /// Waits for the process's end: its exit code, or 128 and the signal.
+    ///
+    /// # Errors
+    /// When it was waited for elsewhere.
+    pub fn wait(&self) -> Result<u8, WaitError> {
+        loop {
+            match rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED)
+            {
+                Ok(Some(status)) => return Ok(exit_code(&status)),
+                Ok(None) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(WaitError(e.into())),
+            }
+        }
+    }
+
+    /// Sends it a signal. One that has ended gets none, and that is no error.
+    ///
+    /// # Errors
+    /// When the signal is none.
+    pub fn signal(&self, signal: i32) -> Result<(), SignalError> {
+        match sys::send_signal(self.pidfd.as_fd(), signal) {
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            other => other.map_err(|source| SignalError { signal, source }),
+        }
+    }
+
+    /// Changes its terminal's size, if it has one.
+    ///
+    /// # Errors
+    /// When the terminal is gone.
+    pub fn resize(&self, rows: u16, columns: u16) -> Result<(), ResizeError> {
+        match &self.window {
+            Some(master) => terminal::resize(master, rows, columns).map_err(ResizeError),
+            None => Ok(()),
+        }
+    }
+}
+
+fn exit_code(status: &rustix::process::WaitIdStatus) -> u8 {
+    let code = status
+        .exit_status()
+        .or_else(|| status.terminating_signal().map(|signal| 128 + signal))
+        .unwrap_or(255);
+    u8::try_from(code & 0xff).unwrap_or(255)
+}

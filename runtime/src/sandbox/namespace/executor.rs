@@ -1,0 +1,136 @@
+//! What a container's first process does in `libcontainer`'s hands: it finds the program, completes
+//! the mounts, gives up its privileges, waits for `start`, runs the `startContainer` hooks and
+//! executes.
+//!
+//! `libcontainer` calls the three methods below in this order, in the process that has entered the
+//! container's namespaces and its root.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::rc::Rc;
+
+use libcontainer::container::State;
+use libcontainer::hooks::run_hooks;
+use libcontainer::workload::{
+    Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
+};
+use oci_spec::runtime::{Hook, Spec};
+use serde::{Deserialize, Serialize};
+
+use super::mounts::{self, MountFinish};
+use super::process::{ProcessError, ProcessPlan};
+use super::report::{Report, Reporter, describe};
+use crate::sandbox::request::StartFailureKind;
+
+/// Answer to `start` when the program could not be executed. None comes when it could: the
+/// connection is closed by the execution itself.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct StartFailure {
+    pub(super) kind: Option<StartFailureKind>,
+    pub(super) message: String,
+}
+
+/// The last part of making a container.
+#[derive(Clone)]
+pub(super) struct ProcessExecutor {
+    pub(super) process: ProcessPlan,
+    pub(super) finish_mounts: Vec<MountFinish>,
+    pub(super) start_hooks: Vec<Hook>,
+    pub(super) state: State,
+    pub(super) listener: Rc<UnixListener>,
+    pub(super) reporter: Rc<Reporter>,
+}
+
+impl ProcessExecutor {
+    fn report(&self, error: &ProcessError) -> String {
+        let message = describe(error);
+        self.reporter.send(&Report::Failed { kind: error.kind(), message: message.clone() });
+        message
+    }
+
+    /// Waits for `start`. A second connection is none of ours: the first one starts.
+    fn wait_for_start(&self) -> std::io::Result<UnixStream> {
+        let (mut connection, _) = self.listener.accept()?;
+        connection.read_exact(&mut [0])?;
+        Ok(connection)
+    }
+
+    /// The hooks see the container as created, with this process as it sees itself.
+    fn run_start_hooks(&self) -> Result<(), StartFailure> {
+        if self.start_hooks.is_empty() {
+            return Ok(());
+        }
+        let environment: HashMap<String, String> = self
+            .process
+            .env
+            .iter()
+            .filter_map(|e| e.split_once('='))
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect();
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        let mut state = self.state.clone();
+        state.status = libcontainer::container::ContainerStatus::Created;
+        state.pid = Some(pid);
+        run_hooks(Some(&self.start_hooks), Some(&state), None, None, Some(&environment)).map_err(
+            |e| StartFailure {
+                kind: None,
+                message: format!("A startContainer hook failed: {}", describe(&e)),
+            },
+        )
+    }
+
+    /// Returns only when the program could not be executed.
+    fn start(&self) -> StartFailure {
+        if let Err(failure) = self.run_start_hooks() {
+            return failure;
+        }
+        // Once more: a hook may have brought the program or taken it away.
+        let error = match self.process.find_program() {
+            Ok(program) => self.process.execute(&program),
+            Err(e) => e,
+        };
+        StartFailure { kind: error.kind(), message: describe(&error) }
+    }
+}
+
+impl Executor for ProcessExecutor {
+    fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        let prepared = mounts::finish(&self.finish_mounts)
+            .map_err(|source| ProcessError::Step { step: "complete the mounts", source })
+            .and_then(|()| self.process.make_working_folder())
+            .and_then(|()| self.process.find_program());
+        match prepared {
+            Ok(_) => Ok(()),
+            Err(e) => Err(ExecutorValidationError::ArgValidationError(self.report(&e))),
+        }
+    }
+
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        self.process.prepare().map_err(|e| ExecutorSetEnvsError::SetEnvs(self.report(&e).into()))
+    }
+
+    fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
+        let mut connection =
+            self.wait_for_start().map_err(|e| ExecutorError::Execution(e.into()))?;
+        let failure = self.start();
+        if let Ok(answer) = serde_json::to_vec(&failure) {
+            let _ = connection.write_all(&answer);
+        }
+        drop(connection);
+        super::sys::exit_now(match failure.kind {
+            Some(StartFailureKind::NotFound) => 127,
+            Some(StartFailureKind::NotExecutable) => 126,
+            None => 1,
+        })
+    }
+}
+
+/// Where the answer to `start` is read, beside where it is written.
+pub(super) fn read_failure(connection: UnixStream) -> Option<StartFailure> {
+    /// More than any message of ours.
+    const MAX_ANSWER: u64 = 64 * 1024;
+    let mut answer = Vec::new();
+    connection.take(MAX_ANSWER).read_to_end(&mut answer).ok()?;
+    serde_json::from_slice(&answer).ok()
+}

@@ -1,0 +1,147 @@
+//! The helper process: a second copy of this program that enters the container, so that the caller
+//! never does.
+//!
+//! ```text
+//!   caller ── job (memory file) ──▶ helper ──▶ container's process, a child of the caller
+//!      ◀──────── reports (pipe, one JSON value a line) ───┴──────────┘
+//! ```
+//!
+//! It has one thread whatever the caller has (forking with more is undefined), its changes of
+//! working folder and of OOM score stay its own, and it runs from a file that the container cannot
+//! write to ([`super::sealed`]). It lives for milliseconds: it makes the process as a sibling of
+//! its own, so that the caller is the parent that can wait for it, and ends.
+//!
+//! Hostile: nothing that arrives here. The reports come from our own code, the last of them from
+//! inside the container before anything of the container's runs.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Seek, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use super::job::Job;
+use super::report::Report;
+use super::sealed;
+use super::sys;
+use crate::host::stdio::ProcessStdio;
+use rustix::fs::MemfdFlags;
+use rustix::io::FdFlags;
+
+/// The first argument by which this program knows that it is a helper. No verb of the command
+/// line.
+pub(super) const ARGUMENT: &str = "namespace-init";
+
+/// A running helper, seen from its caller.
+pub(super) struct Helper {
+    child: Child,
+    reports: BufReader<File>,
+}
+
+/// Descriptors that a helper gets besides its standard streams, at these numbers.
+struct Passed {
+    descriptors: Vec<OwnedFd>,
+    first: RawFd,
+}
+
+impl Passed {
+    /// Numbers from `first` on: those below belong to the container (`--preserve-fds`).
+    fn new(first: RawFd) -> Self {
+        Self { descriptors: Vec::new(), first }
+    }
+
+    fn add(&mut self, descriptor: impl std::os::fd::AsFd) -> io::Result<RawFd> {
+        let copy = rustix::io::fcntl_dupfd_cloexec(descriptor, self.first)?;
+        rustix::io::fcntl_setfd(&copy, FdFlags::empty())?;
+        let number = copy.as_raw_fd();
+        self.descriptors.push(copy);
+        Ok(number)
+    }
+}
+
+impl Helper {
+    /// Starts a helper on a job. `console` is the socket over which it sends a terminal's master
+    /// side; the job is told its number.
+    ///
+    /// # Errors
+    /// When a descriptor or a process could not be made.
+    pub(super) fn spawn(
+        mut job: Job,
+        stdio: ProcessStdio,
+        console: Option<OwnedFd>,
+        preserve_fds: u32,
+    ) -> io::Result<Self> {
+        let first = 3 + RawFd::try_from(preserve_fds).map_err(io::Error::other)?;
+        check_preserved(first)?;
+        let mut passed = Passed::new(first);
+        let program = rustix::io::fcntl_dupfd_cloexec(sealed::open()?, first)?;
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let console = console.map(|fd| passed.add(fd)).transpose()?;
+        match &mut job {
+            Job::Construct(job) => job.console = console,
+            Job::Join(job) => job.console = console,
+        }
+        let job_number = passed.add(job_file(&job)?)?;
+        let report_number = passed.add(&write)?;
+        drop(write);
+        let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
+        command
+            .arg0("cofferdam")
+            .arg(ARGUMENT)
+            .arg(job_number.to_string())
+            .arg(report_number.to_string());
+        connect(&mut command, stdio);
+        let child = command.spawn()?;
+        drop(passed);
+        Ok(Self { child, reports: BufReader::new(File::from(read)) })
+    }
+
+    /// The next report; `None` when nobody is left who could send one.
+    pub(super) fn next_report(&mut self) -> Option<Report> {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if self.reports.read_line(&mut line).unwrap_or(0) == 0 {
+                return None;
+            }
+            if let Ok(report) = serde_json::from_str(&line) {
+                return Some(report);
+            }
+        }
+    }
+
+    /// Waits for the helper's own end.
+    pub(super) fn join(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait()
+    }
+}
+
+/// runc's rule: each of the descriptors that are to reach the container must be there.
+fn check_preserved(first: RawFd) -> io::Result<()> {
+    match (3..first).find(|number| !sys::is_open(*number)) {
+        None => Ok(()),
+        Some(missing) => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("Descriptor {missing} of --preserve-fds is not open"),
+        )),
+    }
+}
+
+fn job_file(job: &Job) -> io::Result<OwnedFd> {
+    let mut file = File::from(rustix::fs::memfd_create("job", MemfdFlags::CLOEXEC)?);
+    file.write_all(&serde_json::to_vec(job)?)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+fn connect(command: &mut Command, stdio: ProcessStdio) {
+    let stream = |fd: Option<OwnedFd>| fd.map_or_else(Stdio::null, Stdio::from);
+    match stdio {
+        ProcessStdio::Inherit { stdin, stdout, stderr } => {
+            command.stdin(stream(stdin)).stdout(stream(stdout)).stderr(stream(stderr));
+        }
+        ProcessStdio::Terminal { .. } => {
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        }
+    }
+}

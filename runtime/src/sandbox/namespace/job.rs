@@ -1,0 +1,51 @@
+//! What a helper is to do, as it travels to it.
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Hook, Spec};
+use serde::{Deserialize, Serialize};
+
+use super::mounts::MountFinish;
+use super::process::ProcessPlan;
+use crate::host::process::ProcessIdentity;
+
+/// What a helper is to do.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Job {
+    /// Make a container.
+    Construct(Box<ConstructJob>),
+    /// Add a process to one.
+    Join(Box<JoinJob>),
+}
+
+/// A container to be made.
+#[derive(Serialize, Deserialize)]
+pub(super) struct ConstructJob {
+    pub(super) id: String,
+    pub(super) bundle: PathBuf,
+    pub(super) rootfs: PathBuf,
+    pub(super) state_folder: PathBuf,
+    /// What is left for `libcontainer` of the (hardened) spec.
+    pub(super) spec: Spec,
+    pub(super) process: ProcessPlan,
+    pub(super) finish_mounts: Vec<MountFinish>,
+    pub(super) start_hooks: Vec<Hook>,
+    pub(super) cgroups_path: PathBuf,
+    pub(super) systemd_cgroup: bool,
+    pub(super) no_pivot: bool,
+    pub(super) console: Option<RawFd>,
+}
+
+/// One more process for a container.
+#[derive(Serialize, Deserialize)]
+pub(super) struct JoinJob {
+    /// The container's first process.
+    pub(super) init: ProcessIdentity,
+    /// The groups to enter.
+    pub(super) cgroups: Vec<PathBuf>,
+    /// What to become.
+    pub(super) process: ProcessPlan,
+    /// Where to send the terminal's master side.
+    pub(super) console: Option<RawFd>,
+}

@@ -1,0 +1,180 @@
+//! The helper's way into a container that runs: `exec`.
+//!
+//! `libcontainer` has a builder for this. It is not used, for what it leaves out: the container's
+//! seccomp filter and its user namespace (see `docs/decisions`). What remains to be done is little:
+//! one fork, one setns(2) over a pidfd for all namespaces at once, and the preparation that a
+//! container's first process goes through as well.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Pid, PidfdFlags};
+
+use super::job::JoinJob;
+use super::process::ProcessError;
+use super::report::{Report, Reporter, describe};
+use super::sys::{self, Fork};
+
+/// The kinds of namespaces, as `/proc/<pid>/ns` calls them.
+const NAMESPACES: [(&str, libc::c_int); 8] = [
+    ("user", libc::CLONE_NEWUSER),
+    ("mnt", libc::CLONE_NEWNS),
+    ("net", libc::CLONE_NEWNET),
+    ("ipc", libc::CLONE_NEWIPC),
+    ("uts", libc::CLONE_NEWUTS),
+    ("pid", libc::CLONE_NEWPID),
+    ("cgroup", libc::CLONE_NEWCGROUP),
+    ("time", libc::CLONE_NEWTIME),
+];
+
+/// Does the job and reports.
+pub(super) fn run(job: JoinJob, reporter: Reporter) {
+    if let Err(e) = try_run(&job, &reporter) {
+        reporter.send(&Report::Failed { kind: e.kind(), message: describe(&e) });
+    }
+}
+
+/// The container, opened from outside.
+struct Target {
+    pidfd: OwnedFd,
+    /// Namespaces that are not this process's own already.
+    kinds: libc::c_int,
+    /// Its root, where it has no mount namespace of its own.
+    root: Option<File>,
+    groups: Vec<File>,
+}
+
+fn try_run(job: &JoinJob, reporter: &Reporter) -> Result<(), ProcessError> {
+    let target = Target::open(job).map_err(step("find the container's first process"))?;
+    job.process.read_seccomp()?;
+    if let Some(score) = job.process.oom_score_adj {
+        fs::write("/proc/self/oom_score_adj", score.to_string())
+            .map_err(step("set the OOM score"))?;
+    }
+    sys::set_dumpable(false).map_err(step("hide from the container"))?;
+    if target.kinds & libc::CLONE_NEWPID != 0 {
+        // For children only, and only they: the helper itself stays outside.
+        sys::enter_namespaces(target.pidfd.as_fd(), libc::CLONE_NEWPID)
+            .map_err(step("enter the container's pid namespace"))?;
+    }
+    match sys::fork_sibling().map_err(step("fork"))? {
+        Fork::Caller(pid) => {
+            reporter.send(&Report::Ready { pid, cgroups: Vec::new() });
+            Ok(())
+        }
+        Fork::Child => {
+            let error = become_process(job, target);
+            reporter.send(&Report::Failed { kind: error.kind(), message: describe(&error) });
+            sys::exit_now(255)
+        }
+    }
+}
+
+/// The new process, until it is the program.
+fn become_process(job: &JoinJob, target: Target) -> ProcessError {
+    match enter(job, target) {
+        Ok(program) => job.process.execute(&program),
+        Err(e) => e,
+    }
+}
+
+fn enter(job: &JoinJob, target: Target) -> Result<PathBuf, ProcessError> {
+    for mut group in &target.groups {
+        group.write_all(b"0").map_err(step("enter the container's control groups"))?;
+    }
+    let apparmor = job.process.apparmor_profile.as_ref().map(|_| open_apparmor()).transpose();
+    let apparmor = apparmor.map_err(step("open the AppArmor attribute"))?;
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    for limit in &job.process.limits {
+        limit.apply(own)?;
+    }
+    nix::unistd::setsid().map_err(step("start a session"))?;
+    let kinds = target.kinds & !libc::CLONE_NEWPID;
+    if kinds != 0 {
+        sys::enter_namespaces(target.pidfd.as_fd(), kinds)
+            .map_err(step("enter the container's namespaces"))?;
+    }
+    if let Some(root) = &target.root {
+        rustix::process::fchdir(root).map_err(step("enter the container's root"))?;
+        rustix::process::chroot(".").map_err(step("enter the container's root"))?;
+    }
+    if kinds & libc::CLONE_NEWUSER != 0 {
+        become_root_inside()?;
+    }
+    if let Some(console) = job.console {
+        open_terminal(console)?;
+    }
+    if let (Some(profile), Some(mut attribute)) = (&job.process.apparmor_profile, apparmor) {
+        write!(attribute, "exec {profile}").map_err(step("set the AppArmor profile"))?;
+    }
+    job.process.make_working_folder()?;
+    std::env::set_current_dir(&job.process.cwd).map_err(step("enter the working folder"))?;
+    let program = job.process.find_program()?;
+    job.process.prepare()?;
+    Ok(program)
+}
+
+/// After entering a user namespace this process is whoever it was outside, which is nobody there.
+fn become_root_inside() -> Result<(), ProcessError> {
+    let (gid, uid) = (nix::unistd::Gid::from_raw(0), nix::unistd::Uid::from_raw(0));
+    nix::unistd::setresgid(gid, gid, gid).map_err(step("become root in the user namespace"))?;
+    nix::unistd::setresuid(uid, uid, uid).map_err(step("become root in the user namespace"))
+}
+
+fn open_terminal(console: RawFd) -> Result<(), ProcessError> {
+    let console = sys::inherited(console).map_err(step("find the console socket"))?;
+    let syscall = libcontainer::syscall::syscall::create_syscall();
+    libcontainer::tty::setup_console(syscall.as_ref(), console.into_raw_fd(), false)
+        .map_err(|e| ProcessError::Step { step: "open a terminal", source: io::Error::other(e) })
+}
+
+impl Target {
+    fn open(job: &JoinJob) -> io::Result<Self> {
+        let gone = || io::Error::from_raw_os_error(libc::ESRCH);
+        let pid = Pid::from_raw(job.init.pid).ok_or_else(gone)?;
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+        let kinds = different_namespaces(job.init.pid)?;
+        let root = (kinds & libc::CLONE_NEWNS == 0)
+            .then(|| File::open(format!("/proc/{}/root", job.init.pid)))
+            .transpose()?;
+        let groups = job
+            .cgroups
+            .iter()
+            .map(|folder| File::options().write(true).open(folder.join("cgroup.procs")))
+            .collect::<io::Result<_>>()?;
+        // The number may have been used again while all this was opened.
+        if !job.init.is_alive() {
+            return Err(gone());
+        }
+        Ok(Self { pidfd, kinds, root, groups })
+    }
+}
+
+/// This process's own attribute, on the host's `/proc`: the container's may show anything.
+fn open_apparmor() -> io::Result<File> {
+    let open = |path| File::options().write(true).open(path);
+    open("/proc/self/attr/apparmor/exec").or_else(|_| open("/proc/self/attr/exec"))
+}
+
+fn different_namespaces(pid: i32) -> io::Result<libc::c_int> {
+    let mut kinds = 0;
+    for (name, kind) in NAMESPACES {
+        let own = fs::metadata(Path::new("/proc/self/ns").join(name));
+        let theirs = fs::metadata(format!("/proc/{pid}/ns/{name}"));
+        match (own, theirs) {
+            (Ok(own), Ok(theirs)) if own.ino() != theirs.ino() => kinds |= kind,
+            (Ok(_), Ok(_)) => {}
+            // A kind that this kernel does not have.
+            (Err(own), Err(_)) if own.kind() == io::ErrorKind::NotFound => {}
+            (Err(e), _) | (_, Err(e)) => return Err(e),
+        }
+    }
+    Ok(kinds)
+}
+
+fn step<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> ProcessError {
+    move |source| ProcessError::Step { step, source: source.into() }
+}

@@ -1,0 +1,48 @@
+//! What `create` knows and later verbs need: a file in the state folder.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::process::SeccompFile;
+use crate::host::process::ProcessIdentity;
+
+const FILE: &str = "namespace.json";
+
+/// The record of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// Its first process.
+    pub(super) init: Option<ProcessIdentity>,
+    /// The folders of its control groups.
+    pub(super) cgroups: Vec<PathBuf>,
+    /// Its compiled filter, for the processes that join.
+    pub(super) seccomp: Option<SeccompFile>,
+    /// Whether its processes may gain no privileges, whoever asked for that.
+    pub(super) no_new_privileges: bool,
+    /// Whether a new process gets a session keyring of its own.
+    pub(super) new_session_keyring: bool,
+}
+
+impl Record {
+    /// Writes it: completely, or not at all.
+    pub(super) fn save(&self, state_folder: &Path) -> io::Result<()> {
+        let temporary = state_folder.join("namespace.json.new");
+        std::fs::write(&temporary, serde_json::to_vec(self)?)?;
+        std::fs::rename(temporary, state_folder.join(FILE))
+    }
+
+    /// Reads it.
+    pub(super) fn load(state_folder: &Path) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&std::fs::read(state_folder.join(FILE))?)?)
+    }
+
+    /// Removes it; it is no error when it is gone.
+    pub(super) fn remove(state_folder: &Path) -> io::Result<()> {
+        match std::fs::remove_file(state_folder.join(FILE)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The spec as `libcontainer` gets it: without what this crate does itself.
+
+use std::path::Path;
+
+use oci_spec::runtime::{Hook, Hooks, Spec, UserBuilder};
+
+/// What `libcontainer` is to see, and the hooks that it is not to run.
+pub(super) struct Shadow {
+    pub(super) spec: Spec,
+    pub(super) start_hooks: Vec<Hook>,
+}
+
+/// Takes out of a checked spec what [`super::process`] does.
+///
+/// The environment matters although nothing is executed with it: without `HOME`, `libcontainer`
+/// asks libc for the user's folder, and libc would load the container's own NSS libraries into a
+/// process that still has every privilege.
+pub(super) fn make(spec: &Spec, rootfs: &Path) -> Shadow {
+    let mut shadow = spec.clone();
+    if let Some(root) = shadow.root_mut() {
+        root.set_path(rootfs.to_owned());
+    }
+    if let Some(process) = shadow.process_mut() {
+        process
+            .set_user(UserBuilder::default().build().unwrap_or_default())
+            .set_env(Some(vec!["HOME=/".to_owned(), "PATH=/".to_owned()]))
+            .set_args(Some(vec!["/".to_owned()]))
+            .set_cwd("/".into())
+            .set_capabilities(None)
+            .set_no_new_privileges(None)
+            .set_rlimits(None)
+            .set_oom_score_adj(None);
+    }
+    if let Some(linux) = shadow.linux_mut() {
+        linux.set_seccomp(None);
+        let propagation = linux.rootfs_propagation().as_deref().map(plain_propagation);
+        linux.set_rootfs_propagation(propagation);
+    }
+    let (hooks, start_hooks) = split_hooks(spec.hooks().clone());
+    shadow.set_hooks(hooks);
+    Shadow { spec: shadow, start_hooks }
+}
+
+/// `libcontainer` knows the recursive kinds by the names of the others; it applies all of them
+/// recursively before the mounts.
+fn plain_propagation(kind: &str) -> String {
+    kind.strip_prefix('r').unwrap_or(kind).to_owned()
+}
+
+/// `libcontainer` runs those of `create`; those of `startContainer` are run by
+/// [`super::executor`], and the rest by the verbs.
+fn split_hooks(hooks: Option<Hooks>) -> (Option<Hooks>, Vec<Hook>) {
+    let Some(mut hooks) = hooks else { return (None, Vec::new()) };
+    let start = hooks.start_container().clone().unwrap_or_default();
+    hooks.set_start_container(None).set_poststart(None).set_poststop(None);
+    #[allow(deprecated, reason = "engines still send prestart hooks")]
+    let idle = hooks.prestart().as_ref().is_none_or(Vec::is_empty)
+        && hooks.create_runtime().as_ref().is_none_or(Vec::is_empty)
+        && hooks.create_container().as_ref().is_none_or(Vec::is_empty);
+    ((!idle).then_some(hooks), start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_the_container_s_process_is_left() {
+        let shadow = make(&Spec::default(), Path::new("/rootfs")).spec;
+        let process = shadow.process().clone().unwrap();
+        assert_eq!(process.capabilities(), &None);
+        assert_eq!(process.no_new_privileges(), None);
+        assert!(process.env().iter().flatten().any(|e| e == "HOME=/"));
+        assert_eq!(shadow.root().as_ref().unwrap().path(), Path::new("/rootfs"));
+    }
+
+    #[test]
+    fn recursive_propagation_has_the_plain_name() {
+        assert_eq!(plain_propagation("rslave"), "slave");
+        assert_eq!(plain_propagation("shared"), "shared");
+    }
+}

@@ -1,0 +1,177 @@
+//! From the kernel's first process to an agent that serves.
+//!
+//! ```text
+//!  root ▶ file systems ▶ listeners ▶ lifeline: "ready" ▶ serve … ▶ (host closes it) ▶ power off
+//! ```
+//! Nothing else runs in the guest at that time: what fails here is said on the console, and the
+//! machine stops.
+
+use std::convert::Infallible;
+use std::ffi::CStr;
+use std::fs;
+use std::io;
+
+use cofferdam_protocol::bounds::{AGENT_RPC_PORT, HOST_CID, LIFELINE_PORT, STREAM_PORT};
+use cofferdam_protocol::lifeline::LifelineFrame;
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount, mount_move};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener, VsockStream};
+
+use crate::agent::Agent;
+use crate::layout::Layout;
+use crate::reaper::Reaper;
+use crate::serve;
+use crate::sys;
+
+/// Why the guest cannot be brought up.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A step failed.
+    #[error("{step}")]
+    Step {
+        /// Which.
+        step: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl BootError {
+    /// For [`Result::map_err`].
+    fn at<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::Step { step, source: source.into() }
+    }
+}
+
+/// A file system of the guest's own: type, folder, flags, data.
+struct Mounted(&'static str, &'static str, MountFlags, &'static CStr);
+
+const HARDENED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+/// The agent's root: a few folders and mount points.
+const ROOT_DATA: &CStr = c"mode=755,size=4m";
+/// Mounted in this order below the new root.
+const FILE_SYSTEMS: [Mounted; 5] = [
+    Mounted("proc", "proc", HARDENED, c""),
+    Mounted("sysfs", "sys", HARDENED, c""),
+    Mounted("devtmpfs", "dev", MountFlags::NOSUID.union(MountFlags::NOEXEC), c"mode=755"),
+    Mounted("cgroup2", "sys/fs/cgroup", HARDENED, c""),
+    // No restrictions: containers' roots are bound from it.
+    Mounted("virtiofs", "run/share", MountFlags::empty(), c""),
+];
+/// Made in the new root before anything is mounted there.
+const FOLDERS: [&str; 6] = ["proc", "sys", "dev", "run", "run/share", "run/root"];
+/// Of the host's shares.
+const SHARE_TAG: &str = "cofferdam";
+
+/// Brings the guest up and serves until the host hangs up.
+///
+/// # Errors
+/// When a step fails. Then the guest is of no use.
+pub async fn run() -> Result<Infallible, BootError> {
+    make_root()?;
+    let reaper = Reaper::start().map_err(BootError::at("Watching for ended processes"))?;
+    let rpc = listen(AGENT_RPC_PORT)?;
+    let streams = listen(STREAM_PORT)?;
+    let (sender, exits) = mpsc::unbounded_channel();
+    let agent = Agent::new(Layout::of_guest(), reaper, sender);
+    sys::loopback_up().map_err(BootError::at("Bringing the loopback interface up"))?;
+    enable_controllers().map_err(BootError::at("Enabling the cgroup controllers"))?;
+
+    let host = u32::try_from(HOST_CID).map_err(io::Error::other);
+    let host = host.map_err(BootError::at("Connecting the lifeline"))?;
+    let lifeline = VsockStream::connect(VsockAddr::new(host, LIFELINE_PORT)).await;
+    let mut lifeline = lifeline.map_err(BootError::at("Connecting the lifeline"))?;
+    let ready = lifeline.write_all(&LifelineFrame::ready().to_bytes()).await;
+    ready.map_err(BootError::at("Saying that the guest is ready"))?;
+
+    tokio::spawn(serve::streams(streams, agent.clone()));
+    serve::rpc(rpc, agent).await.map_err(BootError::at("Serving requests"))?;
+    hold(lifeline, exits).await;
+    power_off()
+}
+
+/// The kernel's first root cannot be pivoted away from, as containers do: the agent moves to one
+/// of its own.
+fn make_root() -> Result<(), BootError> {
+    let at = BootError::at("Making the root folder");
+    made(fs::create_dir("/root")).map_err(at)?;
+    mount("tmpfs", "/root", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, ROOT_DATA)
+        .map_err(BootError::at("Mounting the root file system"))?;
+    rustix::process::chdir("/root").map_err(BootError::at("Entering the root folder"))?;
+    for folder in FOLDERS {
+        made(fs::create_dir(folder)).map_err(BootError::at("Making folders"))?;
+    }
+    for Mounted(fstype, folder, flags, data) in FILE_SYSTEMS {
+        let source = if fstype == "virtiofs" { SHARE_TAG } else { fstype };
+        let data = (!data.is_empty()).then_some(data);
+        mount(source, folder, fstype, flags, data).map_err(BootError::at(step_of(fstype)))?;
+    }
+    mount_move(".", "/").map_err(BootError::at("Moving to the root file system"))?;
+    rustix::process::chroot(".").map_err(BootError::at("Changing the root"))
+}
+
+const fn step_of(fstype: &'static str) -> &'static str {
+    match fstype.as_bytes() {
+        b"proc" => "Mounting proc",
+        b"sysfs" => "Mounting sysfs",
+        b"devtmpfs" => "Mounting devtmpfs",
+        b"cgroup2" => "Mounting cgroup2",
+        _ => "Mounting the host's shares",
+    }
+}
+
+fn made(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// Every controller that the kernel has, for the containers' groups.
+fn enable_controllers() -> io::Result<()> {
+    let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers")?;
+    let enabled: String = controllers.split_whitespace().map(|name| format!("+{name} ")).collect();
+    match fs::write("/sys/fs/cgroup/cgroup.subtree_control", enabled) {
+        // Nothing to enable.
+        Err(_) if controllers.trim().is_empty() => Ok(()),
+        other => other,
+    }
+}
+
+fn listen(port: u32) -> Result<VsockListener, BootError> {
+    VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port))
+        .map_err(BootError::at("Listening for the host"))
+}
+
+/// Tells the host of ends, until it hangs up.
+async fn hold(mut lifeline: VsockStream, mut exits: mpsc::UnboundedReceiver<LifelineFrame>) {
+    let mut byte = [0];
+    loop {
+        tokio::select! {
+            Some(frame) = exits.recv() => {
+                if lifeline.write_all(&frame.to_bytes()).await.is_err() {
+                    return;
+                }
+            }
+            // The host sends nothing: whatever this is, it is the end.
+            _ = lifeline.read(&mut byte) => return,
+        }
+    }
+}
+
+/// Stops the machine. With `reboot=t` on the kernel's command line a reset is a triple fault,
+/// which is how a machine without ACPI tells its monitor.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn power_off() -> Result<Infallible, BootError> {
+    rustix::fs::sync();
+    match rustix::system::reboot(rustix::system::RebootCommand::Restart) {
+        Err(error) => Err(BootError::at("Stopping the machine")(error)),
+        // It does not return.
+        Ok(()) => Err(BootError::at("Stopping the machine")(Errno::AGAIN)),
+    }
+}

@@ -1,0 +1,154 @@
+//! The first process of a container: it makes the container around itself.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+
+use cofferdam_protocol::plan::{ContainerPlan, StdioPlan};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::UnmountFlags;
+use rustix::process::DumpableBehavior;
+
+use super::channel::ChildEnd;
+use super::failure::{StartError, Step};
+use super::program::Program;
+use super::root::{Kind, Root};
+use super::{devices, hidden, hooks, identity, mounts, terminal};
+use crate::layout::Layout;
+use crate::stdio::ChildStreams;
+use crate::sys;
+
+/// Namespaces that the process is born into; its cgroup namespace comes when it is in its cgroup.
+pub(crate) const NAMESPACES: sys::CloneFlags =
+    libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
+
+/// What the process is made from.
+#[derive(Debug)]
+pub(crate) struct ContainerInit<'a> {
+    /// The container.
+    pub(crate) plan: &'a ContainerPlan,
+    /// Where the agent keeps things.
+    pub(crate) layout: &'a Layout,
+    /// Its standard streams.
+    pub(crate) streams: ChildStreams,
+    /// The wire to the agent.
+    pub(crate) channel: ChildEnd,
+}
+
+impl ContainerInit<'_> {
+    /// Makes the container, waits for its start, and becomes its program.
+    pub(crate) fn run(self) -> Infallible {
+        let error = match self.make().and_then(|program| self.start(&program)) {
+            Ok(gave_up) => gave_up,
+            Err(error) => Some(error),
+        };
+        if let Some(error) = error {
+            self.channel.failed(&error);
+        }
+        sys::exit_now(1)
+    }
+
+    fn make(&self) -> Result<Program, StartError> {
+        begin(&self.streams, &[self.channel.raw()])?;
+        identity::set_oom_score(&self.plan.process)?;
+        let namespace = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP);
+        namespace.step(|| "making the cgroup namespace".to_owned())?;
+        self.make_root()?;
+        self.set_names()?;
+        identity::assume(&self.plan.process)?;
+        Program::find(&self.plan.process)
+    }
+
+    /// None: the agent gave up before the start.
+    fn start(&self, program: &Program) -> Result<Option<StartError>, StartError> {
+        let started = self.channel.ready_and_wait();
+        if !started.step(|| "waiting for the start".to_owned())? {
+            return Ok(None);
+        }
+        hooks::run_all(&self.plan.start_hooks, &self.plan.hook_state)?;
+        identity::assume_last(&self.plan.process)?;
+        self.channel.executing().step(|| "starting the program".to_owned())?;
+        Ok(Some(program.execute()))
+    }
+
+    fn make_root(&self) -> Result<(), StartError> {
+        let plan = self.plan;
+        let root = self.mount_root()?;
+        let shares = Root::open(&self.layout.shares).step(|| "opening the shares".to_owned())?;
+        mounts::make_all(&root, shares.as_fd(), &plan.mounts)?;
+        devices::make_nodes(&root, &plan.devices, &self.layout.scratch)?;
+        devices::make_links(&root, &plan.symlinks)?;
+        if let StdioPlan::Terminal { rows, columns } = plan.process.stdio {
+            let slave = terminal::connect(&root, rows, columns, &self.channel)?;
+            terminal::bind_console(&root, slave.as_fd())?;
+        }
+        let folder = root.find_or_make(&plan.process.cwd, Kind::Folder);
+        folder.step(|| format!("making the working folder {}", plan.process.cwd))?;
+        hidden::set_parameters(&plan.sysctl)?;
+        mounts::finish(&root, &plan.mounts)?;
+        hidden::make_readonly(&root, &plan.readonly_paths)?;
+        hidden::mask(&root, &plan.masked_paths)?;
+        if plan.rootfs_readonly {
+            mounts::set_readonly(root.as_fd()).step(|| "making the root read-only".to_owned())?;
+        }
+        pivot(&root, plan.rootfs_propagation)
+    }
+
+    /// The root share, as a mount of its own that nothing propagates out of.
+    fn mount_root(&self) -> Result<Root, StartError> {
+        let step = || format!("mounting the root from share {}", self.plan.rootfs_share);
+        let all = Root::open("/").step(step)?;
+        mounts::set_propagation(all.as_fd(), libc::MS_PRIVATE | libc::MS_REC).step(step)?;
+        let shares = Root::open(&self.layout.shares).step(step)?;
+        let tree = mounts::clone_tree(shares.as_fd(), &self.plan.rootfs_share.to_string(), true);
+        let tree = tree.step(step)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let point = rustix::fs::openat(CWD, &*self.layout.scratch, flags, Mode::empty());
+        mounts::attach(tree.as_fd(), point.step(step)?.as_fd()).step(step)?;
+        Root::open(&self.layout.scratch).step(step)
+    }
+
+    fn set_names(&self) -> Result<(), StartError> {
+        if let Some(name) = &self.plan.hostname {
+            rustix::system::sethostname(name.as_bytes())
+                .step(|| format!("setting the host name {name}"))?;
+        }
+        if let Some(name) = &self.plan.domainname {
+            rustix::system::setdomainname(name.as_bytes())
+                .step(|| format!("setting the domain name {name}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// What every new process does first: it keeps nothing of the agent's but what it needs.
+pub(crate) fn begin(streams: &ChildStreams, needed: &[RawFd]) -> Result<(), StartError> {
+    let step = || "preparing the process".to_owned();
+    sys::reset_signals();
+    rustix::process::umask(Mode::empty());
+    // What is still in its memory is not for other processes of the container to read.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step(step)?;
+    rustix::process::setsid().step(step)?;
+    streams.become_standard().step(step)?;
+    sys::close_all_but(&mut needed.to_vec()).step(step)
+}
+
+/// Makes the new root the only one in this mount namespace.
+fn pivot(root: &Root, propagation: u64) -> Result<(), StartError> {
+    let step = || "changing the root".to_owned();
+    let old: OwnedFd = {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(CWD, "/", flags, Mode::empty()).step(step)?
+    };
+    rustix::process::fchdir(root).step(step)?;
+    // Both at one place: the old root is then on top of the new one, and is taken away.
+    rustix::process::pivot_root(".", ".").step(step)?;
+    rustix::process::fchdir(&old).step(step)?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).step(step)?;
+    rustix::process::chdir("/").step(step)?;
+    if propagation != 0 {
+        let root = Root::open("/").step(step)?;
+        mounts::set_propagation(root.as_fd(), propagation)
+            .step(|| "setting the root's propagation".to_owned())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! One more process in a container that runs.
+
+use std::convert::Infallible;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use cofferdam_protocol::plan::{ProcessPlan, StdioPlan};
+use nix::sched::CloneFlags;
+
+use super::channel::ChildEnd;
+use super::container::begin;
+use super::failure::{StartError, Step};
+use super::program::Program;
+use super::root::Root;
+use super::{identity, terminal};
+use crate::stdio::ChildStreams;
+use crate::sys;
+
+/// What the process is made from. It is born in the container's pid namespace and cgroup.
+#[derive(Debug)]
+pub(crate) struct Newcomer<'a> {
+    /// The process.
+    pub(crate) plan: &'a ProcessPlan,
+    /// The container's init, whose namespaces it joins.
+    pub(crate) init: BorrowedFd<'a>,
+    /// Its standard streams.
+    pub(crate) streams: ChildStreams,
+    /// The wire to the agent.
+    pub(crate) channel: ChildEnd,
+}
+
+impl Newcomer<'_> {
+    /// Joins the container and becomes the program.
+    pub(crate) fn run(self) -> Infallible {
+        let Err(error) = self.join();
+        self.channel.failed(&error);
+        sys::exit_now(1)
+    }
+
+    fn join(&self) -> Result<Infallible, StartError> {
+        begin(&self.streams, &[self.channel.raw(), self.init.as_raw_fd()])?;
+        identity::set_oom_score(self.plan)?;
+        let namespaces = CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWCGROUP;
+        let joined = nix::sched::setns(self.init, namespaces);
+        joined.step(|| "joining the container's namespaces".to_owned())?;
+        if let StdioPlan::Terminal { rows, columns } = self.plan.stdio {
+            let root = Root::open("/").step(|| "opening the container's root".to_owned())?;
+            terminal::connect(&root, rows, columns, &self.channel)?;
+        }
+        identity::assume(self.plan)?;
+        let program = Program::find(self.plan)?;
+        identity::assume_last(self.plan)?;
+        self.channel.executing().step(|| "starting the program".to_owned())?;
+        Err(program.execute())
+    }
+}

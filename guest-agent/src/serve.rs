@@ -1,0 +1,88 @@
+//! The listeners: requests and streams. Only the host is served.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use cofferdam_protocol::agent::service::create_agent;
+use cofferdam_protocol::bounds::HOST_CID;
+use cofferdam_protocol::stream::{STREAM_HEADER_BYTES, StreamHeader};
+use futures_core::Stream;
+use tokio::io::AsyncReadExt;
+use tokio_vsock::{VsockListener, VsockStream};
+use ttrpc::r#async::Server;
+use ttrpc::r#async::transport::Listener;
+
+use crate::agent::Agent;
+use crate::service::Service;
+
+/// Connections from the host. Those from within the guest, over the vsock loopback, are closed:
+/// that would be a container.
+struct FromHost(VsockListener);
+
+impl FromHost {
+    fn poll(&self, context: &mut Context<'_>) -> Poll<io::Result<VsockStream>> {
+        loop {
+            match self.0.poll_accept(context) {
+                Poll::Ready(Ok((stream, peer))) if u64::from(peer.cid()) == HOST_CID => {
+                    return Poll::Ready(Ok(stream));
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl Stream for FromHost {
+    type Item = io::Result<VsockStream>;
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<VsockStream>>> {
+        self.poll(context).map(Some)
+    }
+}
+
+/// Begins to serve requests in the background.
+///
+/// # Errors
+/// When the server cannot begin.
+pub(crate) async fn rpc(listener: VsockListener, agent: Agent) -> io::Result<()> {
+    let service = create_agent(Arc::new(Service(agent)));
+    let listener = Listener::new(FromHost(listener));
+    let mut server = Server::new().add_listener(listener).register_service(service);
+    server.start().await.map_err(io::Error::other)?;
+    // It stops what it serves when it is dropped, and this one serves to the end.
+    std::mem::forget(server);
+    Ok(())
+}
+
+/// Takes stream connections for as long as the guest lives.
+pub(crate) async fn streams(listener: VsockListener, agent: Agent) {
+    let listener = FromHost(listener);
+    loop {
+        let accepted = std::future::poll_fn(|context| listener.poll(context)).await;
+        match accepted {
+            Ok(connection) => {
+                tokio::spawn(take(connection, agent.clone()));
+            }
+            // Out of descriptors, say. Others may be closed by the time of the next one.
+            Err(_) => tokio::task::yield_now().await,
+        }
+    }
+}
+
+/// Reads the header that says what a connection is for. Without one it is closed.
+async fn take(mut connection: VsockStream, agent: Agent) {
+    let mut header = [0; STREAM_HEADER_BYTES];
+    if connection.read_exact(&mut header).await.is_err() {
+        return;
+    }
+    if let Ok(header) = StreamHeader::parse(header) {
+        agent.connect(header, Box::new(connection));
+    }
+}

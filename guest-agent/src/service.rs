@@ -1,0 +1,145 @@
+//! The agent's RPC service: requests from the host become calls of [`Agent`].
+
+use async_trait::async_trait;
+use cofferdam_protocol::agent as rpc;
+use cofferdam_protocol::agent::service;
+use cofferdam_protocol::bounds::MAX_PLAN_BYTES;
+use cofferdam_protocol::id::{ContainerId, ProcessToken};
+use cofferdam_protocol::stream::TerminalSize;
+use serde::de::DeserializeOwned;
+use ttrpc::r#async::TtrpcContext;
+
+use crate::agent::{Agent, RequestError};
+use crate::inside::failure::StartError;
+
+/// Serves an agent.
+#[derive(Debug)]
+pub struct Service(pub Agent);
+
+type Reply<T> = ttrpc::Result<T>;
+
+#[async_trait]
+impl service::Agent for Service {
+    async fn create_container(
+        &self,
+        _: &TtrpcContext,
+        request: rpc::CreateContainerRequest,
+    ) -> Reply<rpc::CreateContainerResponse> {
+        let id = container_id(&request.container_id)?;
+        let plan = plan(&request.plan)?;
+        let created = self.0.create(&id, ProcessToken(request.process), &plan).await;
+        let failure = failure_of(created)?.1;
+        Ok(rpc::CreateContainerResponse { failure, ..Default::default() })
+    }
+
+    async fn start_container(
+        &self,
+        _: &TtrpcContext,
+        request: rpc::StartContainerRequest,
+    ) -> Reply<rpc::StartContainerResponse> {
+        let started = self.0.start(&container_id(&request.container_id)?).await;
+        let failure = failure_of(started)?.1;
+        Ok(rpc::StartContainerResponse { failure, ..Default::default() })
+    }
+
+    async fn exec(&self, _: &TtrpcContext, request: rpc::ExecRequest) -> Reply<rpc::ExecResponse> {
+        let id = container_id(&request.container_id)?;
+        let plan = plan(&request.plan)?;
+        let started = self.0.exec(&id, ProcessToken(request.process), &plan).await;
+        let (pid, failure) = failure_of(started)?;
+        Ok(rpc::ExecResponse { pid: pid.unwrap_or(0), failure, ..Default::default() })
+    }
+
+    async fn signal(
+        &self,
+        _: &TtrpcContext,
+        request: rpc::SignalRequest,
+    ) -> Reply<rpc::SignalResponse> {
+        let sent = if request.all {
+            self.0.signal_all(&container_id(&request.container_id)?, request.signal)
+        } else {
+            self.0.signal(ProcessToken(request.process), request.signal)
+        };
+        let delivered = sent.map_err(|error| status(&error))?;
+        Ok(rpc::SignalResponse { delivered, ..Default::default() })
+    }
+
+    async fn wait(&self, _: &TtrpcContext, request: rpc::WaitRequest) -> Reply<rpc::WaitResponse> {
+        let exit = self.0.wait(ProcessToken(request.process)).await;
+        let exit = exit.map_err(|error| status(&error))?;
+        Ok(rpc::WaitResponse { code: exit.code.into(), oom: exit.oom, ..Default::default() })
+    }
+
+    async fn resize_terminal(
+        &self,
+        _: &TtrpcContext,
+        request: rpc::ResizeTerminalRequest,
+    ) -> Reply<rpc::ResizeTerminalResponse> {
+        let side = |value| u16::try_from(value).unwrap_or(u16::MAX);
+        let size = TerminalSize { rows: side(request.rows), columns: side(request.columns) };
+        let resized = self.0.resize(ProcessToken(request.process), size);
+        resized.map_err(|error| status(&error))?;
+        Ok(rpc::ResizeTerminalResponse::default())
+    }
+
+    async fn list_processes(
+        &self,
+        _: &TtrpcContext,
+        request: rpc::ListProcessesRequest,
+    ) -> Reply<rpc::ListProcessesResponse> {
+        let processes = self.0.processes(&container_id(&request.container_id)?);
+        let processes = processes.map_err(|error| status(&error))?;
+        Ok(rpc::ListProcessesResponse { processes, ..Default::default() })
+    }
+}
+
+fn container_id(text: &str) -> Reply<ContainerId> {
+    text.parse().map_err(|error| invalid(&error))
+}
+
+fn plan<T: DeserializeOwned>(bytes: &[u8]) -> Reply<T> {
+    if bytes.len() > MAX_PLAN_BYTES {
+        return Err(invalid(&format!("A plan of {} bytes is too long", bytes.len())));
+    }
+    serde_json::from_slice(bytes).map_err(|error| invalid(&error))
+}
+
+fn invalid(error: &dyn std::fmt::Display) -> ttrpc::Error {
+    ttrpc::Error::RpcStatus(ttrpc::get_status(ttrpc::Code::INVALID_ARGUMENT, error))
+}
+
+fn status(error: &RequestError) -> ttrpc::Error {
+    use ttrpc::Code;
+    let code = match error {
+        RequestError::NoContainer(_) | RequestError::NoProcess(_) => Code::NOT_FOUND,
+        RequestError::Exists(_) => Code::ALREADY_EXISTS,
+        RequestError::Started(_) => Code::FAILED_PRECONDITION,
+        RequestError::Start(_) | RequestError::Kernel(_) => Code::INTERNAL,
+    };
+    let text = match error {
+        RequestError::Kernel(cause) => format!("{error}: {cause}"),
+        other => other.to_string(),
+    };
+    ttrpc::Error::RpcStatus(ttrpc::get_status(code, text))
+}
+
+type MaybeFailure = protobuf::MessageField<rpc::StartFailure>;
+
+/// What a start came to: a value, or a failure of the program's; anything else is an error.
+fn failure_of<T>(result: Result<T, RequestError>) -> Reply<(Option<T>, MaybeFailure)> {
+    match result {
+        Ok(value) => Ok((Some(value), MaybeFailure::none())),
+        Err(RequestError::Start(error)) => Ok((None, MaybeFailure::some(start_failure(&error)))),
+        Err(error) => Err(status(&error)),
+    }
+}
+
+fn start_failure(error: &StartError) -> rpc::StartFailure {
+    use rpc::start_failure::Kind;
+    let kind = match error {
+        StartError::NotFound(_) => Kind::NOT_FOUND,
+        StartError::NotExecutable(_) => Kind::NOT_EXECUTABLE,
+        StartError::Setup { .. } | StartError::Reported(_) => Kind::SETUP,
+    };
+    rpc::StartFailure { kind: kind.into(), message: error.message(), ..Default::default() }
+}

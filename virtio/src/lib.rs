@@ -18,6 +18,7 @@
 
 pub mod device;
 
+pub mod fs;
 pub mod handover;
 pub mod interrupt;
 pub mod memory;

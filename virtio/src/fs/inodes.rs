@@ -1,0 +1,89 @@
+//! The files that the guest knows: an `O_PATH` descriptor for each, counted as the guest counts.
+//!
+//! Hostile: every number and every count. A number that stands for nothing is `EBADF`; a count
+//! that is too high takes what there is.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use fuse_backend_rs::api::filesystem::ROOT_ID;
+use rustix::fs::{FileType, Statx};
+use rustix::io::Errno;
+
+use super::attributes::{self, FileKey, Version};
+use super::table::Table;
+
+/// A file that the guest knows.
+#[derive(Debug)]
+pub(super) struct Inode {
+    pub(super) file: OwnedFd,
+    pub(super) key: FileKey,
+    pub(super) kind: FileType,
+    /// What the file was like when the guest opened it last.
+    pub(super) opened: Option<Version>,
+    lookups: u64,
+}
+
+/// All files that the guest knows.
+#[derive(Debug, Default)]
+pub(super) struct Inodes {
+    table: Table<Inode>,
+    numbers: HashMap<FileKey, u64>,
+}
+
+impl Inodes {
+    /// Knows nothing but the root.
+    pub(super) fn rooted(root: OwnedFd) -> io::Result<Self> {
+        let mut inodes = Self::default();
+        let seen = attributes::look(&root)?;
+        // The first number is the root's.
+        inodes.remember(root, &seen);
+        Ok(inodes)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(super) fn get(&self, number: u64) -> io::Result<&Inode> {
+        self.table.get(number).ok_or_else(|| Errno::BADF.into())
+    }
+
+    pub(super) fn get_mut(&mut self, number: u64) -> io::Result<&mut Inode> {
+        self.table.get_mut(number).ok_or_else(|| Errno::BADF.into())
+    }
+
+    pub(super) fn generation(&self, number: u64) -> u64 {
+        self.table.generation(number)
+    }
+
+    /// The guest looked a file up: counts it, and says its number.
+    pub(super) fn remember(&mut self, file: OwnedFd, seen: &Statx) -> u64 {
+        let key = attributes::key(seen);
+        if let Some(number) = self.numbers.get(&key).copied()
+            && let Some(known) = self.table.get_mut(number)
+        {
+            known.lookups = known.lookups.saturating_add(1);
+            return number;
+        }
+        let kind = FileType::from_raw_mode(seen.stx_mode.into());
+        let number = self.table.insert(Inode { file, key, kind, opened: None, lookups: 1 });
+        self.numbers.insert(key, number);
+        number
+    }
+
+    /// The guest forgets so many of its look-ups. The root is never forgotten.
+    pub(super) fn forget(&mut self, number: u64, count: u64) {
+        if number == ROOT_ID {
+            return;
+        }
+        let Some(inode) = self.table.get_mut(number) else { return };
+        inode.lookups = inode.lookups.saturating_sub(count);
+        if inode.lookups == 0
+            && let Some(inode) = self.table.remove(number)
+        {
+            self.numbers.remove(&inode.key);
+        }
+    }
+}

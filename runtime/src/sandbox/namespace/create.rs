@@ -25,7 +25,7 @@ use super::unsupported::{self, Unsupported};
 use crate::config::Config;
 use crate::host::process::ProcessIdentity;
 use crate::host::stdio::ProcessStdio;
-use crate::plan::hardening::{self, Hardened};
+use crate::plan::hardening::{self, Hardened, HostFacts};
 use crate::plan::seccomp::{self, SeccompError};
 use crate::sandbox::request::{CreateRequest, Created, SandboxRef, StartFailureKind};
 
@@ -100,12 +100,7 @@ pub fn create(request: CreateRequest, config: &Config) -> Result<Created, Create
     if !missing.is_empty() {
         return Err(CreateError::Unsupported(missing));
     }
-    let facts = hardening::HostFacts { cgroup_v2: cgroup::is_unified() };
-    let hardened = if request.compat {
-        Hardened::unchanged(&request.spec)
-    } else {
-        hardening::harden(&request.spec, &config.namespace, &facts)
-    };
+    let hardened = harden(&request, config)?;
     let cgroups_path = cgroups_path(&request, &hardened.spec)?;
     let planned = planned_groups(&request, &cgroups_path)?;
     let seccomp = write_seccomp(&hardened.spec, &request.state_folder)?;
@@ -114,6 +109,16 @@ pub fn create(request: CreateRequest, config: &Config) -> Result<Created, Create
     let created = spawn(request, plan, &mut undo)?;
     undo.disarm();
     Ok(created)
+}
+
+fn harden(request: &CreateRequest, config: &Config) -> Result<Hardened, CreateError> {
+    if request.compat {
+        return Ok(Hardened::unchanged(&request.spec));
+    }
+    let controllers = cgroup::controllers().map_err(host("read the cgroup controllers"))?;
+    let has = |name: &str| controllers.iter().any(|c| c == name);
+    let facts = HostFacts { pids_controller: has("pids"), memory_controller: has("memory") };
+    Ok(hardening::harden(&request.spec, &config.namespace, facts))
 }
 
 /// What was decided before anything is made.

@@ -4,4 +4,5 @@ pub mod log;
 pub mod process;
 pub mod replace;
 pub mod stdio;
+pub(crate) mod sys;
 pub mod undo;

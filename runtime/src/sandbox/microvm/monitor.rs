@@ -337,3 +337,6 @@ fn log_tail(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.lines().next_back().map(|line| format!(": {}", printable(line))).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,9 @@ use crate::sandbox::request::{CreateRequest, Created, SandboxRef, StartFailureKi
 /// The compiled filter in a state folder.
 const SECCOMP_FILE: &str = "seccomp.bpf";
 
+/// A message longer than this gets no further events: what matters comes first.
+const MAX_MESSAGE: usize = 1024;
+
 /// How long the parts of a container that could not be made may take to go away.
 const UNDO_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -223,12 +226,17 @@ fn wait_until_ready(helper: &mut Helper) -> Result<(i32, Vec<PathBuf>), CreateEr
     outcome
 }
 
-/// The first event is the one nearest to the cause; the ones after it repeat it on the way up.
+/// The errors of `libcontainer` leave out their causes; the events on the way have them, the first
+/// what was being done and a later one why it failed.
 fn with_log(message: String, log: &[String]) -> String {
-    match log.first() {
-        Some(cause) if !message.contains(cause.as_str()) => format!("{message} ({cause})"),
-        _ => message,
+    let mut text = message;
+    for event in log {
+        if text.len() < MAX_MESSAGE && !text.contains(event.as_str()) {
+            text.push_str("; ");
+            text.push_str(event);
+        }
     }
+    text
 }
 
 fn write_seccomp(spec: &Spec, state_folder: &Path) -> Result<Option<SeccompFile>, CreateError> {

@@ -190,21 +190,15 @@ fn document(plan: &impl serde::Serialize) -> Result<Vec<u8>, AgentError> {
     Ok(bytes)
 }
 
-/// Docker and Podman tell a program's own faults by runc's words.
+/// The agent's words for a program's own faults are runc's, by which engines know them.
 fn started(failure: MessageField<StartFailure>) -> Result<(), AgentError> {
     let Some(failure) = failure.into_option() else { return Ok(()) };
     let message = printable(&failure.message);
     Err(match failure.kind.enum_value_or_default() {
         Kind::SETUP => AgentError::Setup(message),
-        Kind::NOT_FOUND => {
-            AgentError::NotFound(with_words(message, "executable file not found in $PATH"))
-        }
-        Kind::NOT_EXECUTABLE => AgentError::NotExecutable(with_words(message, "permission denied")),
+        Kind::NOT_FOUND => AgentError::NotFound(message),
+        Kind::NOT_EXECUTABLE => AgentError::NotExecutable(message),
     })
-}
-
-fn with_words(message: String, words: &str) -> String {
-    if message.contains(words) { message } else { format!("{message}: {words}") }
 }
 
 fn exit_code(answer: &WaitResponse) -> u8 {
@@ -234,14 +228,13 @@ mod tests {
     }
 
     #[test]
-    fn a_programs_own_fault_has_its_kind_and_runcs_words() {
-        let missing = failure(Kind::NOT_FOUND, "exec: \"nope\"");
+    fn a_programs_own_fault_has_its_kind_and_the_agents_words() {
+        let words = "exec: \"nope\": executable file not found in $PATH";
+        let missing = failure(Kind::NOT_FOUND, words);
         assert_eq!(missing.start_failure(), Some(StartFailureKind::NotFound));
-        let text = missing.to_string();
-        assert_eq!(text, "exec: \"nope\": executable file not found in $PATH");
+        assert_eq!(missing.to_string(), words);
         let denied = failure(Kind::NOT_EXECUTABLE, "exec: \"/etc/passwd\": permission denied");
         assert_eq!(denied.start_failure(), Some(StartFailureKind::NotExecutable));
-        assert_eq!(denied.to_string(), "exec: \"/etc/passwd\": permission denied");
         assert_eq!(failure(Kind::SETUP, "mount /proc").start_failure(), None);
     }
 

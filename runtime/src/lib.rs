@@ -16,6 +16,8 @@
 //! the host without care.
 
 pub mod artifacts;
+pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod host;
 pub mod isolation;

@@ -72,6 +72,7 @@ const SHARE_TAG: &str = "cofferdam";
 /// When a step fails. Then the guest is of no use.
 pub async fn run() -> Result<Infallible, BootError> {
     make_root()?;
+    raise_descriptor_limit().map_err(BootError::at("Raising the limit of open files"))?;
     let reaper = Reaper::start().map_err(BootError::at("Watching for ended processes"))?;
     let rpc = listen(AGENT_RPC_PORT)?;
     let streams = listen(STREAM_PORT)?;
@@ -128,6 +129,12 @@ fn made(result: io::Result<()>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }
+}
+
+/// A process has at most eight descriptors here: as many processes as a guest can hold.
+fn raise_descriptor_limit() -> io::Result<()> {
+    const AGENT_DESCRIPTORS: u64 = 1 << 18;
+    sys::set_resource_limit(libc::RLIMIT_NOFILE, AGENT_DESCRIPTORS, AGENT_DESCRIPTORS)
 }
 
 /// Every controller that the kernel has, for the containers' groups.

@@ -39,7 +39,7 @@ pub use proxy::ProxyError;
 pub use rpc::CallError;
 pub use shares::ShareError;
 pub use stdio::StdioError;
-pub use stop::{DeleteError, KillError, delete, exit_record, kill};
+pub use stop::{DeleteError, KillError, delete, kill};
 
 use crate::sandbox::request::{ProcessRow, SandboxRef, StartFailureKind};
 

@@ -38,9 +38,9 @@ use crate::host::sys::{self, GatedChild, Program};
 use crate::plan::VmShape;
 
 /// Where the monitor writes how the sandbox ended.
-pub(super) const EXIT_RECORD: &str = "exit";
+const EXIT_RECORD: &str = "exit";
 /// The monitor's log, and the guest's console where the operator wants it.
-pub(super) const LOG: &str = "monitor.log";
+const LOG: &str = "monitor.log";
 const CONSOLE: &str = "console.log";
 
 /// An oops with its call trace has about as many.

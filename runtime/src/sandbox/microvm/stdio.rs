@@ -1,20 +1,16 @@
 //! What a process in a guest is connected to on the host: descriptors for the monitor.
 //!
-//! The monitor gets open file descriptions of its own where that is possible, so that the
-//! `O_NONBLOCK` that it needs is not set on the user's shell. A regular file is given as it is:
-//! its offset belongs to whoever shares it.
+//! The monitor gets open file descriptions of its own where that is possible ([`reopen`]), so that
+//! the `O_NONBLOCK` that it needs is not set on the user's shell.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use cofferdam_protocol::control::AttachedStreams;
 use cofferdam_protocol::plan::StdioPlan;
-use rustix::fs::{FileType, Mode, OFlags};
-use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
-use rustix::termios::{OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
-use crate::host::stdio::ProcessStdio;
+use crate::host::stdio::{ProcessStdio, reopen};
+use crate::host::terminal::{TerminalPair, WindowSize};
 
 /// Why a process cannot be connected.
 #[derive(Debug, thiserror::Error)]
@@ -60,9 +56,9 @@ impl HostStreams {
     pub(super) fn prepare(stdio: ProcessStdio) -> Result<Self, StdioError> {
         match stdio {
             ProcessStdio::Inherit { stdin, stdout, stderr } => Ok(Self::Pipes {
-                stdin: reopen("stdin", stdin, OFlags::RDONLY)?,
-                stdout: reopen("stdout", stdout, OFlags::WRONLY)?,
-                stderr: reopen("stderr", stderr, OFlags::WRONLY)?,
+                stdin: own("stdin", stdin)?,
+                stdout: own("stdout", stdout)?,
+                stderr: own("stderr", stderr)?,
             }),
             ProcessStdio::Terminal { size } => {
                 terminal(size.unwrap_or_default()).map_err(StdioError::Terminal)
@@ -111,75 +107,25 @@ impl HostStreams {
     }
 }
 
-/// An open file description of its own for what a descriptor refers to, or the same one where
-/// there cannot be another (sockets, pipes whose other side is gone) or must not be (files).
-fn reopen(
-    name: &'static str,
-    descriptor: Option<OwnedFd>,
-    mode: OFlags,
-) -> Result<Option<OwnedFd>, StdioError> {
-    let Some(descriptor) = descriptor else { return Ok(None) };
-    let stat = rustix::fs::fstat(&descriptor)
-        .map_err(|errno| StdioError::Stream { name, source: errno.into() })?;
-    let kind = FileType::from_raw_mode(stat.st_mode);
-    if !matches!(kind, FileType::Fifo | FileType::CharacterDevice) {
-        return Ok(Some(descriptor));
-    }
-    let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
-    let flags = mode | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    Ok(Some(rustix::fs::open(path, flags, Mode::empty()).unwrap_or(descriptor)))
+fn own(name: &'static str, descriptor: Option<OwnedFd>) -> Result<Option<OwnedFd>, StdioError> {
+    let own = descriptor.map(|descriptor| reopen(descriptor.as_fd())).transpose();
+    own.map_err(|source| StdioError::Stream { name, source })
 }
 
 fn terminal(size: (u16, u16)) -> io::Result<HostStreams> {
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let master = openpt(flags)?;
-    unlockpt(&master)?;
-    let slave = ioctl_tiocgptpeer(&master, flags)?;
-    let mut modes = tcgetattr(&slave)?;
-    modes.make_raw();
-    tcsetattr(&slave, OptionalActions::Now, &modes)?;
     let (rows, columns) = size;
-    if size != (0, 0) {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        tcsetwinsize(&slave, size)?;
-    }
-    // Blocking or not is a property of the description: the monitor's own one is the slave's.
-    let slave = File::from(slave);
+    let shown = (size != (0, 0)).then_some(WindowSize { rows, columns });
+    let TerminalPair { master, slave } = TerminalPair::open(shown)?;
+    // The caller has the master's description, the monitor the slave's.
     rustix::io::ioctl_fionbio(&slave, true)?;
-    Ok(HostStreams::Terminal { master, slave: slave.into(), size })
+    Ok(HostStreams::Terminal { master, slave, size })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
-
-    use rustix::fs::fcntl_getfl;
+    use rustix::termios::{LocalModes, tcgetattr, tcgetwinsize};
 
     use super::*;
-
-    #[test]
-    fn a_pipe_of_the_monitors_does_not_block_and_the_callers_does() {
-        let (reader, writer) = std::io::pipe().unwrap();
-        let caller = writer.try_clone().unwrap();
-        let own = reopen("stdout", Some(writer.into()), OFlags::WRONLY).unwrap().unwrap();
-        assert!(fcntl_getfl(&own).unwrap().contains(OFlags::NONBLOCK));
-        assert!(!fcntl_getfl(&caller).unwrap().contains(OFlags::NONBLOCK));
-        File::from(own).write_all(b"x").unwrap();
-        drop(caller);
-        let mut read = Vec::new();
-        let mut reader = reader;
-        reader.read_to_end(&mut read).unwrap();
-        assert_eq!(read, b"x");
-    }
-
-    #[test]
-    fn a_file_keeps_the_offset_that_it_shares() {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(b"abc").unwrap();
-        let same = reopen("stdout", Some(file.try_clone().unwrap().into()), OFlags::WRONLY);
-        File::from(same.unwrap().unwrap()).write_all(b"d").unwrap();
-        assert_eq!(file.metadata().unwrap().len(), 4);
-    }
 
     #[test]
     fn a_terminal_is_raw_and_has_its_size() {
@@ -187,9 +133,19 @@ mod tests {
             HostStreams::prepare(ProcessStdio::Terminal { size: Some((40, 120)) }).unwrap();
         assert_eq!(streams.plan(), StdioPlan::Terminal { rows: 40, columns: 120 });
         let (master, slave) = streams.into_terminal().unwrap();
-        let size = rustix::termios::tcgetwinsize(&master).unwrap();
+        let size = tcgetwinsize(&master).unwrap();
         assert_eq!((size.ws_row, size.ws_col), (40, 120));
-        let modes = tcgetattr(&slave).unwrap();
-        assert!(!modes.local_modes.contains(rustix::termios::LocalModes::ECHO));
+        assert!(!tcgetattr(&slave).unwrap().local_modes.contains(LocalModes::ECHO));
+    }
+
+    #[test]
+    fn streams_that_are_not_there_are_neither_planned_nor_given() {
+        let (_reader, writer) = io::pipe().unwrap();
+        let stdio =
+            ProcessStdio::Inherit { stdin: None, stdout: Some(writer.into()), stderr: None };
+        let streams = HostStreams::prepare(stdio).unwrap();
+        let expected = StdioPlan::Pipes { stdin: false, stdout: true, stderr: false };
+        assert_eq!(streams.plan(), expected);
+        assert_eq!(streams.attachment(true).1.len(), 1);
     }
 }

@@ -3,16 +3,11 @@
 //! A guest that does not answer cannot hold anybody up: SIGKILL then ends its monitor, by the
 //! monitor's pidfd, and a deleted sandbox's monitor is ended in any case.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::agent::SignalRequest;
-use cofferdam_protocol::boot::{ExitCause, ExitRecord};
-use cofferdam_protocol::bounds::MAX_BOOT_REPORT_BYTES;
-use cofferdam_protocol::frame;
 use nix::libc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -21,8 +16,6 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::INIT;
 use super::agent::{Agent, AgentError, REQUEST_TIMEOUT};
 use super::control::{self, ControlError};
-use super::exec::LOST_CODE;
-use super::monitor::EXIT_RECORD;
 use crate::host::process::ProcessIdentity;
 use crate::sandbox::request::{KillRequest, SandboxRef};
 
@@ -102,17 +95,6 @@ pub fn delete(sandbox: &SandboxRef) -> Result<(), DeleteError> {
     control::remove(&sandbox.state_folder.join(control::SOCKET)).map_err(DeleteError::Socket)
 }
 
-/// How an ended sandbox ended. A monitor that was killed wrote nothing: that is no success.
-#[must_use]
-pub fn exit_record(state_folder: &Path) -> ExitRecord {
-    let lost = || ExitRecord {
-        code: LOST_CODE,
-        cause: ExitCause::GuestLost("the monitor was killed".to_owned()),
-    };
-    let Ok(file) = File::open(state_folder.join(EXIT_RECORD)) else { return lost() };
-    frame::read_frame(file, MAX_BOOT_REPORT_BYTES).unwrap_or_else(|_| lost())
-}
-
 fn ask_guest(
     sandbox: &SandboxRef,
     request: KillRequest,
@@ -163,7 +145,7 @@ fn ends_within(process: &OwnedFd, timeout: Duration) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use cofferdam_protocol::frame::write_frame;
+    use std::path::Path;
 
     use super::*;
 
@@ -203,16 +185,5 @@ mod tests {
         let (mut child, left) = start();
         delete(&left).unwrap();
         assert!(!child.wait().unwrap().success());
-    }
-
-    #[test]
-    fn an_exit_without_a_record_is_no_success() {
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(exit_record(folder.path()).code, 137);
-        let file = File::create(folder.path().join(EXIT_RECORD)).unwrap();
-        assert_eq!(exit_record(folder.path()).code, 137);
-        let record = ExitRecord { code: 3, cause: ExitCause::Exited };
-        write_frame(file, &record, 512).unwrap();
-        assert_eq!(exit_record(folder.path()), record);
     }
 }

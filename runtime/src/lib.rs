@@ -19,6 +19,7 @@ pub mod artifacts;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod doctor;
 pub mod host;
 pub mod isolation;
 pub mod plan;

@@ -100,6 +100,12 @@ impl Store {
         Self { root }
     }
 
+    /// The folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Makes a container's folder with its first record and holds its lock: the id is taken.
     ///
     /// # Errors

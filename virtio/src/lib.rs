@@ -29,6 +29,3 @@ pub mod vsock;
 
 mod chain;
 mod sys;
-
-#[cfg(any(test, feature = "fuzzing"))]
-pub mod fuzzing;

@@ -37,7 +37,6 @@ mod socket;
 mod sys;
 mod terminal;
 mod unsupported;
-mod working_folder;
 
 use std::process::ExitCode;
 

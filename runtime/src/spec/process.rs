@@ -122,9 +122,7 @@ mod tests {
     use super::*;
 
     fn container() -> Process {
-        let spec: oci_spec::runtime::Spec =
-            serde_json::from_str(crate::spec::template::ROOTFUL).unwrap();
-        spec.process().clone().unwrap()
+        serde_json::from_value(crate::spec::template::rootful()["process"].clone()).unwrap()
     }
 
     fn overrides() -> ProcessOverrides {

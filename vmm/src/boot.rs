@@ -1,0 +1,357 @@
+//! The boot: a list of phases, each made from the one before.
+//!
+//! ```text
+//!  Inheritance ─▶ Confined ─▶ Loaded ─▶ Equipped ─▶ Watch (the guest runs)
+//!    config,       the jail's   VM, RAM,   devices,
+//!    descriptors   walls        kernel     their threads
+//! ```
+//!
+//! A phase that fails ends the monitor with a boot report that names the stage.
+
+use std::fs::File;
+use std::os::fd::{OwnedFd, RawFd};
+use std::process::ExitCode;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use cofferdam_protocol::boot::BootStage;
+use cofferdam_protocol::vm_config::{ShareKind, VmConfig};
+use cofferdam_virtio::device::VirtioDevice;
+use cofferdam_virtio::fs::{AttachedFs, FsConfig, FsDevice, FsError};
+use cofferdam_virtio::mmio::{MmioTransport, QUEUE_NOTIFY_OFFSET};
+use cofferdam_virtio::poll::{Interest, Poller, Token};
+use cofferdam_virtio::{fs, rng, vsock};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::console::Console;
+use crate::crew::{Crew, CrewError};
+use crate::descriptors::{self, Inheritance};
+use crate::devices::control::Control;
+use crate::devices::event_loop::{Devices, owner};
+use crate::devices::statistics::ResidentSource;
+use crate::file_server;
+use crate::happening::Happening;
+use crate::jail::landlock::{self, Enforcement, LandlockError};
+use crate::jail::limits::{self, LimitError};
+use crate::jail::privileges::{self, PrivilegeError};
+use crate::jail::root::{self, Luggage, RootError};
+use crate::jail::seccomp::Role;
+use crate::machine::initramfs::{self, InitramfsError};
+use crate::machine::kernel_image::{KernelImage, KernelImageError};
+use crate::machine::kvm::{CapableKvm, KvmError, Vm, set_entry};
+use crate::machine::layout::{self, MemoryLayout};
+use crate::machine::memory::{self, Memory, MemoryError};
+use crate::machine::{boot_params, command_line, mptable, registers};
+use crate::report::{BootClock, chain};
+use crate::vcpu::{self, Bus};
+use crate::watch::{BOOT_FAILED, Outlets, Watch};
+
+/// Why a guest does not come to its first instruction.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// KVM.
+    #[error("KVM cannot serve")]
+    Kvm(#[from] KvmError),
+    /// Guest memory.
+    #[error("Guest memory cannot be set up")]
+    Memory(#[from] MemoryError),
+    /// The kernel.
+    #[error("The guest kernel cannot be loaded")]
+    Kernel(#[from] KernelImageError),
+    /// The first file system.
+    #[error("The guest's initramfs cannot be loaded")]
+    Initramfs(#[from] InitramfsError),
+    /// A device.
+    #[error("A device cannot be made")]
+    Device(#[source] std::io::Error),
+    /// The threads.
+    #[error("The monitor's threads cannot be set to work")]
+    Crew(#[from] CrewError),
+    /// A wall of the jail.
+    #[error("The monitor cannot leave the host's files")]
+    Root(#[from] RootError),
+    /// A wall of the jail.
+    #[error("The monitor cannot be limited")]
+    Limits(#[from] LimitError),
+    /// A wall of the jail.
+    #[error("The monitor cannot give up its privileges")]
+    Privileges(#[from] PrivilegeError),
+    /// A wall of the jail.
+    #[error("The monitor cannot be kept from files")]
+    Landlock(#[from] LandlockError),
+    /// The file system device.
+    #[error("The file system device cannot be made")]
+    Fs(#[from] FsError),
+    /// Signals.
+    #[error("Signals cannot be redirected")]
+    Signals(#[source] nix::errno::Errno),
+}
+
+/// Runs one virtual machine to its end; the container's exit code.
+#[must_use]
+pub fn run(config: RawFd) -> ExitCode {
+    let clock = BootClock::start(Instant::now());
+    let code = match descriptors::inherit(config) {
+        Ok(inheritance) => run_inherited(inheritance, clock),
+        // There is no descriptor yet to say it on.
+        Err(error) => {
+            eprintln!("cofferdam-vmm: {}", chain(&error));
+            BOOT_FAILED
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn run_inherited(inheritance: Inheritance, mut clock: BootClock) -> u8 {
+    let Inheritance { config, report, exit_record, .. } = inheritance;
+    let outlets = Outlets { report, exit_record };
+    let boot_timeout = Duration::from_millis(config.boot_timeout_ms);
+    let provisions = Provisions {
+        config,
+        kernel: inheritance.kernel,
+        initramfs: inheritance.initramfs,
+        kvm: inheritance.kvm,
+        control: inheritance.control,
+        console: inheritance.console,
+    };
+    match boot(provisions, inheritance.shares, &mut clock) {
+        Ok(Running { vm: _kept_open, happenings, bus }) => {
+            Watch { happenings, clock, boot_timeout, outlets, bus }.run()
+        }
+        Err(error) => outlets.boot_failed(clock.stage(), chain(&error), String::new()),
+    }
+}
+
+/// The phases, in order.
+fn boot(
+    provisions: Provisions,
+    shares: Vec<(OwnedFd, ShareKind)>,
+    clock: &mut BootClock,
+) -> Result<Running, BootError> {
+    let confined = Confined::enter(provisions, shares)?;
+    clock.reach(BootStage::Load, Instant::now());
+    let loaded = confined.load()?;
+    let equipped = loaded.equip()?;
+    clock.reach(BootStage::Kernel, Instant::now());
+    equipped.start()
+}
+
+/// What a boot is made from.
+struct Provisions {
+    config: VmConfig,
+    kernel: File,
+    initramfs: File,
+    kvm: OwnedFd,
+    control: OwnedFd,
+    console: Option<File>,
+}
+
+/// The monitor is behind its walls, but for the seccomp filters. The file server's thread is on
+/// its way behind its own.
+struct Confined {
+    provisions: Provisions,
+    smaps: File,
+    signals: SignalFd,
+    fs_device: FsDevice,
+    crew: Crew,
+    happenings: Receiver<Happening>,
+}
+
+impl Confined {
+    fn enter(provisions: Provisions, shares: Vec<(OwnedFd, ShareKind)>) -> Result<Self, BootError> {
+        limits::apply()?;
+        let signals = redirect_signals().map_err(BootError::Signals)?;
+        let Luggage { proc, smaps } = root::leave_host()?;
+        let (sender, happenings) = mpsc::channel();
+        let mut crew = Crew::new(provisions.config.vcpus, sender);
+        let (fs_device, server) = fs::open(file_server::TAG, FsConfig::default())?;
+        crew.spawn("fs".to_owned(), Role::Fs, move || {
+            let server = file_server::confine(server, shares, &proc)?;
+            drop(proc);
+            Ok(move || serve_files(server))
+        })?;
+        privileges::reduce_to(&[])?;
+        let enforcement = landlock::deny_all()?;
+        if enforcement != Enforcement::Full {
+            tracing::warn!(?enforcement, "This kernel's Landlock does not know all that is denied");
+        }
+        Ok(Self { provisions, smaps, signals, fs_device, crew, happenings })
+    }
+
+    /// Makes the VM and fills its memory.
+    fn load(self) -> Result<Loaded, BootError> {
+        let Provisions { config, kernel, initramfs, kvm, control, console } = self.provisions;
+        let layout = MemoryLayout::of_mib(config.memory_mib);
+        let memory = memory::allocate(layout)?;
+        let image = KernelImage::open(&kernel)?;
+        image.place(&kernel, &memory, layout)?;
+        let initramfs = initramfs::place(&initramfs, &memory, layout, image.end())?;
+        let command_line = command_line::build(DEVICES as u32);
+        memory::write(&memory, layout::COMMAND_LINE_ADDRESS, command_line.as_bytes())?;
+        boot_params::write(&memory, layout, command_line.len() as u32, initramfs)?;
+        memory::write(&memory, layout::MP_TABLE_ADDRESS, &mptable::build(config.vcpus))?;
+        registers::write_tables(&memory)?;
+        let vm = CapableKvm::check(kvm)?.create_vm()?;
+        vm.set_memory(&memory)?;
+        Ok(Loaded {
+            vm,
+            memory: Arc::new(memory),
+            entry: image.entry(),
+            vcpus: config.vcpus,
+            control,
+            console,
+            smaps: self.smaps,
+            signals: self.signals,
+            fs_device: self.fs_device,
+            crew: self.crew,
+            happenings: self.happenings,
+        })
+    }
+}
+
+/// Until the device fails; the reason.
+fn serve_files(server: AttachedFs) -> String {
+    match server.run() {
+        Ok(()) => "The file server stopped".to_owned(),
+        Err(error) => chain(&error),
+    }
+}
+
+/// A terminal that changes its size says so on a descriptor; a reader that goes away is an error
+/// of the write. Before any other thread is there, so that all inherit it.
+fn redirect_signals() -> nix::Result<SignalFd> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGWINCH);
+    let mut blocked = signals;
+    blocked.add(Signal::SIGPIPE);
+    blocked.thread_block()?;
+    SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+}
+
+/// How many virtio-mmio devices there are.
+const DEVICES: usize = 3;
+
+/// The machine is there, with the kernel in its memory.
+struct Loaded {
+    vm: Vm,
+    memory: Arc<Memory>,
+    entry: u64,
+    vcpus: u8,
+    control: OwnedFd,
+    console: Option<File>,
+    smaps: File,
+    signals: SignalFd,
+    fs_device: FsDevice,
+    crew: Crew,
+    happenings: Receiver<Happening>,
+}
+
+impl Loaded {
+    /// Puts the devices into the machine.
+    fn equip(self) -> Result<Equipped, BootError> {
+        let poller = Arc::new(Poller::open().map_err(BootError::Device)?);
+        let (rng_device, rng) =
+            rng::open(Arc::clone(&poller), owner::RNG).map_err(BootError::Device)?;
+        let (vsock_device, vsock) =
+            vsock::open(Arc::clone(&poller), owner::VSOCK).map_err(BootError::Device)?;
+        let devices: [Box<dyn VirtioDevice>; DEVICES] =
+            [Box::new(vsock_device), Box::new(rng_device), Box::new(self.fs_device)];
+        let windows = windows(&self.vm, &self.memory, devices)?;
+        let exits = Arc::new(AtomicU64::new(0));
+        let line = event().map_err(BootError::Device)?;
+        self.vm.set_interrupt(&line, layout::SERIAL_IRQ)?;
+        let console = Mutex::new(Console::new(line, self.console));
+        let bus = Arc::new(Bus { console, devices: windows, exits: Arc::clone(&exits) });
+        let token = Token { owner: owner::SIGNALS, index: 0 };
+        poller.add(&self.signals, token, Interest::READ).map_err(BootError::Device)?;
+        let control = Control::open(Arc::clone(&poller), owner::CONTROL, self.control)
+            .map_err(BootError::Device)?;
+        let resident = ResidentSource::new(self.smaps, memory::host_ranges(&self.memory));
+        let devices = Devices {
+            poller,
+            rng,
+            vsock,
+            control,
+            signals: self.signals,
+            resident,
+            exits,
+            happenings: self.crew.happenings(),
+        };
+        Ok(Equipped {
+            vm: self.vm,
+            entry: self.entry,
+            vcpus: self.vcpus,
+            devices,
+            bus,
+            crew: self.crew,
+            happenings: self.happenings,
+        })
+    }
+}
+
+/// Each device at its window, with its interrupt and notifications.
+fn windows(
+    vm: &Vm,
+    memory: &Arc<Memory>,
+    devices: [Box<dyn VirtioDevice>; DEVICES],
+) -> Result<Vec<Mutex<MmioTransport>>, BootError> {
+    let mut windows = Vec::with_capacity(DEVICES);
+    for (index, device) in (0..).zip(devices) {
+        let line = event().map_err(BootError::Device)?;
+        vm.set_interrupt(&line, command_line::device_irq(index))?;
+        let transport =
+            MmioTransport::new(Arc::clone(memory), device, line).map_err(BootError::Device)?;
+        let address = command_line::device_address(index) + QUEUE_NOTIFY_OFFSET;
+        for (queue, event) in transport.notifiers() {
+            vm.set_notification(event, address, queue)?;
+        }
+        windows.push(Mutex::new(transport));
+    }
+    Ok(windows)
+}
+
+fn event() -> std::io::Result<EventFd> {
+    EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)
+}
+
+/// Everything is in place.
+struct Equipped {
+    vm: Vm,
+    entry: u64,
+    vcpus: u8,
+    devices: Devices,
+    bus: Arc<Bus>,
+    crew: Crew,
+    happenings: Receiver<Happening>,
+}
+
+/// The guest runs.
+struct Running {
+    /// Closing it would cut the interrupts, though the vCPUs run on.
+    vm: Vm,
+    happenings: Receiver<Happening>,
+    bus: Arc<Bus>,
+}
+
+impl Equipped {
+    /// Sets the threads to work.
+    fn start(mut self) -> Result<Running, BootError> {
+        for id in 0..self.vcpus {
+            let vcpu = self.vm.create_vcpu(id, self.vcpus)?;
+            if id == 0 {
+                set_entry(&vcpu, self.entry)?;
+            }
+            let bus = Arc::clone(&self.bus);
+            let work = move || chain(&vcpu::run(id, vcpu, &bus));
+            self.crew.spawn(format!("vcpu-{id}"), Role::Vcpu, || Ok(work))?;
+        }
+        let devices = self.devices;
+        self.crew.spawn("devices".to_owned(), Role::Devices, || Ok(|| chain(&devices.run())))?;
+        self.crew.release()?;
+        Ok(Running { vm: self.vm, happenings: self.happenings, bus: self.bus })
+    }
+}

@@ -1,0 +1,266 @@
+//! The loop itself: waits, hands each event to its owner, and tells the main thread what matters.
+//!
+//! ```text
+//!  booting ──lifeline: Ready──▶ up ──Exit of the process that ends the sandbox──▶ ending
+//!     └──────────── lifeline broken ──────┴──▶ lost (terminal)      output written ──▶ ended
+//! ```
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+use cofferdam_protocol::boot::BootStage;
+use cofferdam_protocol::bounds::AGENT_RPC_PORT;
+use cofferdam_protocol::control::{
+    Attach, AttachCommand, ControlRequest, ControlResponse, Statistics,
+};
+use cofferdam_protocol::id::ProcessToken;
+use cofferdam_virtio::poll::{Events, Poller, Readiness, Token};
+use cofferdam_virtio::rng::Rng;
+use cofferdam_virtio::vsock::{Endpoint, Vsock, VsockEvent};
+use nix::sys::signalfd::SignalFd;
+
+use super::client::Received;
+use super::control::{ClientId, Control, Phase};
+use super::lifeline::{Exit, Lifeline, LifelineError, News};
+use super::statistics::ResidentSource;
+use super::streams::Streams;
+use crate::happening::Happening;
+use crate::report::chain;
+
+/// Who owns a descriptor in the poller.
+pub mod owner {
+    /// The entropy device.
+    pub const RNG: u32 = 1;
+    /// The socket device.
+    pub const VSOCK: u32 = 2;
+    /// The control socket.
+    pub const CONTROL: u32 = 3;
+    /// The descriptor of signals.
+    pub const SIGNALS: u32 = 4;
+}
+
+/// Why the loop ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DevicesError {
+    /// The poller failed.
+    #[error("The device loop cannot wait")]
+    Wait(#[source] io::Error),
+    /// The guest broke its lifeline's rules.
+    #[error("The guest broke the protocol")]
+    Lifeline(#[from] LifelineError),
+    /// The lifeline is gone, and the agent with it.
+    #[error("The agent closed its lifeline")]
+    LifelineClosed,
+}
+
+/// What the loop works on.
+pub struct Devices {
+    /// Where everything is registered.
+    pub poller: Arc<Poller>,
+    /// The entropy device's worker.
+    pub rng: Rng,
+    /// The socket device's worker.
+    pub vsock: Vsock,
+    /// The control socket.
+    pub control: Control,
+    /// Where `SIGWINCH` arrives.
+    pub signals: SignalFd,
+    /// Memory figures.
+    pub resident: ResidentSource,
+    /// The vCPUs' exits so far.
+    pub exits: Arc<AtomicU64>,
+    /// The main thread's ear.
+    pub happenings: Sender<Happening>,
+}
+
+/// The loop's own state.
+struct Loop {
+    devices: Devices,
+    lifeline: Lifeline,
+    streams: Streams,
+    ending: Option<(ProcessToken, Exit)>,
+}
+
+impl Devices {
+    /// Runs the loop. It ends only when the guest is lost.
+    pub fn run(self) -> DevicesError {
+        let mut state = Loop {
+            devices: self,
+            lifeline: Lifeline::default(),
+            streams: Streams::default(),
+            ending: None,
+        };
+        loop {
+            if let Err(error) = state.turn(&mut Events::new()) {
+                return error;
+            }
+        }
+    }
+}
+
+impl Loop {
+    /// Waits once and handles what is ready.
+    fn turn(&mut self, events: &mut Events) -> Result<(), DevicesError> {
+        let timeout = self.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let poller = Arc::clone(&self.devices.poller);
+        for (token, readiness) in poller.wait(events, timeout).map_err(DevicesError::Wait)? {
+            self.dispatch(*token, *readiness)?;
+        }
+        if timeout.is_some() {
+            let now = Instant::now();
+            self.devices.vsock.expire(now);
+            self.devices.control.expire(now);
+            self.hear_vsock()?;
+        }
+        self.answer_drained();
+        self.end_when_drained();
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let deadlines = [self.devices.vsock.deadline(), self.devices.control.deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    fn dispatch(&mut self, token: Token, readiness: Readiness) -> Result<(), DevicesError> {
+        match token.owner {
+            owner::RNG => self.devices.rng.handle(token, readiness),
+            owner::VSOCK => {
+                self.devices.vsock.handle(token, readiness);
+                self.hear_vsock()?;
+            }
+            owner::CONTROL => {
+                if let Some((id, phase, received)) = self.devices.control.handle(token) {
+                    self.serve(id, phase, received);
+                    self.hear_vsock()?;
+                }
+            }
+            owner::SIGNALS => {
+                while let Ok(Some(_)) = self.devices.signals.read_signal() {}
+                self.streams.resized();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn hear_vsock(&mut self) -> Result<(), DevicesError> {
+        while let Some(event) = self.devices.vsock.next_event() {
+            match event {
+                VsockEvent::DriverReady => {
+                    self.tell(Happening::Reached(BootStage::Devices, Instant::now()));
+                }
+                VsockEvent::Connected(_) => {}
+                VsockEvent::Refused(id) | VsockEvent::Closed(id) => self.streams.closed(id),
+                VsockEvent::LifelineFrame(frame) => match self.lifeline.take(frame)? {
+                    News::Ready => self.tell(Happening::Reached(BootStage::Ready, Instant::now())),
+                    News::Exit(process, exit) => self.process_ended(process, exit),
+                },
+                VsockEvent::LifelineClosed if self.ending.is_some() => {}
+                VsockEvent::LifelineClosed => return Err(DevicesError::LifelineClosed),
+            }
+        }
+        Ok(())
+    }
+
+    fn process_ended(&mut self, process: ProcessToken, exit: Exit) {
+        if self.streams.ends_sandbox(process) {
+            self.ending = Some((process, exit));
+            self.tell(Happening::Ending);
+        } else {
+            self.lifeline.keep(process, exit);
+        }
+    }
+
+    /// The main thread outlives this one, so it always hears.
+    fn tell(&self, happening: Happening) {
+        let _ = self.devices.happenings.send(happening);
+    }
+
+    fn serve(&mut self, id: ClientId, phase: Phase, received: Received) {
+        match phase {
+            Phase::Request(_) => match serde_json::from_slice(&received.body) {
+                Ok(request) => self.serve_request(id, request, received.descriptors),
+                Err(_) => self.refuse(id, "The request is not one of this version".to_owned()),
+            },
+            Phase::Attached(process) | Phase::Draining(process) => {
+                match serde_json::from_slice(&received.body) {
+                    Ok(AttachCommand::Drain) => {
+                        self.devices.control.set_phase(id, Phase::Draining(process));
+                    }
+                    Err(_) => self.refuse(id, "The command is not one of this version".to_owned()),
+                }
+            }
+        }
+    }
+
+    fn serve_request(&mut self, id: ClientId, request: ControlRequest, descriptors: Vec<OwnedFd>) {
+        match request {
+            ControlRequest::Statistics => {
+                let answer = self.statistics();
+                self.devices.control.dismiss(id, &answer);
+            }
+            _ if !self.lifeline.is_up() => self.refuse(id, "The agent is not up".to_owned()),
+            ControlRequest::ConnectAgent => self.connect_agent(id),
+            ControlRequest::Attach(attach) => self.attach(id, attach, descriptors),
+        }
+    }
+
+    fn refuse(&mut self, id: ClientId, reason: String) {
+        self.devices.control.dismiss(id, &ControlResponse::Refused(reason));
+    }
+
+    fn statistics(&self) -> ControlResponse {
+        match self.devices.resident.read() {
+            Ok(resident) => ControlResponse::Statistics(Statistics {
+                monitor_kib: resident.monitor_kib,
+                guest_kib: resident.guest_kib,
+                exits: self.devices.exits.load(Ordering::Relaxed),
+            }),
+            Err(error) => ControlResponse::Refused(format!("The figures cannot be read: {error}")),
+        }
+    }
+
+    /// The answer goes first: after it the connection's bytes are the agent's. An agent that does
+    /// not take the connection ends it, which the client sees.
+    fn connect_agent(&mut self, id: ClientId) {
+        self.devices.control.answer(id, &ControlResponse::Done);
+        if let Some(socket) = self.devices.control.release(id) {
+            // An error has closed the socket: the same end for the client.
+            let _ = self.devices.vsock.connect(AGENT_RPC_PORT, Endpoint::Stream(socket), &[]);
+        }
+    }
+
+    fn attach(&mut self, id: ClientId, attach: Attach, descriptors: Vec<OwnedFd>) {
+        match self.streams.attach(attach, descriptors, &mut self.devices.vsock) {
+            Err(error) => self.refuse(id, chain(&error)),
+            Ok(()) => {
+                self.devices.control.set_phase(id, Phase::Attached(attach.process));
+                self.devices.control.answer(id, &ControlResponse::Done);
+                if let Some(exit) = self.lifeline.claim(attach.process) {
+                    self.process_ended(attach.process, exit);
+                }
+            }
+        }
+    }
+
+    fn answer_drained(&mut self) {
+        for (id, process) in self.devices.control.draining() {
+            if self.streams.drained(process, &self.devices.vsock) {
+                self.devices.control.set_phase(id, Phase::Attached(process));
+                self.devices.control.answer(id, &ControlResponse::Drained);
+            }
+        }
+    }
+
+    fn end_when_drained(&mut self) {
+        let Some((process, Exit { code, oom })) = self.ending else { return };
+        if self.streams.drained(process, &self.devices.vsock) {
+            self.tell(Happening::Ended { code, oom });
+        }
+    }
+}

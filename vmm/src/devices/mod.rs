@@ -1,0 +1,12 @@
+//! The devices thread: one event loop for vsock, entropy, the control socket and the standard
+//! streams.
+//!
+//! Hostile: what the guest sends (handled in `cofferdam-virtio`, but for the lifeline's frames)
+//! and, less so, what clients of the control socket send. No handler blocks.
+
+pub mod client;
+pub mod control;
+pub mod event_loop;
+pub mod lifeline;
+pub mod statistics;
+pub mod streams;

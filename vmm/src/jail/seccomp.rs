@@ -1,0 +1,127 @@
+//! Seccomp: what each thread may ask of the kernel, from `vmm/seccomp/*.json`, compiled with the
+//! monitor. Anything else ends the process at once.
+
+use seccompiler::sock_filter;
+
+/// What a thread is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Reports and waits.
+    Main,
+    /// Runs the guest.
+    Vcpu,
+    /// Serves vsock, entropy and the control socket.
+    Devices,
+    /// Serves files.
+    Fs,
+}
+
+/// The filter was refused.
+#[derive(Debug, thiserror::Error)]
+#[error("The seccomp filter of the {role:?} threads cannot be installed")]
+pub struct SeccompError {
+    role: Role,
+    source: seccompiler::Error,
+}
+
+const INSTRUCTION_BYTES: usize = 8;
+
+/// Installs the filter of a role on the calling thread, for good.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn install(role: Role) -> Result<(), SeccompError> {
+    seccompiler::apply_filter(&program(role)).map_err(|source| SeccompError { role, source })
+}
+
+fn program(role: Role) -> Vec<sock_filter> {
+    let bytes: &[u8] = match role {
+        Role::Main => include_bytes!(concat!(env!("OUT_DIR"), "/main.bpf")),
+        Role::Vcpu => include_bytes!(concat!(env!("OUT_DIR"), "/vcpu.bpf")),
+        Role::Devices => include_bytes!(concat!(env!("OUT_DIR"), "/devices.bpf")),
+        Role::Fs => include_bytes!(concat!(env!("OUT_DIR"), "/fs.bpf")),
+    };
+    bytes.as_chunks::<INSTRUCTION_BYTES>().0.iter().map(instruction).collect()
+}
+
+fn instruction([c0, c1, jt, jf, k0, k1, k2, k3]: &[u8; INSTRUCTION_BYTES]) -> sock_filter {
+    sock_filter {
+        code: u16::from_le_bytes([*c0, *c1]),
+        jt: *jt,
+        jf: *jf,
+        k: u32::from_le_bytes([*k0, *k1, *k2, *k3]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    /// The whole-process list of Kata's Dragonball has 168.
+    const MAX_SYSCALLS: usize = 40;
+    const FILES: [(&str, &str, Role); 4] = [
+        ("main", include_str!("../../seccomp/main.json"), Role::Main),
+        ("vcpu", include_str!("../../seccomp/vcpu.json"), Role::Vcpu),
+        ("devices", include_str!("../../seccomp/devices.json"), Role::Devices),
+        ("fs", include_str!("../../seccomp/fs.json"), Role::Fs),
+    ];
+
+    fn rules(name: &str, text: &str) -> Vec<Value> {
+        let document: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(document[name]["mismatch_action"], "kill_process", "{name}");
+        document[name]["filter"].as_array().unwrap().clone()
+    }
+
+    #[test]
+    fn no_thread_may_make_more_than_forty_system_calls() {
+        for (name, text, _) in FILES {
+            let rules = rules(name, text);
+            let calls: BTreeSet<_> = rules.iter().map(|rule| rule["syscall"].as_str()).collect();
+            assert!(calls.len() <= MAX_SYSCALLS, "{name}: {}", calls.len());
+        }
+    }
+
+    #[test]
+    fn every_entry_has_its_reason() {
+        for (name, text, _) in FILES {
+            for rule in rules(name, text) {
+                let reason = rule["comment"].as_str().unwrap_or_default();
+                assert!(reason.len() > 10 && reason.ends_with('.'), "{name}: {rule}");
+            }
+        }
+    }
+
+    #[test]
+    fn device_control_is_filtered_by_request_everywhere() {
+        for (name, text, _) in FILES {
+            for rule in rules(name, text).iter().filter(|rule| rule["syscall"] == "ioctl") {
+                assert_eq!(rule["args"][0]["index"], 1, "{name}: {rule}");
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_may_run_a_program_or_start_a_thread_or_a_socket() {
+        let forbidden = [
+            "execve", "execveat", "clone", "clone3", "fork", "socket", "connect", "ptrace", "mount",
+        ];
+        for (name, text, _) in FILES {
+            let rules = rules(name, text);
+            assert!(
+                rules.iter().all(|rule| !forbidden.iter().any(|call| rule["syscall"] == *call))
+            );
+        }
+    }
+
+    #[test]
+    fn every_program_is_there_and_small_enough_for_the_kernel() {
+        for (_, _, role) in FILES {
+            let instructions = program(role).len();
+            assert!((10..4096).contains(&instructions), "{role:?}: {instructions}");
+        }
+    }
+}

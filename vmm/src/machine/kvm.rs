@@ -1,0 +1,205 @@
+//! KVM's part: is everything there that a guest needs, and one VM of it.
+
+use std::os::fd::OwnedFd;
+
+use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
+use kvm_ioctls::{Cap, Error, IoEventAddress, Kvm, VcpuFd, VmFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::layout::{KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS};
+use super::memory::Memory;
+use super::{cpuid, registers, sys};
+
+/// What a guest of ours needs of KVM, and what for.
+const NEEDED: [(Cap, &str); 8] = [
+    (Cap::UserMemory, "guest memory"),
+    (Cap::SetTssAddr, "real mode on Intel"),
+    (Cap::Irqchip, "interrupt controllers in the kernel"),
+    (Cap::Irqfd, "interrupts by event descriptor"),
+    (Cap::Ioeventfd, "device notifications by event descriptor"),
+    (Cap::ExtCpuid, "processor features"),
+    (Cap::MpState, "more than one processor"),
+    (Cap::TscDeadlineTimer, "the deadline timer"),
+];
+
+/// Why KVM cannot serve, or a step with it failed.
+#[derive(Debug, thiserror::Error)]
+pub enum KvmError {
+    /// Another version of the interface than the one that has been frozen since Linux 2.6.22.
+    #[error("KVM speaks version {0} of its interface, not {KVM_API_VERSION}")]
+    ApiVersion(i32),
+    /// Something that a guest needs is missing.
+    #[error("KVM lacks {what} ({capability})")]
+    Missing {
+        /// What a guest would use it for.
+        what: &'static str,
+        /// The capability's name.
+        capability: String,
+    },
+    /// The VM could not be made.
+    #[error("KVM makes no VM")]
+    CreateVm(#[source] Error),
+    /// Its interrupt controllers could not be made.
+    #[error("KVM makes no interrupt controllers")]
+    CreateInterruptControllers(#[source] Error),
+    /// A place for KVM's own pages was refused.
+    #[error("KVM refuses the addresses of its own pages")]
+    OwnPages(#[source] Error),
+    /// Guest memory was refused.
+    #[error("KVM refuses the guest's memory")]
+    Memory(#[source] Error),
+    /// The host's processor features are not to be had.
+    #[error("KVM does not say what the processor supports")]
+    SupportedCpuid(#[source] Error),
+    /// A vCPU could not be made.
+    #[error("KVM makes no vCPU {id}")]
+    CreateVcpu {
+        /// Its number.
+        id: u8,
+        /// Why.
+        source: Error,
+    },
+    /// A vCPU's state was refused.
+    #[error("KVM refuses a vCPU's {what}")]
+    SetVcpu {
+        /// Which part.
+        what: &'static str,
+        /// Why.
+        source: Error,
+    },
+    /// The list of registers could not be made.
+    #[error("The list of model-specific registers cannot be made")]
+    Registers(#[source] vmm_sys_util::fam::Error),
+    /// An event descriptor was refused.
+    #[error("KVM refuses an event descriptor for {what}")]
+    EventDescriptor {
+        /// What it is for.
+        what: &'static str,
+        /// Why.
+        source: Error,
+    },
+}
+
+/// `/dev/kvm` of a host where everything is there.
+#[derive(Debug)]
+pub struct CapableKvm {
+    kvm: Kvm,
+}
+
+impl CapableKvm {
+    /// Checks what is behind a descriptor of `/dev/kvm`.
+    ///
+    /// # Errors
+    /// Names what is missing.
+    pub fn check(descriptor: OwnedFd) -> Result<Self, KvmError> {
+        let kvm = sys::kvm_from(descriptor);
+        let version = kvm.get_api_version();
+        if version != KVM_API_VERSION as i32 {
+            return Err(KvmError::ApiVersion(version));
+        }
+        for (capability, what) in NEEDED {
+            if !kvm.check_extension(capability) {
+                let capability = format!("{capability:?}");
+                return Err(KvmError::Missing { what, capability });
+            }
+        }
+        Ok(Self { kvm })
+    }
+
+    /// Makes a VM with interrupt controllers, and nothing else in it.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn create_vm(&self) -> Result<Vm, KvmError> {
+        let vm = self.kvm.create_vm().map_err(KvmError::CreateVm)?;
+        vm.set_identity_map_address(KVM_IDENTITY_MAP_ADDRESS).map_err(KvmError::OwnPages)?;
+        vm.set_tss_address(KVM_TSS_ADDRESS).map_err(KvmError::OwnPages)?;
+        vm.create_irq_chip().map_err(KvmError::CreateInterruptControllers)?;
+        let supported = self
+            .kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(KvmError::SupportedCpuid)?;
+        Ok(Vm { vm, supported })
+    }
+}
+
+/// A virtual machine in KVM.
+#[derive(Debug)]
+pub struct Vm {
+    vm: VmFd,
+    supported: CpuId,
+}
+
+impl Vm {
+    /// Gives the guest its memory, which must live as long as the VM.
+    ///
+    /// # Errors
+    /// When KVM refuses it.
+    pub fn set_memory(&self, memory: &Memory) -> Result<(), KvmError> {
+        sys::register_memory(&self.vm, memory).map_err(KvmError::Memory)
+    }
+
+    /// An event on `line` raises the interrupt.
+    ///
+    /// # Errors
+    /// When KVM refuses it.
+    pub fn set_interrupt(&self, line: &EventFd, irq: u32) -> Result<(), KvmError> {
+        let failed = |source| KvmError::EventDescriptor { what: "an interrupt", source };
+        self.vm.register_irqfd(line, irq).map_err(failed)
+    }
+
+    /// A write of `value` to an address raises the event instead of leaving the guest.
+    ///
+    /// # Errors
+    /// When KVM refuses it.
+    pub fn set_notification(
+        &self,
+        event: &EventFd,
+        address: u64,
+        value: u32,
+    ) -> Result<(), KvmError> {
+        let failed = |source| KvmError::EventDescriptor { what: "a notification", source };
+        self.vm.register_ioevent(event, &IoEventAddress::Mmio(address), value).map_err(failed)
+    }
+
+    /// Makes one vCPU of `vcpus`; it waits to be started by the first.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn create_vcpu(&self, id: u8, vcpus: u8) -> Result<VcpuFd, KvmError> {
+        let vcpu = self
+            .vm
+            .create_vcpu(u64::from(id))
+            .map_err(|source| KvmError::CreateVcpu { id, source })?;
+        vcpu.set_cpuid2(&cpuid::for_vcpu(&self.supported, id, vcpus))
+            .map_err(setting("features"))?;
+        let msrs = registers::firmware_msrs().map_err(KvmError::Registers)?;
+        vcpu.set_msrs(&msrs).map_err(setting("model-specific registers"))?;
+        self.enable_extended_state(&vcpu)?;
+        Ok(vcpu)
+    }
+
+    /// Turns on all that `XSAVE` can save. A kernel does that itself; but where KVM does not see
+    /// it (an emulated host processor), CPUID goes on to tell the size of the reset state.
+    fn enable_extended_state(&self, vcpu: &VcpuFd) -> Result<(), KvmError> {
+        let Some(supported) = cpuid::extended_state(&self.supported) else { return Ok(()) };
+        let mut registers = vcpu.get_xcrs().map_err(setting("extended control registers"))?;
+        registers.xcrs[0].value = supported;
+        vcpu.set_xcrs(&registers).map_err(setting("extended control registers"))
+    }
+}
+
+/// Sets the boot processor to the kernel's first instruction.
+///
+/// # Errors
+/// When KVM refuses a register.
+pub fn set_entry(vcpu: &VcpuFd, entry: u64) -> Result<(), KvmError> {
+    let mut system = vcpu.get_sregs().map_err(setting("system registers"))?;
+    registers::set_long_mode(&mut system);
+    vcpu.set_sregs(&system).map_err(setting("system registers"))?;
+    vcpu.set_regs(&registers::general(entry)).map_err(setting("registers"))
+}
+
+fn setting(what: &'static str) -> impl Fn(Error) -> KvmError {
+    move |source| KvmError::SetVcpu { what, source }
+}

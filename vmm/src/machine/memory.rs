@@ -1,0 +1,210 @@
+//! Guest memory: private anonymous pages that cost nothing until they are touched, with files
+//! mapped into them where that saves a copy.
+//!
+//! Hostile: the guest writes all of this at any time. Whoever reads guest memory after the guest
+//! runs reads each value once and checks what was read.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
+
+use vm_memory::{
+    Address as _, Bytes as _, GuestAddress, GuestMemory as _, GuestMemoryMmap,
+    GuestMemoryRegion as _, GuestRegionMmap, MmapRegion,
+};
+
+use super::layout::{MemoryLayout, PAGE_BYTES};
+use super::sys;
+
+/// The guest's RAM as this process sees it.
+pub type Memory = GuestMemoryMmap;
+
+/// Why guest memory could not be made or filled.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The kernel has no room for the mapping.
+    #[error("Guest memory of {bytes} bytes cannot be mapped")]
+    Map {
+        /// The size of the region.
+        bytes: u64,
+        /// Why.
+        source: vm_memory::mmap::MmapRegionError,
+    },
+    /// The regions do not make sense together: the layout is wrong.
+    #[error("The guest's memory regions overlap")]
+    Regions(#[source] vm_memory::GuestRegionCollectionError),
+    /// The regions do not make sense together: the layout is wrong.
+    #[error("A guest memory region wraps around")]
+    Wrap,
+    /// Something to be placed lies outside of guest memory.
+    #[error("{bytes} bytes at {address:#x} are outside of guest memory")]
+    Outside {
+        /// Where it was to go.
+        address: u64,
+        /// Its size.
+        bytes: u64,
+    },
+    /// A file could not be mapped into guest memory.
+    #[error("A file cannot be mapped into guest memory")]
+    MapFile(#[source] io::Error),
+    /// A file could not be read into guest memory.
+    #[error("A file cannot be read into guest memory")]
+    ReadFile(#[source] io::Error),
+}
+
+/// Makes the guest's RAM.
+///
+/// # Errors
+/// When the address space has no room for it.
+pub fn allocate(layout: MemoryLayout) -> Result<Memory, MemoryError> {
+    let mut regions = Vec::new();
+    for range in layout.ranges() {
+        let bytes = range.end - range.start;
+        // Private, anonymous, no swap reserved.
+        let mapping =
+            MmapRegion::new(bytes as usize).map_err(|source| MemoryError::Map { bytes, source })?;
+        let region = GuestRegionMmap::new(mapping, GuestAddress(range.start));
+        regions.push(region.ok_or(MemoryError::Wrap)?);
+    }
+    Memory::from_regions(regions).map_err(MemoryError::Regions)
+}
+
+/// Puts `bytes` of a file, from `offset`, at a guest address: whole pages are mapped privately
+/// where both are aligned (no copy, and the page cache is shared between sandboxes), the rest is
+/// read.
+///
+/// # Errors
+/// When the place is not in guest memory, or the file cannot be mapped or read.
+pub fn place_file(
+    memory: &Memory,
+    file: &File,
+    offset: u64,
+    address: u64,
+    bytes: u64,
+) -> Result<(), MemoryError> {
+    let aligned = offset.is_multiple_of(PAGE_BYTES) && address.is_multiple_of(PAGE_BYTES);
+    let mapped = if aligned { bytes - bytes % PAGE_BYTES } else { 0 };
+    if mapped > 0 {
+        let host = host_address(memory, address, mapped)?;
+        sys::map_file_over(host, mapped as usize, file.as_fd(), offset)
+            .map_err(MemoryError::MapFile)?;
+    }
+    read_file(memory, file, offset + mapped, address + mapped, bytes - mapped)
+}
+
+/// Reads `bytes` of a file, from `offset`, into guest memory.
+///
+/// # Errors
+/// When the place is not in guest memory, or the file cannot be read or is shorter.
+pub fn read_file(
+    memory: &Memory,
+    file: &File,
+    offset: u64,
+    address: u64,
+    bytes: u64,
+) -> Result<(), MemoryError> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    let host = host_address(memory, address, bytes)?;
+    sys::read_file_into(host, bytes as usize, file.as_fd(), offset).map_err(MemoryError::ReadFile)
+}
+
+/// Writes bytes into guest memory.
+///
+/// # Errors
+/// When they do not fit.
+pub fn write(memory: &Memory, address: u64, bytes: &[u8]) -> Result<(), MemoryError> {
+    let outside = |_| MemoryError::Outside { address, bytes: bytes.len() as u64 };
+    memory.write_slice(bytes, GuestAddress(address)).map_err(outside)
+}
+
+/// Where guest memory lies in this process.
+#[must_use]
+pub fn host_ranges(memory: &Memory) -> Vec<Range<u64>> {
+    let range = |region: &GuestRegionMmap| {
+        let start = region.as_ptr() as u64;
+        start..start + region.len()
+    };
+    memory.iter().map(range).collect()
+}
+
+/// Where a range of guest memory lies in this process; the whole of it in one region.
+fn host_address(memory: &Memory, address: u64, bytes: u64) -> Result<*mut u8, MemoryError> {
+    let outside = || MemoryError::Outside { address, bytes };
+    let region = memory.find_region(GuestAddress(address)).ok_or_else(outside)?;
+    let offset = address - region.start_addr().raw_value();
+    if offset.checked_add(bytes).is_none_or(|end| end > region.len()) {
+        return Err(outside());
+    }
+    memory.get_host_address(GuestAddress(address)).map_err(|_| outside())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn file_of(bytes: usize) -> (File, Vec<u8>) {
+        let content: Vec<u8> = (0..bytes).map(|i| (i / 7) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&content).unwrap();
+        (file, content)
+    }
+
+    fn memory() -> Memory {
+        allocate(MemoryLayout::of_mib(48)).unwrap()
+    }
+
+    #[test]
+    fn a_mapped_file_reads_as_itself_and_ends_at_its_last_byte() {
+        let (file, content) = file_of(3 * 4096 + 100);
+        let memory = memory();
+        write(&memory, 0x20_0000, &[0xaa; 4 * 4096]).unwrap();
+        place_file(&memory, &file, 4096, 0x20_0000, 2 * 4096 + 50).unwrap();
+        let mut seen = vec![0; 2 * 4096 + 60];
+        memory.read_slice(&mut seen, GuestAddress(0x20_0000)).unwrap();
+        assert_eq!(seen[..2 * 4096 + 50], content[4096..3 * 4096 + 50]);
+        assert_eq!(seen[2 * 4096 + 50..], [0xaa; 10]);
+    }
+
+    #[test]
+    fn an_unaligned_place_is_copied_to() {
+        let (file, content) = file_of(10_000);
+        let memory = memory();
+        place_file(&memory, &file, 3, 0x20_0001, 9000).unwrap();
+        let mut seen = vec![0; 9000];
+        memory.read_slice(&mut seen, GuestAddress(0x20_0001)).unwrap();
+        assert_eq!(seen, content[3..9003]);
+    }
+
+    #[test]
+    fn writes_of_the_guest_do_not_reach_the_file() {
+        let (file, content) = file_of(4096);
+        let memory = memory();
+        place_file(&memory, &file, 0, 0x20_0000, 4096).unwrap();
+        write(&memory, 0x20_0000, &[0xff; 4096]).unwrap();
+        let mut seen = vec![0; 4096];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut seen, 0).unwrap();
+        assert_eq!(seen, content);
+    }
+
+    #[test]
+    fn nothing_is_placed_past_the_end_of_memory() {
+        let (file, _) = file_of(8192);
+        let end = 48 << 20;
+        let result = place_file(&memory(), &file, 0, end - 4096, 8192);
+        assert!(matches!(result, Err(MemoryError::Outside { .. })), "{result:?}");
+        let result = place_file(&memory(), &file, 0, u64::MAX - 4095, 8192);
+        assert!(matches!(result, Err(MemoryError::Outside { .. })), "{result:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_too_short_is_an_error() {
+        let (file, _) = file_of(100);
+        let result = read_file(&memory(), &file, 0, 0x20_0000, 101);
+        assert!(matches!(result, Err(MemoryError::ReadFile(_))), "{result:?}");
+    }
+}

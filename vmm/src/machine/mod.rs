@@ -1,0 +1,16 @@
+//! The virtual machine: its memory, what is in it before the first instruction, and KVM's part.
+//!
+//! What this is not: no devices (they are `cofferdam-virtio`'s), no threads. Everything here runs
+//! before the guest does, on the operator's files; the guest's bytes are handled elsewhere.
+
+pub mod boot_params;
+pub mod command_line;
+pub mod cpuid;
+pub mod initramfs;
+pub mod kernel_image;
+pub mod kvm;
+pub mod layout;
+pub mod memory;
+pub mod mptable;
+pub mod registers;
+mod sys;

@@ -1,0 +1,150 @@
+//! The guest's processors: each a thread that runs the guest until it leaves for a device.
+//!
+//! Hostile: every port, address and value. An access to what is not there reads as ones and writes
+//! nothing, as on a PC.
+//!
+//! ```text
+//!  created ──run──▶ in the guest ──exit──▶ handled ──▶ in the guest …
+//!                        └── shutdown, error ──▶ lost (terminal): the sandbox ends
+//! ```
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cofferdam_virtio::mmio::MmioTransport;
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use crate::console::Console;
+use crate::machine::layout::{MMIO_ADDRESS, MMIO_WINDOW_BYTES, SERIAL_PORT};
+
+const SERIAL_REGISTERS: u16 = 8;
+/// The keyboard controller's command port, through which a PC is reset.
+const KEYBOARD_COMMAND_PORT: u16 = 0x64;
+const KEYBOARD_RESET: u8 = 0xfe;
+
+/// What a guest can reach by ports and addresses.
+pub struct Bus {
+    /// The serial port. Held for one register access only; no other lock is taken meanwhile.
+    pub console: Mutex<Console>,
+    /// The virtio-mmio devices, at one window each. As the console's.
+    pub devices: Vec<Mutex<MmioTransport>>,
+    /// How often vCPUs left the guest for this process.
+    pub exits: Arc<AtomicU64>,
+}
+
+/// Why a guest cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestLost {
+    /// A reset, a power-off or a triple fault: a guest of ours says each in the same way.
+    #[error("The guest shut down or reset")]
+    Shutdown,
+    /// KVM could not emulate an instruction, or worse.
+    #[error("KVM gave up on vCPU {vcpu} (internal error)")]
+    Internal {
+        /// Which.
+        vcpu: u8,
+    },
+    /// The processor refused the guest's state.
+    #[error("The processor refused to enter vCPU {vcpu} (hardware reason {reason:#x})")]
+    Entry {
+        /// Which.
+        vcpu: u8,
+        /// The processor's own number for why.
+        reason: u64,
+    },
+    /// An exit that a guest of ours does not cause.
+    #[error("vCPU {vcpu} stopped unexpectedly: {exit}")]
+    Unexpected {
+        /// Which.
+        vcpu: u8,
+        /// KVM's name for the exit.
+        exit: String,
+    },
+    /// `KVM_RUN` failed.
+    #[error("vCPU {vcpu} cannot run")]
+    Run {
+        /// Which.
+        vcpu: u8,
+        /// Why.
+        source: kvm_ioctls::Error,
+    },
+}
+
+/// Runs one vCPU until the guest is lost.
+pub fn run(id: u8, mut vcpu: VcpuFd, bus: &Arc<Bus>) -> GuestLost {
+    loop {
+        let exit = match vcpu.run() {
+            Ok(exit) => exit,
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => continue,
+            Err(source) => return GuestLost::Run { vcpu: id, source },
+        };
+        bus.exits.fetch_add(1, Ordering::Relaxed);
+        if let Some(lost) = handle(id, exit, bus) {
+            return lost;
+        }
+    }
+}
+
+fn handle(id: u8, exit: VcpuExit<'_>, bus: &Bus) -> Option<GuestLost> {
+    match exit {
+        VcpuExit::IoOut(KEYBOARD_COMMAND_PORT, [KEYBOARD_RESET]) => {
+            return Some(GuestLost::Shutdown);
+        }
+        VcpuExit::IoOut(port, data) => bus.port_write(port, data),
+        VcpuExit::IoIn(port, data) => bus.port_read(port, data),
+        VcpuExit::MmioRead(address, data) => bus.memory_read(address, data),
+        VcpuExit::MmioWrite(address, data) => bus.memory_write(address, data),
+        VcpuExit::Intr | VcpuExit::IrqWindowOpen => {}
+        VcpuExit::Shutdown | VcpuExit::SystemEvent(..) => return Some(GuestLost::Shutdown),
+        VcpuExit::InternalError => return Some(GuestLost::Internal { vcpu: id }),
+        VcpuExit::FailEntry(reason, _) => return Some(GuestLost::Entry { vcpu: id, reason }),
+        other => {
+            return Some(GuestLost::Unexpected { vcpu: id, exit: format!("{other:?}") });
+        }
+    }
+    None
+}
+
+impl Bus {
+    fn port_write(&self, port: u16, data: &[u8]) {
+        if let (Some(register), [value]) = (serial_register(port), data) {
+            lock(&self.console).write(register, *value);
+        }
+    }
+
+    fn port_read(&self, port: u16, data: &mut [u8]) {
+        match (serial_register(port), data) {
+            (Some(register), [value]) => *value = lock(&self.console).read(register),
+            (_, data) => data.fill(0xff),
+        }
+    }
+
+    fn memory_write(&self, address: u64, data: &[u8]) {
+        if let Some((device, offset)) = self.window(address) {
+            lock(device).write(offset, data);
+        }
+    }
+
+    fn memory_read(&self, address: u64, data: &mut [u8]) {
+        match self.window(address) {
+            Some((device, offset)) => lock(device).read(offset, data),
+            None => data.fill(0xff),
+        }
+    }
+
+    fn window(&self, address: u64) -> Option<(&Mutex<MmioTransport>, u64)> {
+        let offset = address.checked_sub(MMIO_ADDRESS)?;
+        let index = usize::try_from(offset / MMIO_WINDOW_BYTES).ok()?;
+        Some((self.devices.get(index)?, offset % MMIO_WINDOW_BYTES))
+    }
+}
+
+fn serial_register(port: u16) -> Option<u8> {
+    let register = port.checked_sub(SERIAL_PORT).filter(|register| *register < SERIAL_REGISTERS)?;
+    u8::try_from(register).ok()
+}
+
+/// A thread that panics ends the process, so no lock is ever poisoned.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -41,6 +41,9 @@ use crate::table::{Container, Table};
 /// How long the end of a container waits for the output of its other processes.
 const OTHERS_DRAIN: Duration = Duration::from_secs(2);
 
+/// Turns of the scheduler in which an answer goes from the one who knows it into its connection.
+const ANSWER_ROUNDS: u32 = 8;
+
 /// Why a request could not be served.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
@@ -347,19 +350,32 @@ impl Agent {
     ) {
         let code = exit.await.unwrap_or(u8::MAX);
         let oom = cgroup.oom_killed();
-        let others = self.table().others(&init.container, init.token);
-        let _ = tokio::time::timeout(OTHERS_DRAIN, async {
-            for other in others {
-                other.wait().await;
-            }
-        })
-        .await;
+        self.see_off_others(&init).await;
         init.streams.drain().await;
         self.write_back();
         self.table().containers.remove(&init.container);
         self.tell(&init, Exit { code, oom });
         // What is left then is in the way of a container of the same name alone.
         let _ = cgroup.remove().await;
+    }
+
+    /// The kernel has ended the container's other processes: those who wait for them hear of it
+    /// before the host hears of the init's end, which may be the guest's.
+    async fn see_off_others(&self, init: &Process) {
+        let others = self.table().others(&init.container, init.token);
+        if others.is_empty() {
+            return;
+        }
+        let all = async {
+            for other in others {
+                other.wait().await;
+            }
+        };
+        // Too late: output that nobody came for.
+        let _ = tokio::time::timeout(OTHERS_DRAIN, all).await;
+        for _ in 0..ANSWER_ROUNDS {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// What the container wrote through mapped memory reaches the host's files.

@@ -72,6 +72,7 @@ const SHARE_TAG: &str = "cofferdam";
 /// When a step fails. Then the guest is of no use.
 pub async fn run() -> Result<Infallible, BootError> {
     make_root()?;
+    raise_descriptor_limit().map_err(BootError::at("Raising the limit of open files"))?;
     let reaper = Reaper::start().map_err(BootError::at("Watching for ended processes"))?;
     let rpc = listen(AGENT_RPC_PORT)?;
     let streams = listen(STREAM_PORT)?;
@@ -130,6 +131,12 @@ fn made(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// A process has at most eight descriptors here: as many processes as a guest can hold.
+fn raise_descriptor_limit() -> io::Result<()> {
+    const AGENT_DESCRIPTORS: u64 = 1 << 18;
+    sys::set_resource_limit(libc::RLIMIT_NOFILE, AGENT_DESCRIPTORS, AGENT_DESCRIPTORS)
+}
+
 /// Every controller that the kernel has, for the containers' groups.
 fn enable_controllers() -> io::Result<()> {
     let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers")?;
@@ -163,12 +170,12 @@ async fn hold(mut lifeline: VsockStream, mut exits: mpsc::UnboundedReceiver<Life
 }
 
 /// Stops the machine. With `reboot=t` on the kernel's command line a reset is a triple fault,
-/// which is how a machine without ACPI tells its monitor.
+/// which is how a machine without ACPI tells its monitor. Nothing is synced: a container's files
+/// were written back at its end, and the host may be gone, for which a sync would wait for ever.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn power_off() -> Result<Infallible, BootError> {
-    rustix::fs::sync();
     match rustix::system::reboot(rustix::system::RebootCommand::Restart) {
         Err(error) => Err(BootError::at("Stopping the machine")(error)),
         // It does not return.

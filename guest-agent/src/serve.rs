@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use cofferdam_protocol::agent::service::create_agent;
 use cofferdam_protocol::bounds::HOST_CID;
@@ -16,6 +17,9 @@ use ttrpc::r#async::transport::Listener;
 
 use crate::agent::Agent;
 use crate::service::Service;
+
+/// Between two attempts to take a connection when the first failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// Connections from the host. Those from within the guest, over the vsock loopback, are closed:
 /// that would be a container.
@@ -70,8 +74,8 @@ pub(crate) async fn streams(listener: VsockListener, agent: Agent) {
             Ok(connection) => {
                 tokio::spawn(take(connection, agent.clone()));
             }
-            // Out of descriptors, say. Others may be closed by the time of the next one.
-            Err(_) => tokio::task::yield_now().await,
+            // Out of descriptors, say: others may be closed by the time of the next one.
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
 }

@@ -24,6 +24,8 @@ pub struct Artifacts {
     pub kernel: File,
     /// The guest's first file system: a cpio archive with the agent as `/init`, read-only.
     pub initramfs: File,
+    /// The guest kernel's version, as the manifest says it.
+    pub kernel_version: String,
 }
 
 /// `manifest.json` beside the guest's files.
@@ -142,6 +144,7 @@ impl Artifacts {
             monitor: find_monitor(config)?,
             kernel: open_sized(folder.join(&manifest.kernel.file), manifest.kernel.bytes)?,
             initramfs: open_sized(initramfs, manifest.initramfs.bytes)?,
+            kernel_version: manifest.kernel.version,
         })
     }
 }

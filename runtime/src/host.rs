@@ -1,7 +1,12 @@
 //! Effects on the host: descriptors, terminals, processes, files. Nothing here decides.
 
+pub mod hooks;
 pub mod log;
 pub mod process;
+pub mod relay;
 pub mod replace;
+pub mod signals;
 pub mod stdio;
+pub(crate) mod sys;
+pub mod terminal;
 pub mod undo;

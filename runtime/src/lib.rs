@@ -16,7 +16,10 @@
 //! the host without care.
 
 pub mod artifacts;
+pub mod cli;
+pub mod commands;
 pub mod config;
+pub mod doctor;
 pub mod host;
 pub mod isolation;
 pub mod plan;

@@ -1,10 +1,38 @@
-//! `cofferdam`: the command line of the runtime.
+//! `cofferdam`: the command line of the runtime. Parses, dispatches, and says once what failed.
 
 use std::process::ExitCode;
 
+use clap::Parser;
+use cofferdam::cli::Cli;
+use cofferdam::commands;
+use cofferdam::host::log;
+use cofferdam::sandbox::namespace;
+
 fn main() -> ExitCode {
-    if let Some(code) = cofferdam::sandbox::namespace::run_as_helper() {
+    if let Some(code) = namespace::run_as_helper() {
         return code;
     }
-    ExitCode::SUCCESS
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let global = &cli.global;
+    if let Err(error) = log::start(global.log.as_deref(), global.log_format, global.debug) {
+        log::fatal(&log::with_causes(&error));
+        return ExitCode::FAILURE;
+    }
+    match commands::run(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            log::fatal(&log::with_causes(&error));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Help and the version are what was asked for; anything else is a mistake, and 1 as with runc.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Standard output or error may be gone: there is nobody to tell.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

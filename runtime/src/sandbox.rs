@@ -15,3 +15,243 @@
 pub mod microvm;
 pub mod namespace;
 pub mod request;
+
+use std::os::fd::OwnedFd;
+
+use crate::config::Config;
+use crate::state::record::SandboxKind;
+
+use request::{
+    Attachment, CreateRequest, Created, ExecRequest, KillRequest, ProcessRow, SandboxRef,
+    StartFailureKind,
+};
+
+/// Why a verb failed, by the kind of sandbox: each kind's own words.
+macro_rules! error_of_either_kind {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, thiserror::Error)]
+        pub enum $name {
+            /// In a microVM.
+            #[error(transparent)]
+            Microvm(#[from] microvm::$name),
+            /// In namespaces.
+            #[error(transparent)]
+            Namespace(#[from] namespace::$name),
+        }
+    };
+}
+
+error_of_either_kind!(
+    /// Why no sandbox was made.
+    CreateError
+);
+error_of_either_kind!(
+    /// Why the container's program does not run.
+    StartError
+);
+error_of_either_kind!(
+    /// Why no further process runs.
+    ExecError
+);
+error_of_either_kind!(
+    /// Why a signal was not sent.
+    KillError
+);
+error_of_either_kind!(
+    /// Why the processes are not known.
+    ProcessesError
+);
+error_of_either_kind!(
+    /// What could not be taken away.
+    DeleteError
+);
+error_of_either_kind!(
+    /// Why the end of a process is not known.
+    WaitError
+);
+error_of_either_kind!(
+    /// Why a signal did not reach a process.
+    SignalError
+);
+error_of_either_kind!(
+    /// Why a terminal kept its size.
+    ResizeError
+);
+
+impl CreateError {
+    /// Whether it is the program's own fault.
+    #[must_use]
+    pub fn start_failure(&self) -> Option<StartFailureKind> {
+        match self {
+            Self::Microvm(error) => error.start_failure(),
+            Self::Namespace(error) => error.start_failure(),
+        }
+    }
+}
+
+impl StartError {
+    /// Whether it is the program's own fault.
+    #[must_use]
+    pub fn start_failure(&self) -> Option<StartFailureKind> {
+        match self {
+            Self::Microvm(error) => error.start_failure(),
+            Self::Namespace(error) => error.start_failure(),
+        }
+    }
+}
+
+impl ExecError {
+    /// Whether it is the program's own fault.
+    #[must_use]
+    pub fn start_failure(&self) -> Option<StartFailureKind> {
+        match self {
+            Self::Microvm(error) => error.start_failure(),
+            Self::Namespace(error) => error.start_failure(),
+        }
+    }
+}
+
+/// Makes a sandbox with the container in it, not started.
+///
+/// # Errors
+/// Nothing is left of it then.
+pub fn create(
+    kind: SandboxKind,
+    request: CreateRequest,
+    config: &Config,
+) -> Result<Created, CreateError> {
+    Ok(match kind {
+        SandboxKind::Microvm => microvm::create(request, config)?,
+        SandboxKind::Namespace => namespace::create(request, config)?,
+    })
+}
+
+/// Lets the container's program run.
+///
+/// # Errors
+/// When it cannot.
+pub fn start(kind: SandboxKind, sandbox: &SandboxRef) -> Result<(), StartError> {
+    match kind {
+        SandboxKind::Microvm => microvm::start(sandbox).map_err(StartError::Microvm),
+        SandboxKind::Namespace => namespace::start(sandbox).map_err(StartError::Namespace),
+    }
+}
+
+/// Runs one more process in the container.
+///
+/// # Errors
+/// When it cannot.
+pub fn exec(
+    kind: SandboxKind,
+    request: ExecRequest,
+    attachment: Attachment,
+) -> Result<ExecStarted, ExecError> {
+    Ok(match kind {
+        SandboxKind::Microvm => ExecStarted::Microvm(microvm::exec(request, attachment)?),
+        SandboxKind::Namespace => ExecStarted::Namespace(namespace::exec(request, attachment)?),
+    })
+}
+
+/// Sends a signal.
+///
+/// # Errors
+/// When it cannot be sent.
+pub fn kill(
+    kind: SandboxKind,
+    sandbox: &SandboxRef,
+    request: KillRequest,
+) -> Result<(), KillError> {
+    match kind {
+        SandboxKind::Microvm => microvm::kill(sandbox, request).map_err(KillError::Microvm),
+        SandboxKind::Namespace => namespace::kill(sandbox, request).map_err(KillError::Namespace),
+    }
+}
+
+/// The container's processes.
+///
+/// # Errors
+/// When they cannot be had.
+pub fn processes(
+    kind: SandboxKind,
+    sandbox: &SandboxRef,
+) -> Result<Vec<ProcessRow>, ProcessesError> {
+    Ok(match kind {
+        SandboxKind::Microvm => microvm::processes(sandbox)?,
+        SandboxKind::Namespace => namespace::processes(sandbox)?,
+    })
+}
+
+/// Takes away whatever is left of a sandbox. As often as one likes.
+///
+/// # Errors
+/// When something could not be taken away in time.
+pub fn delete(kind: SandboxKind, sandbox: &SandboxRef) -> Result<(), DeleteError> {
+    match kind {
+        SandboxKind::Microvm => microvm::delete(sandbox).map_err(DeleteError::Microvm),
+        SandboxKind::Namespace => namespace::delete(sandbox).map_err(DeleteError::Namespace),
+    }
+}
+
+/// One more process, running.
+#[derive(Debug)]
+pub enum ExecStarted {
+    /// In a microVM.
+    Microvm(microvm::ExecStarted),
+    /// In namespaces.
+    Namespace(namespace::ExecStarted),
+}
+
+impl ExecStarted {
+    /// For the pid file.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        match self {
+            Self::Microvm(started) => started.pid(),
+            Self::Namespace(started) => started.pid(),
+        }
+    }
+
+    /// The master side of its terminal, when it was asked for. Once.
+    pub fn take_terminal(&mut self) -> Option<OwnedFd> {
+        match self {
+            Self::Microvm(started) => started.take_terminal(),
+            Self::Namespace(started) => started.take_terminal(),
+        }
+    }
+
+    /// Blocks until it has ended and its output is with the caller; its code as a shell has it.
+    ///
+    /// # Errors
+    /// When its end cannot be known.
+    pub fn wait(&self) -> Result<u8, WaitError> {
+        Ok(match self {
+            Self::Microvm(started) => started.wait()?,
+            Self::Namespace(started) => started.wait()?,
+        })
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it cannot be sent.
+    pub fn signal(&self, signal: i32) -> Result<(), SignalError> {
+        match self {
+            Self::Microvm(started) => started.signal(signal).map_err(SignalError::Microvm),
+            Self::Namespace(started) => started.signal(signal).map_err(SignalError::Namespace),
+        }
+    }
+
+    /// Sets the size of its terminal.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn resize(&self, rows: u16, columns: u16) -> Result<(), ResizeError> {
+        match self {
+            Self::Microvm(started) => started.resize(rows, columns).map_err(ResizeError::Microvm),
+            Self::Namespace(started) => {
+                started.resize(rows, columns).map_err(ResizeError::Namespace)
+            }
+        }
+    }
+}

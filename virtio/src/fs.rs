@@ -130,7 +130,8 @@ pub struct PreparedFs {
 /// The server, ready to serve.
 pub struct AttachedFs {
     orders: Taker,
-    stop: EventFd,
+    /// Open as long as the poller waits for it.
+    _stop: EventFd,
     server: Server<Arc<Tree>>,
     tree: Arc<Tree>,
     poller: Poller,
@@ -236,7 +237,7 @@ impl PreparedFs {
             poller.add(events::borrow(event), token, Interest::READ).map_err(FsError::Event)?;
         }
         let server = Server::new(Arc::clone(&tree));
-        Ok(AttachedFs { orders, stop, server, tree, poller, active: None })
+        Ok(AttachedFs { orders, _stop: stop, server, tree, poller, active: None })
     }
 }
 

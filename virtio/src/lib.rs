@@ -29,3 +29,6 @@ pub mod vsock;
 
 mod chain;
 mod sys;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;

@@ -44,21 +44,21 @@ const DEVICE_ID: u64 = 0x008;
 const VENDOR_ID: u64 = 0x00c;
 const DEVICE_FEATURES: u64 = 0x010;
 const DEVICE_FEATURES_SEL: u64 = 0x014;
-const DRIVER_FEATURES: u64 = 0x020;
-const DRIVER_FEATURES_SEL: u64 = 0x024;
-const QUEUE_SEL: u64 = 0x030;
+pub(crate) const DRIVER_FEATURES: u64 = 0x020;
+pub(crate) const DRIVER_FEATURES_SEL: u64 = 0x024;
+pub(crate) const QUEUE_SEL: u64 = 0x030;
 const QUEUE_NUM_MAX: u64 = 0x034;
-const QUEUE_NUM: u64 = 0x038;
-const QUEUE_READY: u64 = 0x044;
+pub(crate) const QUEUE_NUM: u64 = 0x038;
+pub(crate) const QUEUE_READY: u64 = 0x044;
 const QUEUE_NOTIFY: u64 = 0x050;
-const INTERRUPT_STATUS: u64 = 0x060;
-const INTERRUPT_ACK: u64 = 0x064;
-const STATUS: u64 = 0x070;
-const QUEUE_DESC_LOW: u64 = 0x080;
+pub(crate) const INTERRUPT_STATUS: u64 = 0x060;
+pub(crate) const INTERRUPT_ACK: u64 = 0x064;
+pub(crate) const STATUS: u64 = 0x070;
+pub(crate) const QUEUE_DESC_LOW: u64 = 0x080;
 const QUEUE_DESC_HIGH: u64 = 0x084;
-const QUEUE_DRIVER_LOW: u64 = 0x090;
+pub(crate) const QUEUE_DRIVER_LOW: u64 = 0x090;
 const QUEUE_DRIVER_HIGH: u64 = 0x094;
-const QUEUE_DEVICE_LOW: u64 = 0x0a0;
+pub(crate) const QUEUE_DEVICE_LOW: u64 = 0x0a0;
 const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
 const SHM_LEN_LOW: u64 = 0x0b0;
 const SHM_BASE_HIGH: u64 = 0x0bc;
@@ -71,10 +71,10 @@ const VENDOR: u32 = u32::from_le_bytes(*b"coff");
 /// A length of all ones says that a shared memory region does not exist.
 const NO_SHARED_MEMORY: u32 = u32::MAX;
 
-const ACKNOWLEDGE: u32 = 1;
-const DRIVER: u32 = 2;
-const DRIVER_OK: u32 = 4;
-const FEATURES_OK: u32 = 8;
+pub(crate) const ACKNOWLEDGE: u32 = 1;
+pub(crate) const DRIVER: u32 = 2;
+pub(crate) const DRIVER_OK: u32 = 4;
+pub(crate) const FEATURES_OK: u32 = 8;
 const FAILED: u32 = 0x80;
 
 /// One device's register page.

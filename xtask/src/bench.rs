@@ -28,6 +28,7 @@ use crate::lab::Lab;
 use crate::rootfs::{self, Image};
 use crate::{progress, workspace};
 
+pub(crate) use bundle::config;
 pub(crate) use measure::Arguments as MeasureArguments;
 pub(crate) use measure::run as run_measure;
 use report::Report;

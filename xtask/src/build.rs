@@ -130,12 +130,14 @@ pub(crate) fn compiled(profile: Profile, package: &str, target: Option<&str>) ->
     Ok(program)
 }
 
-/// The guest's first file system: the agent, and the console that the kernel opens for it.
+/// The guest's first file system: the agent, and the console that the kernel opens for it. Without
+/// a console Rust's runtime wants `/dev/null` for the standard streams, or ends the program.
 fn initramfs_of(agent: &Path) -> Result<Vec<u8>> {
     let program = fs::read(agent).with_context(|| format!("Could not read {}", agent.display()))?;
     let mut archive = Archive::new(Vec::new());
     archive.folder("dev")?;
     archive.character_device("dev/console", 0o600, (5, 1))?;
+    archive.character_device("dev/null", 0o666, (1, 3))?;
     archive.file("init", 0o755, &program)?;
     Ok(archive.finish()?)
 }

@@ -6,6 +6,7 @@
 mod archive;
 mod bench;
 mod build;
+mod demo;
 mod digest;
 mod e2e;
 mod gates;
@@ -56,6 +57,11 @@ enum Command {
     /// Measure here: what `bench` does in the lab.
     #[command(hide = true)]
     Measure(bench::MeasureArguments),
+    /// One real application in namespaces and in a microVM, side by side.
+    Demo,
+    /// One half of the demo: what `demo` does in the lab.
+    #[command(hide = true)]
+    Application(demo::ApplicationArguments),
     /// Compare the programs' sizes with what is promised.
     CheckSizes,
     /// Run a command in a software-emulated machine that has a complete KVM.
@@ -75,6 +81,8 @@ fn main() -> ExitCode {
         Command::Prepush => Ok(gates::prepush()),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Measure(arguments) => bench::run_measure(&arguments),
+        Command::Demo => demo::run(),
+        Command::Application(arguments) => demo::run_application(&arguments),
         Command::CheckSizes => sizes::run(),
         Command::Lab(arguments) => lab::run(arguments),
         Command::Kernel(arguments) => kernel::run(&arguments),

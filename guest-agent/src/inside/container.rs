@@ -21,6 +21,10 @@ use crate::sys;
 pub(crate) const NAMESPACES: sys::CloneFlags =
     libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
 
+/// How many open files Linux allows its first process: what a container gets whose plan says
+/// nothing, instead of the agent's own limit.
+const KERNEL_DESCRIPTORS: (u64, u64) = (1024, 4096);
+
 /// What the process is made from.
 #[derive(Debug)]
 pub(crate) struct ContainerInit<'a> {
@@ -129,6 +133,8 @@ pub(crate) fn begin(streams: &ChildStreams, needed: &[RawFd]) -> Result<(), Star
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step(step)?;
     rustix::process::setsid().step(step)?;
     streams.become_standard().step(step)?;
+    let (soft, hard) = KERNEL_DESCRIPTORS;
+    sys::set_resource_limit(libc::RLIMIT_NOFILE, soft, hard).step(step)?;
     sys::close_all_but(&mut needed.to_vec()).step(step)
 }
 

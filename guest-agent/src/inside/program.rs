@@ -162,7 +162,8 @@ mod tests {
         let denied = failure("/etc/passwd");
         assert!(matches!(denied, StartError::NotExecutable(_)));
         assert_eq!(denied.message(), "exec: \"/etc/passwd\": permission denied");
-        assert_eq!(failure("passwd").message(), "exec: \"passwd\": permission denied");
+        let denied = look_up("passwd", Some("/etc")).unwrap_err();
+        assert_eq!(denied.message(), "exec: \"passwd\": permission denied");
         assert_eq!(failure("/etc").message(), "exec: \"/etc\": is a directory");
     }
 

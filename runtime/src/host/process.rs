@@ -3,7 +3,10 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, WaitOptions};
 use serde::{Deserialize, Serialize};
 
 /// One process of the host, for as long as the machine is up.
@@ -39,6 +42,56 @@ impl ProcessIdentity {
     }
 }
 
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessEnd {
+    /// By itself, with this code.
+    Exited(u8),
+    /// By this signal.
+    Signaled(i32),
+}
+
+impl ProcessEnd {
+    /// As a shell has it: the code, or 128 and the signal.
+    #[must_use]
+    pub fn shell_code(self) -> u8 {
+        match self {
+            Self::Exited(code) => code,
+            Self::Signaled(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
+        }
+    }
+}
+
+/// A descriptor that is readable once a process has ended.
+///
+/// # Errors
+/// When there is no such process.
+pub fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Waits for a child and reaps it.
+///
+/// # Errors
+/// When it is not this process's child.
+pub fn reap(pid: i32) -> io::Result<ProcessEnd> {
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    loop {
+        let status = match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
+            Ok(Some((_, status))) => status,
+            Ok(None) | Err(Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(code) = status.exit_status() {
+            return Ok(ProcessEnd::Exited(u8::try_from(code).unwrap_or(u8::MAX)));
+        }
+        if let Some(signal) = status.terminating_signal() {
+            return Ok(ProcessEnd::Signaled(signal));
+        }
+    }
+}
+
 /// State and start time. The command name in parentheses may hold anything, so that fields are
 /// counted from its last parenthesis.
 fn parse_stat(stat: &str) -> Option<(char, u64)> {
@@ -58,6 +111,20 @@ mod tests {
         let own = ProcessIdentity::of(std::process::id().cast_signed()).unwrap();
         assert!(own.is_alive());
         assert!(!ProcessIdentity { start_ticks: own.start_ticks + 1, ..own }.is_alive());
+    }
+
+    #[test]
+    #[allow(clippy::zombie_processes, reason = "reaped by number")]
+    fn a_child_is_reaped_with_its_code_or_signal() {
+        let end = |script: &str| {
+            let child = std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
+            let pid = child.id().cast_signed();
+            open_pidfd(pid).unwrap();
+            reap(pid).unwrap()
+        };
+        assert_eq!(end("exit 3"), ProcessEnd::Exited(3));
+        assert_eq!(end("kill -9 $$"), ProcessEnd::Signaled(9));
+        assert_eq!(ProcessEnd::Signaled(9).shell_code(), 137);
     }
 
     #[test]

@@ -1,1 +1,100 @@
-//! A sandbox that is a microVM: a monitor process with a guest kernel.
+//! A sandbox that is a microVM: a monitor process with a guest kernel, and the agent in it.
+//!
+//! ```text
+//!  create:  sources ─▶ plan ─▶ monitor (gated, mapped, booted) ─▶ agent makes the container
+//!             │                    │                                  │
+//!             └────────────────────┴── any failure: monitor killed and reaped, socket removed
+//!  start, exec, kill, processes:  control socket ─▶ agent
+//!  delete:  monitor killed (if it lives) ─▶ socket removed
+//! ```
+//!
+//! What this is not: it decides nothing about the container ([`crate::plan`] does), and it keeps
+//! no state but the files that the monitor writes into the state folder.
+//!
+//! Hostile: everything that the agent answers, once the workload runs. Each call has a deadline,
+//! each answer a bound, and a guest that hangs is ended by killing its monitor.
+
+mod agent;
+mod control;
+mod create;
+mod exec;
+mod id_map;
+mod kvm;
+mod monitor;
+mod proxy;
+mod rpc;
+mod shares;
+mod stdio;
+mod stop;
+
+use cofferdam_protocol::id::ProcessToken;
+
+pub use agent::AgentError;
+pub use control::ControlError;
+pub use create::{CreateError, create};
+pub use exec::{ExecError, ExecStarted, ResizeError, SignalError, WaitError, exec};
+pub use kvm::KvmError;
+pub use monitor::MonitorError;
+pub use proxy::ProxyError;
+pub use rpc::CallError;
+pub use shares::ShareError;
+pub use stdio::StdioError;
+pub use stop::{DeleteError, KillError, delete, kill};
+
+use crate::sandbox::request::{ProcessRow, SandboxRef, StartFailureKind};
+
+/// The container's first process. Later ones have tokens drawn at random.
+const INIT: ProcessToken = ProcessToken(1);
+
+/// Why a container was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The monitor cannot be reached.
+    #[error("The container's microVM cannot be reached")]
+    Control(#[source] ControlError),
+    /// The guest did not do it.
+    #[error("The container cannot be started")]
+    Agent(#[source] AgentError),
+}
+
+impl StartError {
+    /// Whether the program itself was at fault.
+    #[must_use]
+    pub const fn start_failure(&self) -> Option<StartFailureKind> {
+        match self {
+            Self::Control(_) => None,
+            Self::Agent(error) => error.start_failure(),
+        }
+    }
+}
+
+/// Why the processes cannot be listed.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessesError {
+    /// The monitor cannot be reached.
+    #[error("The container's microVM cannot be reached")]
+    Control(#[source] ControlError),
+    /// The guest did not say.
+    #[error("The guest's processes cannot be listed")]
+    Agent(#[source] AgentError),
+}
+
+/// Lets a created container's program run.
+///
+/// # Errors
+/// When the guest cannot be reached or does not do it.
+pub fn start(sandbox: &SandboxRef) -> Result<(), StartError> {
+    let connection = control::connect_agent(&sandbox.state_folder, agent::REQUEST_TIMEOUT)
+        .map_err(StartError::Control)?;
+    agent::Agent::new(connection).start_container(&sandbox.id).map_err(StartError::Agent)
+}
+
+/// The container's processes, as the guest numbers them.
+///
+/// # Errors
+/// When the guest cannot be reached or does not answer.
+pub fn processes(sandbox: &SandboxRef) -> Result<Vec<ProcessRow>, ProcessesError> {
+    let connection = control::connect_agent(&sandbox.state_folder, agent::REQUEST_TIMEOUT)
+        .map_err(ProcessesError::Control)?;
+    agent::Agent::new(connection).processes(&sandbox.id).map_err(ProcessesError::Agent)
+}

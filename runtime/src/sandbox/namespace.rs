@@ -37,6 +37,7 @@ mod socket;
 mod sys;
 mod terminal;
 mod unsupported;
+mod working_folder;
 
 use std::process::ExitCode;
 

@@ -122,7 +122,9 @@ mod tests {
     use super::*;
 
     fn container() -> Process {
-        serde_json::from_value(crate::spec::template::rootful()["process"].clone()).unwrap()
+        let spec: oci_spec::runtime::Spec =
+            serde_json::from_str(crate::spec::template::ROOTFUL).unwrap();
+        spec.process().clone().unwrap()
     }
 
     fn overrides() -> ProcessOverrides {

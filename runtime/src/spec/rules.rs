@@ -224,7 +224,7 @@ mod tests {
 
     /// The template with one value replaced (or removed, by null), checked.
     fn check_with(pointer: &str, value: Value) -> Result<(), InvalidSpec> {
-        let mut document = crate::spec::template::rootful();
+        let mut document: Value = serde_json::from_str(crate::spec::template::ROOTFUL).unwrap();
         let (parent, key) = pointer.rsplit_once('/').unwrap();
         let parent = document.pointer_mut(parent).unwrap();
         match (parent, value) {

@@ -272,7 +272,7 @@ mod tests {
                 (into, part) => *into = part.clone(),
             }
         }
-        let mut document = crate::spec::template::rootful();
+        let mut document: Value = serde_json::from_str(crate::spec::template::ROOTFUL).unwrap();
         merge(&mut document, part);
         serde_json::from_value(document).unwrap()
     }

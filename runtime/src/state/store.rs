@@ -39,7 +39,19 @@ pub struct Entry {
 /// process dies).
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Lock {
+    /// Lets other verbs at the container while its holder waits for it.
+    pub fn release(&self) {
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+
+    /// Takes it again. A container that was deleted meanwhile has a lock of its own by now.
+    pub fn retake(&self) {
+        let _ = flock(&self.file, FlockOperation::LockExclusive);
+    }
 }
 
 /// Why the containers' folder did not serve.
@@ -86,6 +98,12 @@ impl Store {
     #[must_use]
     pub const fn new(root: PathBuf) -> Self {
         Self { root }
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Makes a container's folder with its first record and holds its lock: the id is taken.
@@ -153,7 +171,7 @@ impl Store {
             }
         }
         // Whoever held it may have deleted the container.
-        Ok((self.open(id)?, Lock { _file: file }))
+        Ok((self.open(id)?, Lock { file }))
     }
 
     /// Every container, by id.
@@ -213,7 +231,7 @@ impl Entry {
 }
 
 /// Removes a state folder: first its name, so that no other verb meets a half of it.
-fn remove_folder(folder: &Path) -> Result<(), StoreError> {
+pub(crate) fn remove_folder(folder: &Path) -> Result<(), StoreError> {
     let grave = folder.with_file_name(format!(
         "{}~{}",
         folder.file_name().unwrap_or_default().to_string_lossy(),
@@ -238,7 +256,7 @@ fn prepare(draft: &Path, record: &Record) -> Result<Lock, StoreError> {
     flock(&file, FlockOperation::NonBlockingLockExclusive)
         .map_err(|error| StoreError::io("lock", &path)(error.into()))?;
     write_record(draft, record)?;
-    Ok(Lock { _file: file })
+    Ok(Lock { file })
 }
 
 fn read_record(folder: &Path) -> Result<Record, StoreError> {

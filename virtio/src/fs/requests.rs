@@ -15,8 +15,9 @@ use fuse_backend_rs::api::filesystem::{
 };
 use rustix::fs::{
     AtFlags, Dev, FallocateFlags, FileType, OFlags, RenameFlags, SeekFrom, XattrFlags, fallocate,
-    fcntl_setfl, fstatvfs, ftruncate, getxattr, linkat, listxattr, mkdirat, mknodat, openat,
-    readlinkat, removexattr, renameat_with, seek, setxattr, symlinkat, unlinkat,
+    fcntl_setfl, fstatvfs, ftruncate, getxattr, getxattr_query, linkat, listxattr, listxattr_query,
+    mkdirat, mknodat, openat, readlinkat, removexattr, renameat_with, seek, setxattr, symlinkat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use rustix::path::DecInt;
@@ -453,29 +454,25 @@ impl FileSystem for Tree {
     ) -> io::Result<GetxattrReply> {
         let state = self.state();
         let path = DecInt::from_fd(&state.inodes.get(inode)?.file);
+        if size == 0 {
+            return Ok(GetxattrReply::Count(length(getxattr_query(path, name)?)));
+        }
         let mut value = vec![0; bounded(size)];
         let length = getxattr(path, name, value.as_mut_slice())?;
-        Ok(match size {
-            0 => GetxattrReply::Count(u32::try_from(length).unwrap_or(u32::MAX)),
-            _ => {
-                value.truncate(length);
-                GetxattrReply::Value(value)
-            }
-        })
+        value.truncate(length);
+        Ok(GetxattrReply::Value(value))
     }
 
     fn listxattr(&self, _: &Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
         let state = self.state();
         let path = DecInt::from_fd(&state.inodes.get(inode)?.file);
+        if size == 0 {
+            return Ok(ListxattrReply::Count(length(listxattr_query(path)?)));
+        }
         let mut names = vec![0; bounded(size)];
         let length = listxattr(path, names.as_mut_slice())?;
-        Ok(match size {
-            0 => ListxattrReply::Count(u32::try_from(length).unwrap_or(u32::MAX)),
-            _ => {
-                names.truncate(length);
-                ListxattrReply::Names(names)
-            }
-        })
+        names.truncate(length);
+        Ok(ListxattrReply::Names(names))
     }
 
     fn removexattr(&self, _: &Context, inode: u64, name: &CStr) -> io::Result<()> {
@@ -487,4 +484,8 @@ impl FileSystem for Tree {
 
 fn bounded(size: u32) -> usize {
     usize::try_from(size).map_or(MAX_XATTR_BYTES, |size| size.min(MAX_XATTR_BYTES))
+}
+
+fn length(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }

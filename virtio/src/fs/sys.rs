@@ -24,3 +24,10 @@ pub(super) fn unshare_working_directory() -> io::Result<()> {
     // SAFETY: of what can be unshared, only descriptors endanger memory safety: this is not they.
     Ok(unsafe { unshare_unsafe(UnshareFlags::FS) }?)
 }
+
+/// Gives the calling thread a mount namespace of its own.
+#[cfg(test)]
+pub(super) fn own_mount_namespace() -> io::Result<()> {
+    // SAFETY: of what can be unshared, only descriptors endanger memory safety: this is not they.
+    Ok(unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?)
+}

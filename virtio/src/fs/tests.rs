@@ -1,1 +1,11 @@
+//! The tree as requests see it, and the device as a driver sees it.
+//!
+//! To be run as root: ownership is part of what is tested.
 
+mod confinement;
+mod device;
+mod files;
+mod fixture;
+mod folders;
+mod ownership;
+mod shares;

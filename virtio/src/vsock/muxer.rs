@@ -94,9 +94,8 @@ impl Muxer {
         let end = HostEnd::new(endpoint, Token { owner: self.owner, index: host });
         let ports = Ports { host, guest: guest_port };
         let mut connection = Connection::requested(ports, end, prologue);
-        let deadline = Instant::now() + CONNECT_TIMEOUT;
-        connection.deadline = Some(deadline);
-        self.deadlines.insert((deadline, host));
+        connection.deadline = Some(Instant::now() + CONNECT_TIMEOUT);
+        self.move_deadline(host, None, connection.deadline);
         self.connections.insert(host, connection);
         self.enqueue(host);
         Ok(ConnectionId(host))
@@ -175,7 +174,10 @@ impl Muxer {
         let known = known.filter(|known| known.ports() == ports && known.phase() != Phase::Gone);
         match known {
             Some(connection) if header.socket_type == TYPE_STREAM => {
+                let before = connection.deadline;
                 let reaction = connection.receive(header, data, &self.poller);
+                let after = connection.deadline;
+                self.move_deadline(ports.host, before, after);
                 self.react(ports, reaction);
             }
             _ => self.receive_stray(header, ports),
@@ -215,9 +217,9 @@ impl Muxer {
         let Some(connection) = self.connections.get_mut(&port) else { return };
         let before = connection.deadline;
         connection.close_if_useless(|| Instant::now() + CLOSE_TIMEOUT);
-        if let (None, Some(deadline)) = (before, connection.deadline) {
-            self.deadlines.insert((deadline, port));
-        }
+        let after = connection.deadline;
+        self.move_deadline(port, before, after);
+        let Some(connection) = self.connections.get_mut(&port) else { return };
         // What the lifeline still holds is given out by `next_event`.
         if port == LIFELINE_PORT && connection.phase() == Phase::Gone {
             self.lifeline = Lifeline::Ended;
@@ -225,6 +227,13 @@ impl Muxer {
             self.remove(port);
         } else {
             self.enqueue(port);
+        }
+    }
+
+    fn move_deadline(&mut self, port: u32, before: Option<Instant>, after: Option<Instant>) {
+        if before != after {
+            before.map(|deadline| self.deadlines.remove(&(deadline, port)));
+            after.map(|deadline| self.deadlines.insert((deadline, port)));
         }
     }
 
@@ -251,6 +260,7 @@ impl Muxer {
             return;
         }
         let Some(mut connection) = self.connections.remove(&port) else { return };
+        self.move_deadline(port, connection.deadline, None);
         connection.release(&self.poller);
         let id = ConnectionId(port);
         self.events.push_back(match connection.was_established() {
@@ -298,12 +308,8 @@ impl Muxer {
 
     /// Gives up what the guest did not answer in time.
     pub(super) fn expire(&mut self, now: Instant) {
-        while let Some((deadline, port)) =
-            self.deadlines.first().copied().filter(|first| first.0 <= now)
-        {
-            self.deadlines.remove(&(deadline, port));
-            let overdue = |connection: &&Connection| connection.deadline == Some(deadline);
-            if self.connections.get(&port).filter(overdue).is_some() {
+        while self.deadlines.first().is_some_and(|first| first.0 <= now) {
+            if let Some((_, port)) = self.deadlines.pop_first() {
                 self.close(ConnectionId(port));
             }
         }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::process;
 
 /// Writes a bundle that runs `args`.
-pub(crate) fn write(folder: &Path, rootfs: &Path, args: &[&str]) -> Result<()> {
+pub(super) fn write(folder: &Path, rootfs: &Path, args: &[&str]) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("Could not make {}", folder.display()))?;
     let copy = ["-a", "--reflink=auto"];
     process::run(Command::new("cp").args(copy).arg(rootfs).arg(folder.join("rootfs")))?;

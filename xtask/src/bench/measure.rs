@@ -1,12 +1,13 @@
 //! The measuring itself. In the lab it is alone on the machine, as root, on a clock of its own.
 
+use std::env;
+use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, fs};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -14,7 +15,7 @@ use serde_json::Value;
 
 use super::bundle;
 use super::report::{Idle, Operation, Report, SubjectReport};
-use super::residence;
+use super::residence::MemoryRoot;
 use super::subject::Subject;
 use crate::process;
 
@@ -45,38 +46,70 @@ const WARM_UP: u32 = 2;
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let in_lab = env::var_os("COFFERDAM_LAB").is_some();
     let folder = tempfile::Builder::new().prefix("cofferdam-bench-").tempdir()?;
-    let copy = folder.path().join("cofferdam");
-    let tree = arguments.programs.parent().context("--programs has no parent folder")?;
-    process::run(Command::new("cp").arg("-a").arg(tree).arg(&copy))?;
-    let subjects: Vec<Subject> = Subject::all(&copy.join("bin"))
-        .into_iter()
-        .filter(|subject| {
-            arguments.only.is_empty() || arguments.only.iter().any(|name| name == subject.name)
-        })
-        .collect();
-    if in_lab {
-        let programs: Vec<PathBuf> =
-            subjects.iter().map(|subject| subject.program.clone()).collect();
-        residence::bind_into_memory(&programs, &folder.path().join("memory"))?;
-    }
-    let bundles = Bundles { ends: folder.path().join("ends"), stays: folder.path().join("stays") };
-    bundle::write(&bundles.ends, &arguments.rootfs, &["true"])?;
-    bundle::write(&bundles.stays, &arguments.rootfs, &["sleep", "100000"])?;
+    let file = File::create(&arguments.report)
+        .with_context(|| format!("Could not write {}", arguments.report.display()))?;
+    let (subjects, bundles) = if in_lab {
+        prepare_in_memory(arguments, folder.path())?
+    } else {
+        prepare(arguments, folder.path())?
+    };
 
     let mut report = Report { virtual_time: in_lab, subjects: Vec::new() };
     for subject in &subjects {
         eprintln!("measuring {}", subject.name);
         report.subjects.push(measure(subject, &bundles, arguments.runs)?);
     }
-    let text = serde_json::to_vec_pretty(&report)?;
-    fs::write(&arguments.report, text)
-        .with_context(|| format!("Could not write {}", arguments.report.display()))?;
+    serde_json::to_writer_pretty(file, &report)?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// The subjects as they are on this machine, and their bundles.
+fn prepare(arguments: &Arguments, folder: &Path) -> Result<(Vec<Subject>, Bundles)> {
+    let subjects = subjects(&arguments.programs, &arguments.only);
+    let bundles = Bundles::write(folder, &arguments.rootfs)?;
+    Ok((subjects, bundles))
+}
+
+/// The same in a root of their own in RAM, which this process enters.
+fn prepare_in_memory(arguments: &Arguments, folder: &Path) -> Result<(Vec<Subject>, Bundles)> {
+    let root = MemoryRoot::over(folder)?;
+    let tree = arguments.programs.parent().context("--programs has no parent folder")?;
+    process::run(Command::new("cp").arg("-a").arg(tree).arg(root.at(Path::new("/cofferdam"))))?;
+    let subjects = subjects(Path::new("/cofferdam/bin"), &arguments.only);
+    // Everything is linked where it is now, and our own program is read to its end: what of it is
+    // not in memory yet would be fetched from the host in the middle of a measurement.
+    let here = Subject::all(&arguments.programs).map(|subject| subject.program);
+    root.take_in(&here)?;
+    fs::read(env::current_exe()?)?;
+    Bundles::write(&root.at(Path::new("/bench")), &arguments.rootfs)?;
+    root.enter()?;
+    Ok((subjects, Bundles::below(Path::new("/bench"))))
+}
+
+fn subjects(programs: &Path, only: &[String]) -> Vec<Subject> {
+    let wanted = |subject: &Subject| only.is_empty() || only.iter().any(|n| n == subject.name);
+    Subject::all(programs).into_iter().filter(wanted).collect()
+}
+
+/// The bundles that are measured.
 struct Bundles {
+    /// Its process ends at once.
     ends: PathBuf,
+    /// Its process stays.
     stays: PathBuf,
+}
+
+impl Bundles {
+    fn below(folder: &Path) -> Self {
+        Self { ends: folder.join("ends"), stays: folder.join("stays") }
+    }
+
+    fn write(folder: &Path, rootfs: &Path) -> Result<Self> {
+        let bundles = Self::below(folder);
+        bundle::write(&bundles.ends, rootfs, &["true"])?;
+        bundle::write(&bundles.stays, rootfs, &["sleep", "100000"])?;
+        Ok(bundles)
+    }
 }
 
 fn measure(subject: &Subject, bundles: &Bundles, runs: u32) -> Result<SubjectReport> {

@@ -54,6 +54,18 @@ pub(super) fn is_unified() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
+/// The controllers that limits can be set with.
+///
+/// # Errors
+/// When the hierarchies cannot be read.
+pub(super) fn controllers() -> io::Result<Vec<String>> {
+    if is_unified() {
+        let all = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers")?;
+        return Ok(all.split_ascii_whitespace().map(str::to_owned).collect());
+    }
+    Ok(hierarchies()?.into_iter().flat_map(|h| h.controllers).collect())
+}
+
 /// The folders that a container with this `cgroupsPath` will have, before they exist.
 ///
 /// # Errors

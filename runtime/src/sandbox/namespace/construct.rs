@@ -30,13 +30,13 @@ use libcontainer::process::args::{ContainerArgs, ContainerType};
 use libcontainer::process::container_main_process::container_main_process;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::user_ns::UserNamespaceConfig;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::cgroup;
 use super::executor::ProcessExecutor;
 use super::job::ConstructJob;
 use super::report::{Report, Reporter, describe};
-use super::{report_log, socket, sys};
+use super::{report_log, socket, sys, working_folder};
 
 /// The socket that `libcontainer` insists on.
 const NOTIFY_SOCKET: &str = "notify.sock";
@@ -69,7 +69,7 @@ pub(super) fn run(job: ConstructJob, reporter: Reporter) {
 }
 
 fn construct(
-    job: ConstructJob,
+    mut job: ConstructJob,
     reporter: &Reporter,
 ) -> Result<(i32, Vec<PathBuf>), ConstructError> {
     let step = |step| move |source| ConstructError::Step { step, source };
@@ -82,7 +82,13 @@ fn construct(
     let notify_path = job.state_folder.join(NOTIFY_SOCKET);
     let notify = NotifyListener::new(&notify_path).map_err(ConstructError::Notify)?;
     sys::set_dumpable(false).map_err(step("hide from the container"))?;
-    let limits = job.process.limits.clone();
+    // A user namespace may not raise limits: then they are set from outside.
+    let limits = if has_user_namespace(&job.spec) {
+        std::mem::take(&mut job.process.limits)
+    } else {
+        Vec::new()
+    };
+    working_folder::make(&job).map_err(step("make the working folder"))?;
     let log = reporter.try_clone().map_err(step("report"))?;
     let arguments = arguments(job, notify, listener, log)?;
     let made = container_main_process(&arguments).map_err(ConstructError::Container)?;
@@ -139,6 +145,11 @@ fn arguments(
         as_sibling: true,
         pid_file: None,
     })
+}
+
+fn has_user_namespace(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    namespaces.into_iter().flatten().any(|n| n.typ() == LinuxNamespaceType::User)
 }
 
 fn annotations(spec: &Spec) -> HashMap<String, String> {

@@ -25,12 +25,15 @@ use super::unsupported::{self, Unsupported};
 use crate::config::Config;
 use crate::host::process::ProcessIdentity;
 use crate::host::stdio::ProcessStdio;
-use crate::plan::hardening::{self, Hardened};
+use crate::plan::hardening::{self, Hardened, HostFacts};
 use crate::plan::seccomp::{self, SeccompError};
 use crate::sandbox::request::{CreateRequest, Created, SandboxRef, StartFailureKind};
 
 /// The compiled filter in a state folder.
 const SECCOMP_FILE: &str = "seccomp.bpf";
+
+/// A message longer than this gets no further events: what matters comes first.
+const MAX_MESSAGE: usize = 1024;
 
 /// How long the parts of a container that could not be made may take to go away.
 const UNDO_DEADLINE: Duration = Duration::from_secs(5);
@@ -100,12 +103,7 @@ pub fn create(request: CreateRequest, config: &Config) -> Result<Created, Create
     if !missing.is_empty() {
         return Err(CreateError::Unsupported(missing));
     }
-    let facts = hardening::HostFacts { cgroup_v2: cgroup::is_unified() };
-    let hardened = if request.compat {
-        Hardened::unchanged(&request.spec)
-    } else {
-        hardening::harden(&request.spec, &config.namespace, &facts)
-    };
+    let hardened = harden(&request, config)?;
     let cgroups_path = cgroups_path(&request, &hardened.spec)?;
     let planned = planned_groups(&request, &cgroups_path)?;
     let seccomp = write_seccomp(&hardened.spec, &request.state_folder)?;
@@ -114,6 +112,16 @@ pub fn create(request: CreateRequest, config: &Config) -> Result<Created, Create
     let created = spawn(request, plan, &mut undo)?;
     undo.disarm();
     Ok(created)
+}
+
+fn harden(request: &CreateRequest, config: &Config) -> Result<Hardened, CreateError> {
+    if request.compat {
+        return Ok(Hardened::unchanged(&request.spec));
+    }
+    let controllers = cgroup::controllers().map_err(host("read the cgroup controllers"))?;
+    let has = |name: &str| controllers.iter().any(|c| c == name);
+    let facts = HostFacts { pids_controller: has("pids"), memory_controller: has("memory") };
+    Ok(hardening::harden(&request.spec, &config.namespace, facts))
 }
 
 /// What was decided before anything is made.
@@ -218,12 +226,17 @@ fn wait_until_ready(helper: &mut Helper) -> Result<(i32, Vec<PathBuf>), CreateEr
     outcome
 }
 
-/// The first event is the one nearest to the cause; the ones after it repeat it on the way up.
+/// The errors of `libcontainer` leave out their causes; the events on the way have them, the first
+/// what was being done and a later one why it failed.
 fn with_log(message: String, log: &[String]) -> String {
-    match log.first() {
-        Some(cause) if !message.contains(cause.as_str()) => format!("{message} ({cause})"),
-        _ => message,
+    let mut text = message;
+    for event in log {
+        if text.len() < MAX_MESSAGE && !text.contains(event.as_str()) {
+            text.push_str("; ");
+            text.push_str(event);
+        }
     }
+    text
 }
 
 fn write_seccomp(spec: &Spec, state_folder: &Path) -> Result<Option<SeccompFile>, CreateError> {

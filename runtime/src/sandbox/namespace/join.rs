@@ -31,8 +31,8 @@ const NAMESPACES: [(&str, libc::c_int); 8] = [
 ];
 
 /// Does the job and reports.
-pub(super) fn run(job: JoinJob, reporter: Reporter) {
-    if let Err(e) = try_run(&job, &reporter) {
+pub(super) fn run(mut job: JoinJob, reporter: Reporter) {
+    if let Err(e) = try_run(&mut job, &reporter) {
         reporter.send(&Report::Failed { kind: e.kind(), message: describe(&e) });
     }
 }
@@ -47,7 +47,7 @@ struct Target {
     groups: Vec<File>,
 }
 
-fn try_run(job: &JoinJob, reporter: &Reporter) -> Result<(), ProcessError> {
+fn try_run(job: &mut JoinJob, reporter: &Reporter) -> Result<(), ProcessError> {
     let target = Target::open(job).map_err(step("find the container's first process"))?;
     job.process.read_seccomp()?;
     if let Some(score) = job.process.oom_score_adj {
@@ -74,23 +74,22 @@ fn try_run(job: &JoinJob, reporter: &Reporter) -> Result<(), ProcessError> {
 }
 
 /// The new process, until it is the program.
-fn become_process(job: &JoinJob, target: Target) -> ProcessError {
+fn become_process(job: &mut JoinJob, target: Target) -> ProcessError {
     match enter(job, target) {
         Ok(program) => job.process.execute(&program),
         Err(e) => e,
     }
 }
 
-fn enter(job: &JoinJob, target: Target) -> Result<PathBuf, ProcessError> {
+fn enter(job: &mut JoinJob, target: Target) -> Result<PathBuf, ProcessError> {
     for mut group in &target.groups {
         group.write_all(b"0").map_err(step("enter the container's control groups"))?;
     }
     let apparmor = job.process.apparmor_profile.as_ref().map(|_| open_apparmor()).transpose();
     let apparmor = apparmor.map_err(step("open the AppArmor attribute"))?;
-    let own = rustix::process::getpid().as_raw_nonzero().get();
-    for limit in &job.process.limits {
-        limit.apply(own)?;
-    }
+    // A user namespace may not raise limits: so before it is entered, and then no more.
+    job.process.set_limits()?;
+    job.process.limits.clear();
     nix::unistd::setsid().map_err(step("start a session"))?;
     let kinds = target.kinds & !libc::CLONE_NEWPID;
     if kinds != 0 {

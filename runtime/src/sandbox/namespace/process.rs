@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   prepare (full privileges, inside the container's namespaces)
-//!      session keyring, working folder, streams' owner, groups,
+//!      limits, session keyring, working folder, streams' owner, groups,
 //!      seccomp (without no_new_privs it needs a privilege), bounding set, ids, capabilities
 //!   execute
 //!      descriptors closed on exec, seccomp (with no_new_privs), signals reset, execve
@@ -206,6 +206,7 @@ impl ProcessPlan {
 
     /// Everything between having entered the container and executing: see the drawing above.
     pub(super) fn prepare(&self) -> Result<(), ProcessError> {
+        self.set_limits()?;
         if self.new_session_keyring {
             join_new_keyring()?;
         }
@@ -265,6 +266,12 @@ impl ProcessPlan {
             env.push(format!("HOME={}", home_of(self.uid)));
         }
         env
+    }
+
+    /// Sets the resource limits of this process: while it may still raise them.
+    pub(super) fn set_limits(&self) -> Result<(), ProcessError> {
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        self.limits.iter().try_for_each(|limit| limit.apply(own))
     }
 
     fn enter_working_folder(&self) -> Result<(), ProcessError> {

@@ -1,0 +1,82 @@
+//! Containers made on the host exactly as the agent makes them in the guest, without a guest: in
+//! fresh namespaces, from a root file system with busybox in it. What the plan promised is
+//! asserted from inside.
+//!
+//! The agent copies its own process, so it must own its only thread: this test has no harness.
+//! It needs root, a cgroup v2 tree and a static busybox, and says so where they are missing.
+
+// All of it is tests, which without a harness the lints cannot know.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use cofferdam_agent::reaper::Reaper;
+
+use crate::fixture::Fixture;
+
+mod ends;
+mod files;
+mod fixture;
+mod identity;
+mod newcomers;
+mod streams;
+
+/// Nothing here takes a second; a hang is a failure.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+type Case = (&'static str, fn(Fixture) -> Pin<Box<dyn Future<Output = ()>>>);
+
+macro_rules! cases {
+    ($($name:path),* $(,)?) => {
+        [$((stringify!($name), |fixture| Box::pin($name(fixture)))),*]
+    };
+}
+
+fn main() {
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let cases: [Case; 26] = cases![
+        ends::exit_codes_are_a_shells,
+        streams::output_is_sent_before_the_end_is_told,
+        streams::input_reaches_the_program_and_its_end_too,
+        ends::a_program_that_is_not_there_is_not_found,
+        ends::a_file_that_is_no_program_fails_at_the_start,
+        files::mounts_are_where_the_plan_says,
+        files::a_mount_point_behind_a_link_stays_inside,
+        files::a_tmpfs_begins_with_what_it_hides,
+        files::paths_are_masked_and_read_only,
+        files::devices_have_their_modes_and_owners,
+        files::device_rules_hold_for_the_program_alone,
+        identity::the_process_is_who_the_plan_says,
+        identity::capabilities_are_exactly_those_of_the_plan,
+        identity::an_unknown_capability_is_refused,
+        identity::a_filter_is_installed,
+        identity::names_are_the_containers_own,
+        identity::home_comes_from_the_containers_passwd,
+        ends::hooks_run_at_the_start_and_can_fail_it,
+        ends::a_failed_create_leaves_nothing,
+        newcomers::one_more_process_shares_everything,
+        newcomers::one_more_process_that_fails_leaves_nothing,
+        streams::a_terminal_is_one_in_both_kinds_of_process,
+        ends::signals_reach_their_process,
+        ends::the_end_of_init_is_the_end_of_all,
+        ends::processes_are_listed,
+        streams::a_child_that_keeps_the_pipe_does_not_hold_up_the_end,
+    ];
+    for (name, case) in cases {
+        if wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted.as_str())) {
+            println!("case {name}");
+            run_case(case);
+        }
+    }
+    println!("containers: all cases passed");
+}
+
+fn run_case(case: fn(Fixture) -> Pin<Box<dyn Future<Output = ()>>>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let fixture = Fixture::new(Reaper::start().unwrap());
+        tokio::time::timeout(DEADLINE, case(fixture)).await.expect("the case hangs");
+    });
+}

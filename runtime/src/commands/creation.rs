@@ -1,0 +1,355 @@
+//! Making a container, for `create` and `run`: all or nothing.
+//!
+//! ```text
+//!   check ─▶ claim ─▶ sandbox ─▶ hooks ─▶ console ─▶ pid file ─▶ record ─▶ Creation
+//!     │        │         │         │         │           │          │
+//!     └────────┴─────────┴─────────┴─────────┴───────────┴──────────┴─▶ undone, last first
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use cofferdam_protocol::id::ContainerId;
+use oci_spec::runtime::Spec;
+
+use crate::cli::CreateArgs;
+use crate::commands::{Context, IdError, parse_id};
+use crate::config::{Config, ConfigError};
+use crate::host::hooks::{self, HookError};
+use crate::host::log::with_causes;
+use crate::host::process::ProcessIdentity;
+use crate::host::replace::replace_file;
+use crate::host::signals::{Interrupted, Interrupts};
+use crate::host::stdio::ProcessStdio;
+use crate::host::terminal::{self, ConsoleSocketError};
+use crate::host::undo::Undo;
+use crate::isolation::{self, Effective, IsolationError};
+use crate::sandbox::request::{CreateRequest, Created, StartFailureKind};
+use crate::sandbox::{self, CreateError};
+use crate::spec::rootfs::{self, RootfsError};
+use crate::spec::rules::{self, InvalidSpec};
+use crate::spec::support::{self, Unsupported};
+use crate::spec::{self, LoadedSpec, SpecError};
+use crate::state::record::{Record, SandboxKind};
+use crate::state::status::Status;
+use crate::state::store::{Entry, Lock, StoreError};
+use crate::{probe, timestamp};
+
+/// Why no container was made.
+#[derive(Debug, thiserror::Error)]
+pub enum CreationError {
+    /// The id.
+    #[error(transparent)]
+    Id(#[from] IdError),
+    /// The operator's configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The bundle's folder.
+    #[error("Cannot find the bundle {path}")]
+    Bundle {
+        /// As the flag has it.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The configuration cannot be had.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// It is wrong.
+    #[error("Invalid config.json")]
+    Invalid(#[from] InvalidSpec),
+    /// It asks for what cannot be done.
+    #[error("Unsupported config.json")]
+    Unsupported(#[from] Unsupported),
+    /// The root file system.
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    /// The terminal and the flags about it contradict each other.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// No isolation that everyone accepts.
+    #[error(transparent)]
+    Isolation(#[from] IsolationError),
+    /// The state folder.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] CreateError),
+    /// A hook.
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    /// The console socket.
+    #[error(transparent)]
+    ConsoleSocket(#[from] ConsoleSocketError),
+    /// Ctrl-C, or whoever wants it to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// Anything else of the host.
+    #[error("Cannot {step}")]
+    Host {
+        /// In words that complete `cannot …`.
+        step: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl CreationError {
+    /// Whether it is the program's own fault.
+    #[must_use]
+    pub fn start_failure(&self) -> Option<StartFailureKind> {
+        match self {
+            Self::Sandbox(error) => error.start_failure(),
+            _ => None,
+        }
+    }
+}
+
+/// The spec's `terminal` and the flags about it do not go together. The words are runc's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConsoleError {
+    /// A terminal that nobody would have.
+    #[error("cannot allocate tty if runc will detach without setting console socket")]
+    NoSocket,
+    /// A socket that would get nothing.
+    #[error("cannot use console socket if runc will not detach or allocate tty")]
+    NoTerminal,
+}
+
+/// Who has the container's terminal once it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TerminalOwner {
+    /// Whoever listens on the console socket.
+    ConsoleSocket,
+    /// The caller, who stays.
+    Caller,
+}
+
+impl TerminalOwner {
+    /// Whether that is possible with these flags.
+    pub(super) fn check(self, terminal: bool, socket: Option<&Path>) -> Result<(), ConsoleError> {
+        match (self, terminal, socket) {
+            (Self::ConsoleSocket, true, None) => Err(ConsoleError::NoSocket),
+            (Self::ConsoleSocket, false, Some(_)) | (Self::Caller, _, Some(_)) => {
+                Err(ConsoleError::NoTerminal)
+            }
+            (Self::ConsoleSocket, true, Some(_))
+            | (Self::ConsoleSocket, false, None)
+            | (Self::Caller, _, None) => Ok(()),
+        }
+    }
+}
+
+/// A container that was made and not started.
+#[derive(Debug)]
+pub(super) struct Creation {
+    /// As it is on disk.
+    pub(super) entry: Entry,
+    /// Still held.
+    pub(super) lock: Lock,
+    /// For the caller, if the caller has it.
+    pub(super) terminal: Option<OwnedFd>,
+    /// For the hooks of later moments.
+    pub(super) spec: Spec,
+}
+
+/// Everything that was checked; nothing is done yet.
+struct Checked {
+    id: ContainerId,
+    config: Config,
+    bundle: PathBuf,
+    rootfs: PathBuf,
+    loaded: LoadedSpec,
+    effective: Effective,
+}
+
+/// Makes a container.
+pub(super) fn create(
+    context: &Context,
+    args: &CreateArgs,
+    owner: TerminalOwner,
+    interrupts: &Interrupts,
+) -> Result<Creation, CreationError> {
+    let checked = check(context, args, owner)?;
+    if let Some(warning) = &checked.effective.warning {
+        tracing::warn!("{warning}");
+    }
+    interrupts.check()?;
+    let mut undo = Undo::new();
+    let (mut entry, lock) = claim(context, &checked, &mut undo)?;
+    spec::write_copy(&entry.folder, &checked.loaded.bytes)?;
+    let request = request(context, args, &checked, &entry)?;
+    let kind = checked.effective.kind;
+    let mut created = sandbox::create(kind, request, &checked.config)?;
+    entry.record.process = Some(identity(&created)?);
+    let sandbox = entry.sandbox();
+    undo.push(move || {
+        if let Err(error) = sandbox::delete(kind, &sandbox) {
+            tracing::warn!("{}", with_causes(&error));
+        }
+    });
+    entry.record.annotations.extend(std::mem::take(&mut created.annotations));
+    interrupts.check()?;
+    run_hooks(kind, &checked.loaded.spec, &entry.record)?;
+    interrupts.check()?;
+    let terminal = hand_over_terminal(created.terminal, args.console_socket.as_deref())?;
+    write_pid_file(args.pid_file.as_deref(), created.pid, &mut undo)?;
+    entry.record.phase = Status::Created;
+    entry.save(&lock)?;
+    interrupts.check()?;
+    undo.commit();
+    Ok(Creation { entry, lock, terminal, spec: checked.loaded.spec })
+}
+
+fn check(
+    context: &Context,
+    args: &CreateArgs,
+    owner: TerminalOwner,
+) -> Result<Checked, CreationError> {
+    let id = parse_id(&args.target.id)?;
+    let config = Config::load(context.global.config.as_deref())?;
+    let bundle = fs::canonicalize(&args.bundle)
+        .map_err(|source| CreationError::Bundle { path: args.bundle.clone(), source })?;
+    let loaded = spec::load(&bundle)?;
+    let spec = &loaded.spec;
+    rules::check(spec)?;
+    owner.check(wants_terminal(spec), args.console_socket.as_deref())?;
+    // The rules have seen that there is a root.
+    let root_path = spec.root().as_ref().map_or(Path::new(""), |root| root.path().as_path());
+    let rootfs = rootfs::resolve(&bundle, root_path)?;
+    let effective = decide(context, &config, spec)?;
+    if let Some(unsupported) = support::find_unsupported(spec, effective.kind) {
+        return Err(unsupported.into());
+    }
+    Ok(Checked { id, config, bundle, rootfs, loaded, effective })
+}
+
+fn decide(context: &Context, config: &Config, spec: &Spec) -> Result<Effective, IsolationError> {
+    let annotations = spec.annotations().as_ref();
+    let asked = isolation::Asked {
+        config: &config.isolation,
+        flag: context.global.isolation,
+        annotation: annotations
+            .and_then(|annotations| annotations.get(isolation::ANNOTATION))
+            .map(String::as_str),
+    };
+    let unsupported = support::find_unsupported(spec, SandboxKind::Microvm);
+    isolation::decide(asked, unsupported, || probe::require_fit(&config.microvm))
+}
+
+fn claim(
+    context: &Context,
+    checked: &Checked,
+    undo: &mut Undo<'_>,
+) -> Result<(Entry, Lock), CreationError> {
+    let own = std::process::id().cast_signed();
+    let creator = ProcessIdentity::of(own)
+        .map_err(|source| CreationError::Host { step: "read /proc/self/stat", source })?;
+    let spec = &checked.loaded.spec;
+    let mut annotations: BTreeMap<String, String> =
+        spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let Effective { kind, reason, .. } = &checked.effective;
+    annotations.insert(isolation::ANNOTATION_EFFECTIVE.to_owned(), kind.name().to_owned());
+    annotations.insert(isolation::ANNOTATION_REASON.to_owned(), reason.clone());
+    let (entry, lock) = context.store.claim(Record {
+        oci_version: spec.version().clone(),
+        id: checked.id.clone(),
+        phase: Status::Creating,
+        creator,
+        process: None,
+        isolation: *kind,
+        bundle: checked.bundle.clone(),
+        rootfs: checked.rootfs.clone(),
+        created: timestamp::now(),
+        annotations,
+    })?;
+    let folder = entry.folder.clone();
+    undo.push(move || {
+        if let Err(error) = crate::state::store::remove_folder(&folder) {
+            tracing::warn!("{}", with_causes(&error));
+        }
+    });
+    Ok((entry, lock))
+}
+
+fn request(
+    context: &Context,
+    args: &CreateArgs,
+    checked: &Checked,
+    entry: &Entry,
+) -> Result<CreateRequest, CreationError> {
+    Ok(CreateRequest {
+        id: checked.id.clone(),
+        bundle: checked.bundle.clone(),
+        rootfs: checked.rootfs.clone(),
+        spec: checked.loaded.spec.clone(),
+        state_folder: entry.folder.clone(),
+        stdio: stdio(&checked.loaded.spec)?,
+        systemd_cgroup: context.global.systemd_cgroup,
+        no_pivot: args.no_pivot,
+        no_new_keyring: args.no_new_keyring,
+        preserve_fds: args.preserve_fds,
+        compat: context.global.compat,
+    })
+}
+
+fn stdio(spec: &Spec) -> Result<ProcessStdio, CreationError> {
+    if !wants_terminal(spec) {
+        return ProcessStdio::inherited()
+            .map_err(|source| CreationError::Host { step: "duplicate standard streams", source });
+    }
+    let process = spec.process().as_ref();
+    Ok(ProcessStdio::Terminal { size: process.and_then(terminal_size) })
+}
+
+/// The size that the configuration asks for, or that of the user's own terminal.
+pub(super) fn terminal_size(process: &oci_spec::runtime::Process) -> Option<(u16, u16)> {
+    let small = |size: u64| u16::try_from(size).ok().filter(|size| *size != 0);
+    let asked = process.console_size();
+    asked.and_then(|size| Some((small(size.height())?, small(size.width())?))).or_else(|| {
+        terminal::window_size(io::stdin().as_fd()).map(|size| (size.rows, size.columns))
+    })
+}
+
+fn wants_terminal(spec: &Spec) -> bool {
+    spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false)
+}
+
+fn identity(created: &Created) -> Result<ProcessIdentity, CreationError> {
+    ProcessIdentity::of(created.pid)
+        .map_err(|source| CreationError::Host { step: "find the sandbox's process", source })
+}
+
+/// The hooks of the creation, in a microVM's case: `libcontainer` runs those of namespaces.
+fn run_hooks(kind: SandboxKind, spec: &Spec, record: &Record) -> Result<(), HookError> {
+    let (SandboxKind::Microvm, Some(of_spec)) = (kind, spec.hooks()) else { return Ok(()) };
+    let state = record.view_as(Status::Creating);
+    #[allow(deprecated, reason = "engines still write prestart hooks")]
+    hooks::run_all("prestart", of_spec.prestart().as_ref(), &state)?;
+    hooks::run_all("createRuntime", of_spec.create_runtime().as_ref(), &state)
+}
+
+/// Sends the terminal to the console socket, if there is one; else it is the caller's.
+pub(super) fn hand_over_terminal(
+    terminal: Option<OwnedFd>,
+    socket: Option<&Path>,
+) -> Result<Option<OwnedFd>, ConsoleSocketError> {
+    let (Some(master), Some(socket)) = (&terminal, socket) else { return Ok(terminal) };
+    terminal::send_to_console_socket(socket, master.as_fd())?;
+    Ok(None)
+}
+
+fn write_pid_file(path: Option<&Path>, pid: i32, undo: &mut Undo<'_>) -> Result<(), CreationError> {
+    const WORLD_READABLE: u32 = 0o644;
+    let Some(path) = path.map(Path::to_path_buf) else { return Ok(()) };
+    replace_file(&path, pid.to_string().as_bytes(), WORLD_READABLE)
+        .map_err(|source| CreationError::Host { step: "write the pid file", source })?;
+    undo.push(move || {
+        let _ = fs::remove_file(path);
+    });
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! `delete`: takes away everything that `create` made.
+
+use crate::cli::DeleteArgs;
+use crate::commands::{Context, IdError, parse_id};
+use crate::host::hooks;
+use crate::host::log::with_causes;
+use crate::sandbox;
+use crate::state::record::SandboxKind;
+use crate::state::status::{Refusal, Status, Transition};
+use crate::state::store::{Entry, Lock, StoreError};
+
+/// What was not taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum DeleteError {
+    /// The id.
+    #[error(transparent)]
+    Id(#[from] IdError),
+    /// The state folder.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Not now. The words are runc's.
+    #[error("cannot delete container {id} that is not stopped: {status}")]
+    Alive {
+        /// Which.
+        id: String,
+        /// Where it is.
+        status: Status,
+    },
+    /// Not now.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::DeleteError),
+}
+
+pub(super) fn run(context: &Context, args: &DeleteArgs) -> Result<(), DeleteError> {
+    let id = parse_id(&args.target.id)?;
+    let (entry, lock) = match context.store.open_locked(&id) {
+        Err(StoreError::NotFound) if args.force => return Ok(()),
+        // Nothing can be known of it but that it is to go.
+        Err(StoreError::Damaged { path, source }) if args.force => {
+            tracing::warn!("{} is damaged and removed: {source}", path.display());
+            return Ok(path.parent().map_or(Ok(()), crate::state::store::remove_folder)?);
+        }
+        other => other?,
+    };
+    let transition = if args.force { Transition::ForceDelete } else { Transition::Delete };
+    entry.record.permit(transition).map_err(|refusal| match refusal {
+        Refusal::DeleteAlive(status) => DeleteError::Alive { id: id.to_string(), status },
+        other => DeleteError::Refused(other),
+    })?;
+    delete(&entry, &lock)
+}
+
+/// Takes a container away that the caller has seen to be allowed to go.
+pub(super) fn delete(entry: &Entry, lock: &Lock) -> Result<(), DeleteError> {
+    let kind = entry.record.isolation;
+    sandbox::delete(kind, &entry.sandbox())?;
+    run_hooks(entry);
+    Ok(entry.remove(lock)?)
+}
+
+/// The `poststop` hooks, in a microVM's case: `libcontainer` runs those of namespaces.
+fn run_hooks(entry: &Entry) {
+    if entry.record.isolation == SandboxKind::Namespace {
+        return;
+    }
+    match entry.sandbox().spec() {
+        Ok(spec) => {
+            let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());
+            hooks::run_each("poststop", hooks, &entry.record.view_as(Status::Stopped));
+        }
+        Err(error) => tracing::warn!("No poststop hooks: {}", with_causes(&error)),
+    }
+}

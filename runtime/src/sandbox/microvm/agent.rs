@@ -1,0 +1,246 @@
+//! What the runtime asks of the guest's agent, typed.
+//!
+//! Hostile: the answers. Numbers are brought into their ranges here, texts are made printable.
+
+use std::time::Duration;
+
+use cofferdam_protocol::agent::start_failure::Kind;
+use cofferdam_protocol::agent::{
+    CreateContainerRequest, CreateContainerResponse, ExecRequest, ExecResponse,
+    ListProcessesRequest, ListProcessesResponse, ProcessEntry, ResizeTerminalRequest,
+    ResizeTerminalResponse, SignalRequest, SignalResponse, StartContainerRequest,
+    StartContainerResponse, StartFailure, WaitRequest, WaitResponse,
+};
+use cofferdam_protocol::bounds::MAX_PLAN_BYTES;
+use cofferdam_protocol::id::{ContainerId, ProcessToken};
+use cofferdam_protocol::plan::{ContainerPlan, ProcessPlan};
+use protobuf::MessageField;
+
+use super::rpc::{CallError, Connection, Pending, printable};
+use crate::sandbox::request::{ProcessRow, StartFailureKind};
+
+/// How long the agent has for what is not about the whole container.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a guest did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// It was not asked, or gave no answer.
+    #[error("Cannot talk to the guest's agent")]
+    Call(#[source] CallError),
+    /// The plan is longer than any message.
+    #[error("The plan has {0} bytes: at most {MAX_PLAN_BYTES} are possible")]
+    PlanTooLong(usize),
+    /// The plan is no document.
+    #[error("The plan cannot be written")]
+    Plan(#[source] serde_json::Error),
+    /// A step of the container's set-up.
+    #[error("The guest cannot set the process up: {0}")]
+    Setup(String),
+    /// There is no such program.
+    #[error("{0}")]
+    NotFound(String),
+    /// It cannot be executed.
+    #[error("{0}")]
+    NotExecutable(String),
+}
+
+impl AgentError {
+    /// Whether the program itself was at fault.
+    pub(super) const fn start_failure(&self) -> Option<StartFailureKind> {
+        match self {
+            Self::NotFound(_) => Some(StartFailureKind::NotFound),
+            Self::NotExecutable(_) => Some(StartFailureKind::NotExecutable),
+            Self::Call(_) | Self::PlanTooLong(_) | Self::Plan(_) | Self::Setup(_) => None,
+        }
+    }
+}
+
+impl From<CallError> for AgentError {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+/// A connection to the agent.
+#[derive(Debug)]
+pub(super) struct Agent {
+    connection: Connection,
+}
+
+impl Agent {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    /// Makes the container, up to its program.
+    pub(super) fn create_container(
+        &mut self,
+        id: &ContainerId,
+        process: ProcessToken,
+        plan: &ContainerPlan,
+        timeout: Duration,
+    ) -> Result<(), AgentError> {
+        let request = CreateContainerRequest {
+            container_id: id.to_string(),
+            process: process.0,
+            plan: document(plan)?,
+            ..Default::default()
+        };
+        let answer: CreateContainerResponse =
+            self.connection.call("CreateContainer", &request, timeout)?;
+        started(answer.failure)
+    }
+
+    /// Lets the container's program run.
+    pub(super) fn start_container(&mut self, id: &ContainerId) -> Result<(), AgentError> {
+        let request = StartContainerRequest { container_id: id.to_string(), ..Default::default() };
+        let answer: StartContainerResponse =
+            self.connection.call("StartContainer", &request, REQUEST_TIMEOUT)?;
+        started(answer.failure)
+    }
+
+    /// Starts one more process.
+    pub(super) fn exec(
+        &mut self,
+        id: &ContainerId,
+        process: ProcessToken,
+        plan: &ProcessPlan,
+    ) -> Result<(), AgentError> {
+        let request = ExecRequest {
+            container_id: id.to_string(),
+            process: process.0,
+            plan: document(plan)?,
+            ..Default::default()
+        };
+        let answer: ExecResponse = self.connection.call("Exec", &request, REQUEST_TIMEOUT)?;
+        started(answer.failure)
+    }
+
+    /// Sends a signal; false when the process had ended.
+    pub(super) fn signal(
+        &mut self,
+        request: &SignalRequest,
+        timeout: Duration,
+    ) -> Result<bool, AgentError> {
+        let answer: SignalResponse = self.connection.call("Signal", request, timeout)?;
+        Ok(answer.delivered)
+    }
+
+    /// Sets the size of a process's terminal.
+    pub(super) fn resize(
+        &mut self,
+        process: ProcessToken,
+        rows: u16,
+        columns: u16,
+    ) -> Result<(), AgentError> {
+        let request = ResizeTerminalRequest {
+            process: process.0,
+            rows: rows.into(),
+            columns: columns.into(),
+            ..Default::default()
+        };
+        let _: ResizeTerminalResponse =
+            self.connection.call("ResizeTerminal", &request, REQUEST_TIMEOUT)?;
+        Ok(())
+    }
+
+    /// The container's processes.
+    pub(super) fn processes(&mut self, id: &ContainerId) -> Result<Vec<ProcessRow>, AgentError> {
+        let request = ListProcessesRequest { container_id: id.to_string(), ..Default::default() };
+        let answer: ListProcessesResponse =
+            self.connection.call("ListProcesses", &request, REQUEST_TIMEOUT)?;
+        Ok(answer.processes.into_iter().map(row).collect())
+    }
+
+    /// Asks for a process's end; the answer comes when it has ended.
+    pub(super) fn ask_end(&mut self, process: ProcessToken) -> Result<Pending, AgentError> {
+        let request = WaitRequest { process: process.0, ..Default::default() };
+        Ok(self.connection.send("Wait", &request, REQUEST_TIMEOUT)?)
+    }
+
+    /// The end that was asked for: waits as long as it takes.
+    pub(super) fn end(&mut self, pending: Pending) -> Result<u8, AgentError> {
+        let answer: WaitResponse = self.connection.receive(pending, None)?;
+        Ok(exit_code(&answer))
+    }
+
+    /// Reads answers, of which at least a part must be there.
+    pub(super) fn read_answers(&mut self) -> Result<(), AgentError> {
+        Ok(self.connection.read_some("Wait", None)?)
+    }
+
+    /// The end that was asked for, if it has been received already.
+    pub(super) fn taken_end(&mut self, pending: Pending) -> Result<Option<u8>, AgentError> {
+        let answer: Option<WaitResponse> = self.connection.take(pending)?;
+        Ok(answer.as_ref().map(exit_code))
+    }
+
+    /// To be polled for answers.
+    pub(super) const fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+fn document(plan: &impl serde::Serialize) -> Result<Vec<u8>, AgentError> {
+    let bytes = serde_json::to_vec(plan).map_err(AgentError::Plan)?;
+    if bytes.len() > MAX_PLAN_BYTES {
+        return Err(AgentError::PlanTooLong(bytes.len()));
+    }
+    Ok(bytes)
+}
+
+/// The agent's words for a program's own faults are runc's, by which engines know them.
+fn started(failure: MessageField<StartFailure>) -> Result<(), AgentError> {
+    let Some(failure) = failure.into_option() else { return Ok(()) };
+    let message = printable(&failure.message);
+    Err(match failure.kind.enum_value_or_default() {
+        Kind::SETUP => AgentError::Setup(message),
+        Kind::NOT_FOUND => AgentError::NotFound(message),
+        Kind::NOT_EXECUTABLE => AgentError::NotExecutable(message),
+    })
+}
+
+fn exit_code(answer: &WaitResponse) -> u8 {
+    u8::try_from(answer.code).unwrap_or(u8::MAX)
+}
+
+fn row(entry: ProcessEntry) -> ProcessRow {
+    ProcessRow {
+        pid: entry.pid,
+        ppid: entry.ppid,
+        uid: entry.uid,
+        cpu_ms: entry.cpu_ms,
+        started_ms: entry.started_ms,
+        terminal: printable(&entry.terminal),
+        command: printable(&entry.command),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(kind: Kind, message: &str) -> AgentError {
+        let failure =
+            StartFailure { kind: kind.into(), message: message.to_owned(), ..Default::default() };
+        started(Some(failure).into()).unwrap_err()
+    }
+
+    #[test]
+    fn a_programs_own_fault_has_its_kind_and_the_agents_words() {
+        let words = "exec: \"nope\": executable file not found in $PATH";
+        let missing = failure(Kind::NOT_FOUND, words);
+        assert_eq!(missing.start_failure(), Some(StartFailureKind::NotFound));
+        assert_eq!(missing.to_string(), words);
+        let denied = failure(Kind::NOT_EXECUTABLE, "exec: \"/etc/passwd\": permission denied");
+        assert_eq!(denied.start_failure(), Some(StartFailureKind::NotExecutable));
+        assert_eq!(failure(Kind::SETUP, "mount /proc").start_failure(), None);
+    }
+
+    #[test]
+    fn a_code_out_of_range_is_not_taken_for_success() {
+        let answer = WaitResponse { code: 256, ..Default::default() };
+        assert_eq!(exit_code(&answer), 255);
+    }
+}

@@ -1,0 +1,172 @@
+//! `create`: from a validated request to a guest with a container in it, not started.
+//!
+//! A list of phases; what each made is undone by its owner's `Drop` when a later one fails. Only
+//! the socket's name in the state folder needs more.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cofferdam_protocol::control::Attach;
+use cofferdam_protocol::id::ContainerId;
+
+use super::INIT;
+use super::agent::{Agent, AgentError};
+use super::control::{self, ControlError, ControlSocket, StreamsConnection};
+use super::kvm::{self, KvmError};
+use super::monitor::{Monitor, MonitorError, MonitorSetup};
+use super::shares::{OpenShare, ShareError, Sources};
+use super::stdio::{HostStreams, StdioError};
+use crate::artifacts::{ArtifactError, Artifacts};
+use crate::config::Config;
+use crate::plan::{PlanError, PlanInput, SandboxPlan, VmDefaults};
+use crate::sandbox::request::{CreateRequest, Created, StartFailureKind};
+
+/// Why a container was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// `--preserve-fds`.
+    #[error(
+        "--preserve-fds is not possible in a microVM: a guest cannot use the host's descriptors"
+    )]
+    PreserveFds,
+    /// What the guest is to see of the host.
+    #[error("The container's files cannot be given to a guest")]
+    Share(#[source] ShareError),
+    /// What it is to be connected to.
+    #[error("The container's streams cannot be prepared")]
+    Stdio(#[source] StdioError),
+    /// The configuration.
+    #[error("The configuration cannot be run in a microVM")]
+    Plan(#[source] PlanError),
+    /// Guest kernel, initramfs or monitor.
+    #[error("The files that a microVM is made from are not right")]
+    Artifacts(#[source] ArtifactError),
+    /// KVM.
+    #[error("KVM cannot be used")]
+    Kvm(#[source] KvmError),
+    /// The monitor, or the guest's boot.
+    #[error("The microVM did not start")]
+    Monitor(#[source] MonitorError),
+    /// The monitor's socket.
+    #[error("The microVM cannot be reached")]
+    Control(#[source] ControlError),
+    /// The agent.
+    #[error("The container cannot be made in the guest")]
+    Agent(#[source] AgentError),
+}
+
+impl CreateError {
+    /// Whether the program itself was at fault.
+    #[must_use]
+    pub const fn start_failure(&self) -> Option<StartFailureKind> {
+        match self {
+            Self::Agent(error) => error.start_failure(),
+            _ => None,
+        }
+    }
+}
+
+/// Makes a container in a microVM of its own.
+///
+/// # Errors
+/// What failed, in which phase; nothing is left behind then but files in the state folder.
+pub fn create(request: CreateRequest, config: &Config) -> Result<Created, CreateError> {
+    let timeout = Duration::from_millis(config.microvm.request_timeout_ms);
+    let prepared = Prepared::new(request, config)?;
+    let (monitor, socket) = prepared.boot(config)?;
+    prepared.make_container(timeout)?;
+    prepared.attach(timeout)?;
+    socket.release();
+    Ok(prepared.into_created(monitor))
+}
+
+/// Everything that can fail without a process having been started.
+struct Prepared {
+    id: ContainerId,
+    state_folder: PathBuf,
+    streams: HostStreams,
+    plan: SandboxPlan,
+    artifacts: Artifacts,
+    kvm: File,
+    shares: Vec<OpenShare>,
+}
+
+impl Prepared {
+    fn new(request: CreateRequest, config: &Config) -> Result<Self, CreateError> {
+        if request.preserve_fds > 0 {
+            return Err(CreateError::PreserveFds);
+        }
+        let CreateRequest { id, bundle, rootfs, spec, state_folder, stdio, .. } = request;
+        let sources = Sources::open(&spec, &bundle, &rootfs).map_err(CreateError::Share)?;
+        let streams = HostStreams::prepare(stdio).map_err(CreateError::Stdio)?;
+        let plan = SandboxPlan::new(&PlanInput {
+            id: &id,
+            bundle: &bundle,
+            rootfs: &rootfs,
+            spec: &spec,
+            stdio: streams.plan(),
+            defaults: VmDefaults {
+                vcpus: config.microvm.vcpus,
+                memory_mib: config.microvm.memory_mib,
+                overhead_mib: config.microvm.memory_overhead_mib,
+            },
+            facts: &sources.facts,
+        });
+        let plan = plan.map_err(CreateError::Plan)?;
+        let artifacts = Artifacts::open(&config.microvm).map_err(CreateError::Artifacts)?;
+        let kvm = kvm::open().map_err(CreateError::Kvm)?;
+        let shares = sources.share(&plan.shares).map_err(CreateError::Share)?;
+        Ok(Self { id, state_folder, streams, plan, artifacts, kvm, shares })
+    }
+
+    /// A monitor whose guest is up, and its socket.
+    fn boot(&self, config: &Config) -> Result<(Monitor, ControlSocket), CreateError> {
+        let socket = ControlSocket::listen(&self.state_folder).map_err(CreateError::Control)?;
+        let boot_timeout = Duration::from_millis(config.microvm.boot_timeout_ms);
+        let mut monitor = Monitor::spawn(&MonitorSetup {
+            sandbox: &self.id,
+            shape: &self.plan.shape,
+            artifacts: &self.artifacts,
+            kvm: &self.kvm,
+            control: socket.listener(),
+            shares: &self.shares,
+            boot_timeout,
+            console_log: config.microvm.console_log,
+            state_folder: &self.state_folder,
+        })
+        .map_err(CreateError::Monitor)?;
+        monitor.wait_ready(boot_timeout).map_err(CreateError::Monitor)?;
+        Ok((monitor, socket))
+    }
+
+    fn make_container(&self, timeout: Duration) -> Result<(), CreateError> {
+        let connection = control::connect_agent(&self.state_folder, timeout);
+        Agent::new(connection.map_err(CreateError::Control)?)
+            .create_container(&self.id, INIT, &self.plan.container, timeout)
+            .map_err(CreateError::Agent)
+    }
+
+    fn attach(&self, timeout: Duration) -> Result<(), CreateError> {
+        let (streams, descriptors) = self.streams.attachment(true);
+        let attach = Attach { process: INIT, streams, ends_sandbox: true };
+        StreamsConnection::attach(&self.state_folder, attach, &descriptors, timeout)
+            .map_err(CreateError::Control)?;
+        Ok(())
+    }
+
+    fn into_created(self, monitor: Monitor) -> Created {
+        let shape = &self.plan.shape;
+        let annotation = |name: &str, value: String| (format!("dev.cofferdam.{name}"), value);
+        let annotations = vec![
+            annotation("guest.kernel", self.artifacts.kernel_version),
+            annotation("vm.vcpus", shape.vcpus.to_string()),
+            annotation("vm.memory_mib", shape.memory_mib.to_string()),
+        ];
+        Created {
+            pid: monitor.release(),
+            terminal: self.streams.into_terminal().map(|(master, _)| master),
+            annotations,
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What the guest sees of the host: sources opened once, looked at, and cloned into detached mount
+//! trees that the monitor attaches where only its file server is.
+//!
+//! A source is opened before the plan is made and everything later goes by the descriptor, so that
+//! what was looked at is what is shared.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use cofferdam_protocol::vm_config::ShareKind;
+use nix::libc;
+use oci_spec::runtime::Spec;
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use crate::host::sys::set_mount_attributes;
+use crate::plan::{HostFacts, ShareAccess, SharePlan, SourceKind, bind_source};
+
+/// Why a part of the host cannot be shared.
+#[derive(Debug, thiserror::Error)]
+pub enum ShareError {
+    /// The source cannot be opened.
+    #[error("Cannot open {}", .path.display())]
+    Open {
+        /// The source.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It cannot be cloned.
+    #[error("Cannot share {} with a guest", .path.display())]
+    Clone {
+        /// The source.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Its mount cannot be made read-only or private.
+    #[error("Cannot set the mount attributes of {}", .path.display())]
+    Attributes {
+        /// The source.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// The opened sources: the root file system, and each bind mount's.
+#[derive(Debug)]
+pub(super) struct Sources {
+    rootfs: File,
+    /// One for each bind mount, in the spec's order.
+    binds: Vec<File>,
+    /// What they are.
+    pub(super) facts: HostFacts,
+}
+
+/// A share, ready for the monitor.
+#[derive(Debug)]
+pub(super) struct OpenShare {
+    pub(super) tree: OwnedFd,
+    pub(super) kind: ShareKind,
+}
+
+impl Sources {
+    /// Opens every source. Symbolic links are followed, as they are when a mount is made.
+    pub(super) fn open(spec: &Spec, bundle: &Path, rootfs: &Path) -> Result<Self, ShareError> {
+        let rootfs = open(rootfs)?;
+        let mut binds = Vec::new();
+        let mut facts = HostFacts::default();
+        for mount in spec.mounts().iter().flatten() {
+            let kind = match bind_source(mount, bundle) {
+                Some(path) => {
+                    let file = open(&path)?;
+                    let kind = kind(&file);
+                    binds.push(file);
+                    Some(kind.map_err(|source| ShareError::Open { path, source })?)
+                }
+                None => None,
+            };
+            facts.bind_sources.push(kind);
+        }
+        Ok(Self { rootfs, binds, facts })
+    }
+
+    /// Clones the sources as the plan's shares say: the root file system first, then the bind
+    /// mounts in the spec's order.
+    pub(super) fn share(&self, plans: &[SharePlan]) -> Result<Vec<OpenShare>, ShareError> {
+        let files = std::iter::once(&self.rootfs).chain(&self.binds);
+        plans.iter().zip(files).map(|(plan, file)| share(plan, file)).collect()
+    }
+}
+
+fn open(path: &Path) -> Result<File, ShareError> {
+    match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(descriptor) => Ok(descriptor.into()),
+        Err(errno) => Err(ShareError::Open { path: path.to_owned(), source: errno.into() }),
+    }
+}
+
+fn kind(file: &File) -> io::Result<SourceKind> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => SourceKind::Folder,
+        FileType::CharacterDevice => SourceKind::CharDevice,
+        FileType::BlockDevice => SourceKind::BlockDevice,
+        FileType::Fifo => SourceKind::Fifo,
+        FileType::Socket => SourceKind::Socket,
+        _ => SourceKind::File,
+    })
+}
+
+fn share(plan: &SharePlan, file: &File) -> Result<OpenShare, ShareError> {
+    let path = || plan.source.clone();
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    if plan.recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    let tree = open_tree(file, "", flags)
+        .map_err(|errno| ShareError::Clone { path: path(), source: errno.into() })?;
+    let attributes = |recursive, attributes, propagation| {
+        set_mount_attributes(tree.as_fd(), recursive, attributes, propagation)
+            .map_err(|source| ShareError::Attributes { path: path(), source })
+    };
+    // What the host mounts later must not come in, what the guest does must not go out.
+    let private = libc::MS_PRIVATE;
+    match plan.access {
+        ShareAccess::Writable => attributes(plan.recursive, 0, private)?,
+        ShareAccess::ReadOnlyTree => {
+            attributes(plan.recursive, libc::MOUNT_ATTR_RDONLY, private)?;
+        }
+        ShareAccess::ReadOnly => {
+            attributes(plan.recursive, 0, private)?;
+            attributes(false, libc::MOUNT_ATTR_RDONLY, 0)?;
+        }
+    }
+    Ok(OpenShare { tree, kind: plan.kind })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(source: &str) -> Spec {
+        let mount = format!(r#"{{"destination":"/a","source":"{source}","options":["bind"]}}"#);
+        let text = format!(r#"{{"ociVersion":"1.0.2","mounts":[{mount}]}}"#);
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_source_is_followed_and_told_by_its_kind() {
+        let bundle = tempfile::tempdir().unwrap();
+        std::fs::create_dir(bundle.path().join("folder")).unwrap();
+        std::os::unix::fs::symlink("folder", bundle.path().join("link")).unwrap();
+        let sources = Sources::open(&spec("link"), bundle.path(), bundle.path()).unwrap();
+        assert_eq!(sources.facts.bind_sources, [Some(SourceKind::Folder)]);
+    }
+
+    #[test]
+    fn a_missing_source_is_named() {
+        let bundle = tempfile::tempdir().unwrap();
+        let error = Sources::open(&spec("gone"), bundle.path(), bundle.path()).unwrap_err();
+        assert!(error.to_string().ends_with("/gone"), "{error}");
+    }
+}

@@ -1,0 +1,151 @@
+//! What a process in a guest is connected to on the host: descriptors for the monitor.
+//!
+//! The monitor gets open file descriptions of its own where that is possible ([`reopen`]), so that
+//! the `O_NONBLOCK` that it needs is not set on the user's shell.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use cofferdam_protocol::control::AttachedStreams;
+use cofferdam_protocol::plan::StdioPlan;
+
+use crate::host::stdio::{ProcessStdio, reopen};
+use crate::host::terminal::{TerminalPair, WindowSize};
+
+/// Why a process cannot be connected.
+#[derive(Debug, thiserror::Error)]
+pub enum StdioError {
+    /// No terminal.
+    #[error("Cannot make a terminal")]
+    Terminal(#[source] io::Error),
+    /// A descriptor of the caller's is not usable.
+    #[error("Cannot use the descriptor given as {name}")]
+    Stream {
+        /// `stdin` and so on.
+        name: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The host's ends.
+#[derive(Debug)]
+pub(super) enum HostStreams {
+    /// Of the caller's.
+    Pipes {
+        /// Host to guest.
+        stdin: Option<OwnedFd>,
+        /// Guest to host.
+        stdout: Option<OwnedFd>,
+        /// Guest to host.
+        stderr: Option<OwnedFd>,
+    },
+    /// A terminal.
+    Terminal {
+        /// For the caller.
+        master: OwnedFd,
+        /// For the monitor, in raw mode: the guest's own terminal does the rest.
+        slave: OwnedFd,
+        /// Lines and characters.
+        size: (u16, u16),
+    },
+}
+
+impl HostStreams {
+    /// Makes what the monitor needs.
+    pub(super) fn prepare(stdio: ProcessStdio) -> Result<Self, StdioError> {
+        match stdio {
+            ProcessStdio::Inherit { stdin, stdout, stderr } => Ok(Self::Pipes {
+                stdin: own("stdin", stdin)?,
+                stdout: own("stdout", stdout)?,
+                stderr: own("stderr", stderr)?,
+            }),
+            ProcessStdio::Terminal { size } => {
+                terminal(size.unwrap_or_default()).map_err(StdioError::Terminal)
+            }
+        }
+    }
+
+    /// How the agent connects the process.
+    pub(super) const fn plan(&self) -> StdioPlan {
+        match self {
+            Self::Pipes { stdin, stdout, stderr } => StdioPlan::Pipes {
+                stdin: stdin.is_some(),
+                stdout: stdout.is_some(),
+                stderr: stderr.is_some(),
+            },
+            Self::Terminal { size: (rows, columns), .. } => {
+                StdioPlan::Terminal { rows: *rows, columns: *columns }
+            }
+        }
+    }
+
+    /// What the monitor is told, and the descriptors that come with it.
+    pub(super) fn attachment(&self, controlling: bool) -> (AttachedStreams, Vec<BorrowedFd<'_>>) {
+        match self {
+            Self::Pipes { stdin, stdout, stderr } => {
+                let streams = AttachedStreams::Pipes {
+                    stdin: stdin.is_some(),
+                    stdout: stdout.is_some(),
+                    stderr: stderr.is_some(),
+                };
+                let given = [stdin, stdout, stderr].into_iter().flatten().map(AsFd::as_fd);
+                (streams, given.collect())
+            }
+            Self::Terminal { slave, .. } => {
+                (AttachedStreams::Terminal { controlling }, vec![slave.as_fd()])
+            }
+        }
+    }
+
+    /// The terminal's two sides, master first.
+    pub(super) fn into_terminal(self) -> Option<(OwnedFd, OwnedFd)> {
+        match self {
+            Self::Pipes { .. } => None,
+            Self::Terminal { master, slave, .. } => Some((master, slave)),
+        }
+    }
+}
+
+fn own(name: &'static str, descriptor: Option<OwnedFd>) -> Result<Option<OwnedFd>, StdioError> {
+    let own = descriptor.map(|descriptor| reopen(descriptor.as_fd())).transpose();
+    own.map_err(|source| StdioError::Stream { name, source })
+}
+
+fn terminal(size: (u16, u16)) -> io::Result<HostStreams> {
+    let (rows, columns) = size;
+    let shown = (size != (0, 0)).then_some(WindowSize { rows, columns });
+    let TerminalPair { master, slave } = TerminalPair::open(shown)?;
+    // The caller has the master's description, the monitor the slave's.
+    rustix::io::ioctl_fionbio(&slave, true)?;
+    Ok(HostStreams::Terminal { master, slave, size })
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::termios::{LocalModes, tcgetattr, tcgetwinsize};
+
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_raw_and_has_its_size() {
+        let streams =
+            HostStreams::prepare(ProcessStdio::Terminal { size: Some((40, 120)) }).unwrap();
+        assert_eq!(streams.plan(), StdioPlan::Terminal { rows: 40, columns: 120 });
+        let (master, slave) = streams.into_terminal().unwrap();
+        let size = tcgetwinsize(&master).unwrap();
+        assert_eq!((size.ws_row, size.ws_col), (40, 120));
+        assert!(!tcgetattr(&slave).unwrap().local_modes.contains(LocalModes::ECHO));
+    }
+
+    #[test]
+    fn streams_that_are_not_there_are_neither_planned_nor_given() {
+        let (_reader, writer) = io::pipe().unwrap();
+        let stdio =
+            ProcessStdio::Inherit { stdin: None, stdout: Some(writer.into()), stderr: None };
+        let streams = HostStreams::prepare(stdio).unwrap();
+        let expected = StdioPlan::Pipes { stdin: false, stdout: true, stderr: false };
+        assert_eq!(streams.plan(), expected);
+        assert_eq!(streams.attachment(true).1.len(), 1);
+    }
+}

@@ -1,0 +1,189 @@
+//! `kill` and `delete`: the end of a sandbox, whatever its guest does.
+//!
+//! A guest that does not answer cannot hold anybody up: SIGKILL then ends its monitor, by the
+//! monitor's pidfd, and a deleted sandbox's monitor is ended in any case.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use cofferdam_protocol::agent::SignalRequest;
+use nix::libc;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::INIT;
+use super::agent::{Agent, AgentError, REQUEST_TIMEOUT};
+use super::control::{self, ControlError};
+use crate::host::process::ProcessIdentity;
+use crate::sandbox::request::{KillRequest, SandboxRef};
+
+/// How long a guest has to take a SIGKILL before its monitor gets it.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a killed monitor may take to go: it has memory to give back.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a signal was not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum KillError {
+    /// The monitor cannot be reached.
+    #[error("The container's microVM cannot be reached")]
+    Control(#[source] ControlError),
+    /// The guest did not take it.
+    #[error("The guest did not take the signal")]
+    Agent(#[source] AgentError),
+    /// The monitor cannot be killed.
+    #[error("The guest does not answer, and its monitor cannot be killed")]
+    Monitor(#[source] io::Error),
+}
+
+/// Why something of a sandbox is left.
+#[derive(Debug, thiserror::Error)]
+pub enum DeleteError {
+    /// The monitor cannot be killed.
+    #[error("The monitor (process {pid}) cannot be killed")]
+    Kill {
+        /// Its number.
+        pid: i32,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It does not end.
+    #[error("The monitor (process {0}) was killed and does not end")]
+    Alive(i32),
+    /// The socket.
+    #[error("The control socket cannot be removed")]
+    Socket(#[source] io::Error),
+}
+
+/// Sends a signal to the container. One that has ended is no error.
+///
+/// # Errors
+/// When the guest cannot be reached or does not take it. SIGKILL has what it wants in the end.
+pub fn kill(sandbox: &SandboxRef, request: KillRequest) -> Result<(), KillError> {
+    let Some(monitor) = live_monitor(sandbox) else { return Ok(()) };
+    let is_kill = request.signal == libc::SIGKILL;
+    let timeout = if is_kill { KILL_TIMEOUT } else { REQUEST_TIMEOUT };
+    match ask_guest(sandbox, request, timeout) {
+        Ok(()) => Ok(()),
+        // It may have ended between; then it has what was wanted.
+        Err(_) if !is_alive(sandbox) => Ok(()),
+        Err(_) if is_kill => {
+            pidfd_send_signal(&monitor, Signal::KILL).or_else(gone).map_err(KillError::Monitor)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Ends whatever is left of a sandbox, and removes its socket. Idempotent.
+///
+/// # Errors
+/// When something is left.
+pub fn delete(sandbox: &SandboxRef) -> Result<(), DeleteError> {
+    if let Some(ProcessIdentity { pid, .. }) = sandbox.process
+        && let Some(monitor) = live_monitor(sandbox)
+    {
+        pidfd_send_signal(&monitor, Signal::KILL)
+            .or_else(gone)
+            .map_err(|source| DeleteError::Kill { pid, source })?;
+        if !ends_within(&monitor, END_TIMEOUT) {
+            return Err(DeleteError::Alive(pid));
+        }
+    }
+    control::remove(&sandbox.state_folder.join(control::SOCKET)).map_err(DeleteError::Socket)
+}
+
+fn ask_guest(
+    sandbox: &SandboxRef,
+    request: KillRequest,
+    timeout: Duration,
+) -> Result<(), KillError> {
+    let connection =
+        control::connect_agent(&sandbox.state_folder, timeout).map_err(KillError::Control)?;
+    let request = SignalRequest {
+        container_id: sandbox.id.to_string(),
+        process: INIT.0,
+        signal: request.signal.unsigned_abs(),
+        all: request.all,
+        ..Default::default()
+    };
+    Agent::new(connection).signal(&request, timeout).map_err(KillError::Agent)?;
+    Ok(())
+}
+
+/// The monitor's descriptor, if it lives: opened first and identified then, so that it is not
+/// another process's with the same number.
+fn live_monitor(sandbox: &SandboxRef) -> Option<OwnedFd> {
+    let identity = sandbox.process?;
+    let pidfd = pidfd_open(Pid::from_raw(identity.pid)?, PidfdFlags::empty()).ok()?;
+    identity.is_alive().then_some(pidfd)
+}
+
+fn is_alive(sandbox: &SandboxRef) -> bool {
+    sandbox.process.is_some_and(ProcessIdentity::is_alive)
+}
+
+fn gone(errno: Errno) -> io::Result<()> {
+    if errno == Errno::SRCH { Ok(()) } else { Err(errno.into()) }
+}
+
+fn ends_within(process: &OwnedFd, timeout: Duration) -> bool {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        let wait = Timespec::try_from(remaining).ok();
+        match poll(&mut [PollFd::new(process, PollFlags::IN)], wait.as_ref()) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn sandbox(state_folder: &Path, process: Option<ProcessIdentity>) -> SandboxRef {
+        SandboxRef {
+            id: "a".parse().unwrap(),
+            state_folder: state_folder.to_owned(),
+            bundle: "/".into(),
+            process,
+        }
+    }
+
+    #[test]
+    fn a_sandbox_that_is_gone_is_killed_and_deleted_without_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        for process in [None, Some(ProcessIdentity { pid: i32::MAX, start_ticks: 1 })] {
+            let sandbox = sandbox(folder.path(), process);
+            kill(&sandbox, KillRequest { signal: 15, all: false }).unwrap();
+            delete(&sandbox).unwrap();
+            delete(&sandbox).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_monitor_that_does_not_answer_is_killed_and_one_that_lives_is_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let start = || {
+            let child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+            let identity = ProcessIdentity::of(child.id().cast_signed()).unwrap();
+            (child, sandbox(folder.path(), Some(identity)))
+        };
+        let (mut child, hung) = start();
+        let term = kill(&hung, KillRequest { signal: 15, all: false });
+        assert!(matches!(term, Err(KillError::Control(_))));
+        kill(&hung, KillRequest { signal: libc::SIGKILL, all: false }).unwrap();
+        assert!(!child.wait().unwrap().success());
+        let (mut child, left) = start();
+        delete(&left).unwrap();
+        assert!(!child.wait().unwrap().success());
+    }
+}

@@ -258,12 +258,23 @@ impl AttachedFs {
                 }
             }
             if orders {
-                while let Some(order) = self.orders.take() {
-                    self.obey(order);
-                }
+                self.take_orders();
             }
             self.serve();
         }
+    }
+
+    fn take_orders(&mut self) {
+        while let Some(order) = self.orders.take() {
+            self.obey(order);
+        }
+    }
+
+    /// What [`Self::run`] does between two waits.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn step(&mut self) {
+        self.take_orders();
+        self.serve();
     }
 
     fn obey(&mut self, order: Order) {
@@ -353,6 +364,16 @@ fn answer(server: &Server<Arc<Tree>>, chain: Chain<'_>, memory: &GuestRam) -> u3
     };
     let written = server.handle_message(request, answer.into(), None, None);
     u32::try_from(written.unwrap_or(0)).unwrap_or(0)
+}
+
+/// A device and a server in the calling thread, over a folder rather than the thread's root.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn serving(folder: &std::path::Path) -> Result<(FsDevice, AttachedFs), FsError> {
+    let (device, server) = open("tag", FsConfig::default())?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = openat(CWD, folder, flags, Mode::empty());
+    let root = root.map_err(|error| FsError::Root(error.into()))?;
+    Ok((device, server.prepare()?.attach_at(root)?))
 }
 
 #[cfg(test)]

@@ -5,5 +5,212 @@
 #![allow(clippy::unwrap_used, reason = "a broken fixture is to be seen at once")]
 
 mod driver;
+mod script;
 
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::device::{Activation, DeviceType, VirtioDevice};
+use crate::fs;
+use crate::memory::{GuestAddress, GuestRam};
+use crate::mmio::MmioTransport;
+use crate::poll::{Events, Poller};
+use crate::vsock::{self, ConnectionId, Endpoint, Vsock};
 pub use driver::{BUFFERS, Driver, MEMORY_BYTES, Piece, QUEUE_SIZE};
+use script::Script;
+
+/// A header of a vsock packet, the ids of the machines in front.
+const HEADER_BYTES: usize = 44;
+const TRANSMIT: usize = 1;
+/// No test of ours is longer.
+const MAX_STEPS: usize = 256;
+
+/// Reads and writes registers as the bytes say: offset, width, value.
+pub fn mmio_accesses(bytes: &[u8]) {
+    let memory = GuestRam::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
+    let line = EventFd::new(EFD_NONBLOCK).unwrap();
+    let mut transport = MmioTransport::new(Arc::new(memory), Box::new(Idle), line).unwrap();
+    let mut script = Script::new(bytes);
+    for _ in 0..MAX_STEPS {
+        let Some(how) = script.byte() else { return };
+        // Most of the page is nothing.
+        let offset = u64::from(script.word() % 0x140);
+        let mut data = [0; 8];
+        data[..4].copy_from_slice(&script.word().to_le_bytes());
+        let data = &mut data[..usize::from(how % 9)];
+        if how & 0x80 == 0 { transport.write(offset, data) } else { transport.read(offset, data) }
+    }
+}
+
+/// A device that does nothing.
+struct Idle;
+
+impl VirtioDevice for Idle {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::Rng
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[16, 1024]
+    }
+
+    fn config(&self) -> &[u8] {
+        &[1, 2, 3]
+    }
+
+    fn activate(&mut self, _activation: Activation) -> bool {
+        true
+    }
+
+    fn reset(&mut self) {}
+}
+
+/// Plays a guest and a host of the socket device as the bytes say.
+pub fn vsock_packets(bytes: &[u8]) {
+    let poller = Arc::new(Poller::open().unwrap());
+    let (device, mut vsock) = vsock::open(Arc::clone(&poller), 0).unwrap();
+    let mut driver = Driver::start(Box::new(device), 3);
+    turn(&poller, &mut vsock, &mut driver);
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let first = vsock.connect(1025, Endpoint::Stream(ours.into()), b"prologue").ok();
+    let mut script = Script::new(bytes);
+    for _ in 0..MAX_STEPS {
+        let Some(step) = script.byte() else { return };
+        match step % 8 {
+            0..=2 => send_packet(&mut driver, &mut script, first),
+            3 => give_buffer(&mut driver, &mut script),
+            4 => write_host(&mut theirs, &mut script),
+            5 => vsock.expire(
+                Instant::now() + Duration::from_secs(u64::from(script.byte().unwrap_or(0))),
+            ),
+            6 => break_descriptor(&mut driver, &mut script),
+            _ => connect_again(&mut vsock, &mut script),
+        }
+        turn(&poller, &mut vsock, &mut driver);
+    }
+}
+
+fn turn(poller: &Poller, vsock: &mut Vsock, driver: &mut Driver) {
+    let mut events = Events::new();
+    // A correct device comes to rest; one that does not is found by the fuzzer's timeout.
+    while let ready @ [_, ..] = poller.wait(&mut events, Some(Duration::ZERO)).unwrap() {
+        for (token, readiness) in ready {
+            vsock.handle(*token, *readiness);
+        }
+        while vsock.next_event().is_some() {}
+        for queue in 0..2 {
+            while driver.used(queue).is_some() {}
+        }
+    }
+}
+
+fn send_packet(driver: &mut Driver, script: &mut Script<'_>, first: Option<ConnectionId>) {
+    let mut header = [0; HEADER_BYTES];
+    header[0] = 3;
+    header[8] = 2;
+    script.fill(&mut header[16..]);
+    let (kind, payload) = (script.byte().unwrap_or(0), script.word() % 3000);
+    header[16..20].copy_from_slice(&1025u32.to_le_bytes());
+    let port = if kind & 1 == 0 { first.map_or(0, ConnectionId::port) } else { 1024 };
+    header[20..24].copy_from_slice(&port.to_le_bytes());
+    if kind & 2 == 0 {
+        header[24..28].copy_from_slice(&payload.to_le_bytes());
+        header[28..30].copy_from_slice(&1u16.to_le_bytes());
+        header[30..32].copy_from_slice(&u16::from(kind >> 2 & 7).to_le_bytes());
+    }
+    driver.write(BUFFERS, &header);
+    let head = Piece { address: BUFFERS, length: HEADER_BYTES as u32, writable: false };
+    let body = Piece { address: BUFFERS + 0x1000, length: payload, writable: false };
+    driver.offer(TRANSMIT, &[head, body]);
+}
+
+fn give_buffer(driver: &mut Driver, script: &mut Script<'_>) {
+    let length = script.word() % 5000;
+    let offset = u64::from(script.byte().unwrap_or(0)) * 0x1000;
+    driver.offer(0, &[Piece { address: BUFFERS + 0x10_0000 + offset, length, writable: true }]);
+}
+
+fn write_host(host: &mut UnixStream, script: &mut Script<'_>) {
+    let length = script.word() as usize % 10_000;
+    // Full, or closed: as it may be.
+    let _ = std::io::Write::write(host, &vec![0; length]);
+    let _ = std::io::Read::read(host, &mut vec![0; length]);
+}
+
+fn break_descriptor(driver: &mut Driver, script: &mut Script<'_>) {
+    let (queue, index) = (script.word() as usize % 2, script.word() as u16);
+    let address = u64::from(script.word()) << (script.byte().unwrap_or(0) % 33);
+    let piece = Piece { address, length: script.word(), writable: false };
+    driver.descriptor(queue, index % QUEUE_SIZE, &piece, script.word() as u16 & 7, index % 20);
+    driver.announce(queue, index % QUEUE_SIZE);
+}
+
+fn connect_again(vsock: &mut Vsock, script: &mut Script<'_>) {
+    let Ok((ours, _theirs)) = UnixStream::pair() else { return };
+    let endpoint = match script.byte().unwrap_or(0) % 3 {
+        0 => Endpoint::Source(ours.into()),
+        1 => Endpoint::Sink(ours.into()),
+        _ => Endpoint::Terminal(ours.into()),
+    };
+    // Not ready, or no place: as it may be.
+    let _ = vsock.connect(1025, endpoint, b"");
+}
+
+/// Asks the file server as the bytes say. The folder should be small, and nobody else's.
+pub fn fs_requests(folder: &Path, bytes: &[u8]) {
+    let (device, mut server) = fs::serving(folder).unwrap();
+    let mut driver = Driver::start(Box::new(device), 2);
+    server.step();
+    let mut script = Script::new(bytes);
+    for _ in 0..MAX_STEPS {
+        let Some(opcode) = script.byte() else { return };
+        let mut message = [0; 200];
+        let length = 40 + usize::from(script.byte().unwrap_or(0)) % 160;
+        message[0..4].copy_from_slice(&(length as u32).to_le_bytes());
+        message[4..8].copy_from_slice(&u32::from(opcode % 56).to_le_bytes());
+        message[16..24].copy_from_slice(&u64::from(script.byte().unwrap_or(0) % 8).to_le_bytes());
+        script.fill(&mut message[40..length]);
+        let room = script.word() % 5000;
+        driver.write(BUFFERS, &message);
+        let request = Piece { address: BUFFERS, length: length as u32, writable: false };
+        let answer = Piece { address: BUFFERS + 0x10_0000, length: room, writable: true };
+        driver.offer(usize::from(opcode >> 7), &[request, answer]);
+        server.step();
+        for queue in 0..2 {
+            while driver.used(queue).is_some() {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn mmio_accesses_do_no_harm(bytes in vec(any::<u8>(), 0..2000)) {
+            mmio_accesses(&bytes);
+        }
+
+        #[test]
+        fn vsock_packets_do_no_harm(bytes in vec(any::<u8>(), 0..2000)) {
+            vsock_packets(&bytes);
+        }
+
+        #[test]
+        fn fs_requests_do_no_harm(bytes in vec(any::<u8>(), 0..2000)) {
+            fs_requests(tempfile::tempdir().unwrap().path(), &bytes);
+        }
+    }
+}

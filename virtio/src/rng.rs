@@ -157,3 +157,94 @@ fn fill(mut slices: Slices<'_>) -> u32 {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::fuzzing::{BUFFERS, Driver, MEMORY_BYTES, Piece};
+    use crate::interrupt::DEVICE_NEEDS_RESET;
+    use crate::mmio::STATUS;
+    use crate::poll::Events;
+
+    const OWNER: u32 = 3;
+
+    struct Guest {
+        driver: Driver,
+        rng: Rng,
+        poller: Arc<Poller>,
+    }
+
+    impl Guest {
+        fn new() -> Self {
+            let poller = Arc::new(Poller::open().unwrap());
+            let (device, rng) = open(Arc::clone(&poller), OWNER).unwrap();
+            let driver = Driver::start(Box::new(device), 1);
+            Self { driver, rng, poller }
+        }
+
+        fn turn(&mut self) {
+            let mut events = Events::new();
+            while let ready @ [_, ..] = self.poller.wait(&mut events, Some(Duration::ZERO)).unwrap()
+            {
+                for (token, readiness) in ready {
+                    self.rng.handle(*token, *readiness);
+                }
+            }
+        }
+
+        fn request(&mut self, length: u32, writable: bool) -> u32 {
+            self.driver.offer(0, &[Piece { address: BUFFERS, length, writable }]).unwrap();
+            self.turn();
+            self.driver.used(0).unwrap().1
+        }
+    }
+
+    #[test]
+    fn a_request_is_filled() {
+        let mut guest = Guest::new();
+        assert_eq!(guest.request(64, true), 64);
+        assert_ne!(guest.driver.read(BUFFERS, 64), [0; 64]);
+        assert!(guest.driver.interrupted());
+    }
+
+    #[test]
+    fn a_large_request_is_filled_in_part() {
+        let mut guest = Guest::new();
+        assert_eq!(guest.request(1 << 20, true), 4096);
+    }
+
+    #[test]
+    fn what_cannot_be_filled_is_returned_empty() {
+        let mut guest = Guest::new();
+        assert_eq!(guest.request(64, false), 0);
+        assert_eq!(guest.request(u32::MAX, true), 0);
+        assert_eq!(guest.request(0, true), 0);
+        let beyond = Piece { address: MEMORY_BYTES as u64 - 1, length: 2, writable: true };
+        guest.driver.offer(0, &[beyond]).unwrap();
+        guest.turn();
+        assert_eq!(guest.driver.used(0).unwrap().1, 0);
+        assert_eq!(guest.request(16, true), 16);
+    }
+
+    #[test]
+    fn a_full_queue_is_served() {
+        let mut guest = Guest::new();
+        for _ in 0..16 {
+            let piece = Piece { address: BUFFERS, length: 8, writable: true };
+            guest.driver.offer(0, &[piece]).unwrap();
+        }
+        guest.turn();
+        assert_eq!(std::iter::from_fn(|| guest.driver.used(0)).count(), 16);
+        assert_eq!(guest.request(8, true), 8);
+    }
+
+    #[test]
+    fn a_broken_queue_stops_the_device() {
+        let mut guest = Guest::new();
+        guest.driver.jump(0, 17);
+        guest.turn();
+        assert_ne!(guest.driver.registered(STATUS) & DEVICE_NEEDS_RESET, 0);
+    }
+}

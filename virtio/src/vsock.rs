@@ -73,6 +73,14 @@ pub enum Endpoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(u32);
 
+#[cfg(any(test, feature = "fuzzing"))]
+impl ConnectionId {
+    /// The host's port.
+    pub(crate) fn port(self) -> u32 {
+        self.0
+    }
+}
+
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VsockEvent {

@@ -29,8 +29,7 @@ impl Guest {
         let folder = tempfile::tempdir().unwrap();
         let (device, mut server) = attach(folder.path());
         let driver = Driver::start(Box::new(device), 2);
-        let order = server.orders.take().unwrap();
-        server.obey(order);
+        server.step();
         Self { driver, server, folder }
     }
 
@@ -52,7 +51,7 @@ impl Guest {
         let pieces = [request, answer];
         let used = if room == 0 { &pieces[..1] } else { &pieces[..] };
         self.driver.offer(queue, used).unwrap();
-        self.server.serve();
+        self.server.step();
         let (_, written) = self.driver.used(queue).unwrap();
         self.driver.read(ANSWER, written as usize)
     }
@@ -138,7 +137,7 @@ fn an_answer_outside_memory_is_not_written() {
     let request = Piece { address: BUFFERS, length: 56, writable: false };
     let answer = Piece { address: u64::MAX - 8, length: 4096, writable: true };
     guest.driver.offer(REQUESTS, &[request, answer]).unwrap();
-    guest.server.serve();
+    guest.server.step();
     assert_eq!(guest.driver.used(REQUESTS).unwrap().1, 0);
 }
 
@@ -146,7 +145,7 @@ fn an_answer_outside_memory_is_not_written() {
 fn a_broken_queue_stops_the_device() {
     let mut guest = Guest::new();
     guest.driver.jump(REQUESTS, 1000);
-    guest.server.serve();
+    guest.server.step();
     assert_ne!(guest.driver.registered(STATUS) & DEVICE_NEEDS_RESET, 0);
 }
 

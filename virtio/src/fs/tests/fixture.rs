@@ -83,10 +83,7 @@ impl Served {
 pub(super) fn attach(folder: &Path) -> (FsDevice, AttachedFs) {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
-    let (device, server) = open("tag", FsConfig::default()).unwrap();
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = openat(CWD, folder, flags, Mode::empty()).unwrap();
-    (device, server.prepare().unwrap().attach_at(root).unwrap())
+    serving(folder).unwrap()
 }
 
 pub(super) fn c(name: &str) -> CString {

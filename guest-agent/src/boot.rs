@@ -134,7 +134,7 @@ fn made(result: io::Result<()>) -> io::Result<()> {
 /// A process has at most eight descriptors here: as many processes as a guest can hold.
 fn raise_descriptor_limit() -> io::Result<()> {
     const AGENT_DESCRIPTORS: u64 = 1 << 18;
-    sys::set_resource_limit(libc::RLIMIT_NOFILE, AGENT_DESCRIPTORS, AGENT_DESCRIPTORS)
+    sys::set_resource_limit(sys::OPEN_FILES, AGENT_DESCRIPTORS, AGENT_DESCRIPTORS)
 }
 
 /// Every controller that the kernel has, for the containers' groups.

@@ -126,6 +126,9 @@ pub(crate) fn mount_setattr(
     Ok(())
 }
 
+/// `RLIMIT_NOFILE`, which libc gives another type with each C library.
+pub(crate) const OPEN_FILES: u32 = 7;
+
 /// Sets a resource limit of this process by its number.
 pub(crate) fn set_resource_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };

@@ -134,7 +134,7 @@ pub(crate) fn begin(streams: &ChildStreams, needed: &[RawFd]) -> Result<(), Star
     rustix::process::setsid().step(step)?;
     streams.become_standard().step(step)?;
     let (soft, hard) = KERNEL_DESCRIPTORS;
-    sys::set_resource_limit(libc::RLIMIT_NOFILE, soft, hard).step(step)?;
+    sys::set_resource_limit(sys::OPEN_FILES, soft, hard).step(step)?;
     sys::close_all_but(&mut needed.to_vec()).step(step)
 }
 

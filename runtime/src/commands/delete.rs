@@ -5,7 +5,6 @@ use crate::commands::{Context, IdError, parse_id};
 use crate::host::hooks;
 use crate::host::log::with_causes;
 use crate::sandbox;
-use crate::state::record::SandboxKind;
 use crate::state::status::{Refusal, Status, Transition};
 use crate::state::store::{Entry, Lock, StoreError};
 
@@ -61,11 +60,8 @@ pub(super) fn delete(entry: &Entry, lock: &Lock) -> Result<(), DeleteError> {
     Ok(entry.remove(lock)?)
 }
 
-/// The `poststop` hooks, in a microVM's case: `libcontainer` runs those of namespaces.
+/// The `poststop` hooks.
 fn run_hooks(entry: &Entry) {
-    if entry.record.isolation == SandboxKind::Namespace {
-        return;
-    }
     match entry.sandbox().spec() {
         Ok(spec) => {
             let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());

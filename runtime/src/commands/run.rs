@@ -84,7 +84,7 @@ pub(super) fn run(context: &Context, args: &RunArgs) -> Result<u8, CommandError>
 
 fn start_creation(creation: &mut Creation) -> Result<(), RunError> {
     let Creation { entry, lock, spec, .. } = creation;
-    Ok(start::start(entry, lock, Some(spec))?)
+    Ok(start::start(entry, lock, spec)?)
 }
 
 /// Starts it and stays until it has ended. The lock is held all the while but for the wait itself:

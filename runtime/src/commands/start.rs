@@ -9,7 +9,6 @@ use crate::host::log::with_causes;
 use crate::sandbox;
 use crate::sandbox::request::{SandboxRef, StartFailureKind};
 use crate::spec::SpecError;
-use crate::state::record::SandboxKind;
 use crate::state::status::{Refusal, Status, Transition};
 use crate::state::store::{Entry, Lock, StoreError};
 
@@ -52,15 +51,12 @@ pub(super) fn run(context: &Context, args: &StartArgs) -> Result<(), StartError>
     let (mut entry, lock) = context.store.open_locked(&id)?;
     entry.record.permit(Transition::Start)?;
     // Read before anything is done: `poststart` hooks must not fail for a file then.
-    let spec = match entry.record.isolation {
-        SandboxKind::Microvm => Some(entry.sandbox().spec()?),
-        SandboxKind::Namespace => None,
-    };
-    start(&mut entry, &lock, spec.as_ref())
+    let spec = entry.sandbox().spec()?;
+    start(&mut entry, &lock, &spec)
 }
 
 /// Starts a container that the caller has seen to be created.
-pub(super) fn start(entry: &mut Entry, lock: &Lock, spec: Option<&Spec>) -> Result<(), StartError> {
+pub(super) fn start(entry: &mut Entry, lock: &Lock, spec: &Spec) -> Result<(), StartError> {
     let kind = entry.record.isolation;
     let sandbox = entry.sandbox();
     sandbox::start(kind, &sandbox)?;
@@ -69,11 +65,10 @@ pub(super) fn start(entry: &mut Entry, lock: &Lock, spec: Option<&Spec>) -> Resu
     run_hooks(entry, &sandbox, spec)
 }
 
-/// The `poststart` hooks, in a microVM's case: `libcontainer` runs those of namespaces.
-fn run_hooks(entry: &Entry, sandbox: &SandboxRef, spec: Option<&Spec>) -> Result<(), StartError> {
+/// The `poststart` hooks.
+fn run_hooks(entry: &Entry, sandbox: &SandboxRef, spec: &Spec) -> Result<(), StartError> {
     let kind = entry.record.isolation;
-    let hooks = spec.and_then(|spec| spec.hooks().as_ref());
-    let (SandboxKind::Microvm, Some(of_spec)) = (kind, hooks) else { return Ok(()) };
+    let Some(of_spec) = spec.hooks() else { return Ok(()) };
     let state = entry.record.view_as(Status::Running);
     let outcome = hooks::run_all("poststart", of_spec.poststart().as_ref(), &state);
     if outcome.is_err()

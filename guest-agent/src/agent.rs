@@ -322,7 +322,7 @@ impl Agent {
 
     /// Gives a stream its connection. One that nobody waits for is closed.
     pub fn connect(&self, header: StreamHeader, connection: Connection) {
-        let process = self.table().process(header.process);
+        let process = self.table().connectable(header.process);
         if let Some(process) = process {
             process.streams.connect(header.kind, connection);
         }
@@ -339,6 +339,7 @@ impl Agent {
         let code = exit.await.unwrap_or(u8::MAX);
         process.streams.drain().await;
         self.tell(&process, Exit { code, oom: cgroup.oom_killed() });
+        process.streams.linger().await;
     }
 
     /// Likewise for an init: with it goes its container.

@@ -27,7 +27,8 @@ impl service::Agent for Service {
     ) -> Reply<rpc::CreateContainerResponse> {
         let id = container_id(&request.container_id)?;
         let plan = plan(&request.plan)?;
-        let created = self.0.create(&id, ProcessToken(request.process), &plan).await;
+        let (agent, token) = (self.0.clone(), ProcessToken(request.process));
+        let created = to_the_end(async move { agent.create(&id, token, &plan).await }).await?;
         let failure = failure_of(created)?.1;
         Ok(rpc::CreateContainerResponse { failure, ..Default::default() })
     }
@@ -37,7 +38,8 @@ impl service::Agent for Service {
         _: &TtrpcContext,
         request: rpc::StartContainerRequest,
     ) -> Reply<rpc::StartContainerResponse> {
-        let started = self.0.start(&container_id(&request.container_id)?).await;
+        let (agent, id) = (self.0.clone(), container_id(&request.container_id)?);
+        let started = to_the_end(async move { agent.start(&id).await }).await?;
         let failure = failure_of(started)?.1;
         Ok(rpc::StartContainerResponse { failure, ..Default::default() })
     }
@@ -45,7 +47,8 @@ impl service::Agent for Service {
     async fn exec(&self, _: &TtrpcContext, request: rpc::ExecRequest) -> Reply<rpc::ExecResponse> {
         let id = container_id(&request.container_id)?;
         let plan = plan(&request.plan)?;
-        let started = self.0.exec(&id, ProcessToken(request.process), &plan).await;
+        let (agent, token) = (self.0.clone(), ProcessToken(request.process));
+        let started = to_the_end(async move { agent.exec(&id, token, &plan).await }).await?;
         let (pid, failure) = failure_of(started)?;
         Ok(rpc::ExecResponse { pid: pid.unwrap_or(0), failure, ..Default::default() })
     }
@@ -91,6 +94,13 @@ impl service::Agent for Service {
         let processes = processes.map_err(|error| status(&error))?;
         Ok(rpc::ListProcessesResponse { processes, ..Default::default() })
     }
+}
+
+/// A handler is dropped where it stands when its connection closes. What makes a process goes on,
+/// so that it is made and known, or undone.
+async fn to_the_end<T: Send + 'static>(act: impl Future<Output = T> + Send + 'static) -> Reply<T> {
+    let ended = tokio::spawn(act).await;
+    ended.map_err(|error| ttrpc::Error::RpcStatus(ttrpc::get_status(ttrpc::Code::INTERNAL, error)))
 }
 
 fn container_id(text: &str) -> Reply<ContainerId> {

@@ -8,9 +8,10 @@
 //! the process's children: then so does the pump.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use cofferdam_protocol::stream::{StreamKind, TerminalSize};
@@ -48,6 +49,8 @@ pub(crate) struct Streams {
     awaited: Mutex<HashMap<StreamKind, oneshot::Sender<Connection>>>,
     ended: watch::Sender<bool>,
     drains: Mutex<Vec<oneshot::Receiver<()>>>,
+    /// One for each output, until it has its connection.
+    awaiting: Mutex<Vec<oneshot::Receiver<Infallible>>>,
     terminal: Option<Weak<Master>>,
 }
 
@@ -55,8 +58,13 @@ impl Streams {
     /// Takes the agent's ends and begins to wait for their connections.
     pub(crate) fn new(ends: AgentStreams) -> io::Result<Self> {
         let (ended, _) = watch::channel(false);
-        let mut streams =
-            Self { awaited: Mutex::default(), ended, drains: Mutex::default(), terminal: None };
+        let mut streams = Self {
+            awaited: Mutex::default(),
+            ended,
+            drains: Mutex::default(),
+            awaiting: Mutex::default(),
+            terminal: None,
+        };
         if let Some(stdin) = ends.stdin {
             let stdin = Arc::new(sys::register(stdin)?);
             streams.expect(StreamKind::Stdin, |streams, connection| {
@@ -91,9 +99,11 @@ impl Streams {
     fn expect_output(&self, kind: StreamKind, end: Arc<AsyncFd<OwnedFd>>) {
         let (done, drained) = oneshot::channel();
         self.drains.lock().unwrap_or_else(PoisonError::into_inner).push(drained);
+        let (awaits, awaited) = oneshot::channel();
+        self.outputs().push(awaited);
         self.expect(kind, |streams, connection| {
             let output = Output { end, ended: streams.ended.subscribe(), drained: Some(done) };
-            tokio::spawn(output.run(connection, kind == StreamKind::Terminal));
+            tokio::spawn(output.run(connection, awaits, kind == StreamKind::Terminal));
         });
     }
 
@@ -115,6 +125,20 @@ impl Streams {
             // An error: the output is gone with its connection.
             let _ = drained.await;
         }
+    }
+
+    /// The process is done and its output sent, but its children may hold the pipes: waits until
+    /// every stream has its connection, or none can come any more.
+    pub(crate) async fn linger(&self) {
+        let awaited = std::mem::take(&mut *self.outputs());
+        for output in awaited {
+            // An error is what is waited for: the stream awaits its connection no more.
+            let _ = output.await;
+        }
+    }
+
+    fn outputs(&self) -> MutexGuard<'_, Vec<oneshot::Receiver<Infallible>>> {
+        self.awaiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sets the terminal's size. Without a terminal there is nothing to set.
@@ -199,8 +223,14 @@ struct Output {
 }
 
 impl Output {
-    async fn run(mut self, connection: oneshot::Receiver<Connection>, both_ways: bool) {
+    async fn run(
+        mut self,
+        connection: oneshot::Receiver<Connection>,
+        awaits: oneshot::Sender<Infallible>,
+        both_ways: bool,
+    ) {
         let Some(connection) = self.claimed(connection).await else { return };
+        drop(awaits);
         let (from, to) = tokio::io::split(connection);
         if both_ways {
             let (end, ended) = (Arc::clone(&self.end), self.ended.clone());
@@ -212,22 +242,22 @@ impl Output {
         }
     }
 
-    /// The connection; none when the process ended and left nothing, or nobody came for it.
-    async fn claimed(&mut self, connection: oneshot::Receiver<Connection>) -> Option<Connection> {
-        let mut ended = self.ended.clone();
-        let end = Arc::clone(&self.end);
-        let unclaimed = async {
-            // An error: the process is forgotten, which comes after its end.
-            let _ = ended.wait_for(|ended| *ended).await;
-            if rustix::io::ioctl_fionread(&*end).unwrap_or(0) > 0 {
-                tokio::time::sleep(UNCLAIMED).await;
-            }
-        };
+    /// The connection; none when the process has ended and nobody comes for what it left.
+    async fn claimed(
+        &mut self,
+        mut connection: oneshot::Receiver<Connection>,
+    ) -> Option<Connection> {
         tokio::select! {
             biased;
-            connection = connection => connection.ok(),
-            () = unclaimed => None,
+            connection = &mut connection => return connection.ok(),
+            // An error: the process is forgotten, which comes after its end.
+            _ = self.ended.wait_for(|ended| *ended) => {}
         }
+        if rustix::io::ioctl_fionread(&*self.end).unwrap_or(0) == 0 {
+            // It left nothing. Its children may yet write.
+            self.drained = None;
+        }
+        tokio::time::timeout(UNCLAIMED, connection).await.ok()?.ok()
     }
 
     async fn pump(&mut self, mut to: impl AsyncWrite + Unpin) {

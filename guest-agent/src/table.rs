@@ -1,7 +1,7 @@
 //! What the agent knows: its containers, their processes, and the last that ended.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use cofferdam_protocol::id::{ContainerId, ProcessToken};
 
@@ -27,6 +27,8 @@ pub(crate) struct Container {
 pub(crate) struct Table {
     pub(crate) containers: HashMap<ContainerId, Container>,
     processes: HashMap<ProcessToken, Arc<Process>>,
+    /// Ended, but what their children write may still get its connection.
+    lingering: HashMap<ProcessToken, Weak<Process>>,
     remembered: VecDeque<(ProcessToken, Exit)>,
 }
 
@@ -34,6 +36,11 @@ impl Table {
     /// A process by its token.
     pub(crate) fn process(&self, token: ProcessToken) -> Option<Arc<Process>> {
         self.processes.get(&token).cloned()
+    }
+
+    /// A process whose streams may be connected.
+    pub(crate) fn connectable(&self, token: ProcessToken) -> Option<Arc<Process>> {
+        self.process(token).or_else(|| self.lingering.get(&token)?.upgrade())
     }
 
     /// How an earlier process ended.
@@ -61,7 +68,10 @@ impl Table {
 
     /// A process ended.
     pub(crate) fn remember(&mut self, token: ProcessToken, exit: Exit) {
-        self.processes.remove(&token);
+        self.lingering.retain(|_, process| process.strong_count() > 0);
+        if let Some(process) = self.processes.remove(&token) {
+            self.lingering.insert(token, Arc::downgrade(&process));
+        }
         if self.remembered.len() == MAX_REMEMBERED {
             self.remembered.pop_front();
         }

@@ -36,7 +36,7 @@ macro_rules! cases {
 fn main() {
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let cases: [Case; 26] = cases![
+    let cases: [Case; 28] = cases![
         ends::exit_codes_are_a_shells,
         streams::output_is_sent_before_the_end_is_told,
         streams::input_reaches_the_program_and_its_end_too,
@@ -62,6 +62,8 @@ fn main() {
         ends::signals_reach_their_process,
         ends::the_end_of_init_is_the_end_of_all,
         ends::processes_are_listed,
+        streams::a_connection_that_comes_late_gets_what_is_written_later,
+        streams::output_waits_for_its_connection_and_so_does_the_end,
         streams::a_child_that_keeps_the_pipe_does_not_hold_up_the_end,
     ];
     for (name, case) in cases {

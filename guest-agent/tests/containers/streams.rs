@@ -71,3 +71,22 @@ pub(crate) async fn a_child_that_keeps_the_pipe_does_not_hold_up_the_end(mut fix
     assert_eq!(read_until(&mut stdout, "early\n").await, "early\n");
     assert_eq!(read_until(&mut stdout, "late\n").await, "late\n");
 }
+
+pub(crate) async fn a_connection_that_comes_late_gets_what_is_written_later(mut fixture: Fixture) {
+    running(&fixture, "sleep 60").await;
+    let background = process(&["sh", "-c", "(sleep 0.3; echo late) &"]);
+    fixture.agent.exec(&fixture.id, OTHER, &background).await.unwrap();
+    assert_eq!(fixture.end(OTHER).await, 0);
+    let mut stdout = fixture.connect(OTHER, StreamKind::Stdout);
+    assert_eq!(read_until(&mut stdout, "late\n").await, "late\n");
+}
+
+pub(crate) async fn output_waits_for_its_connection_and_so_does_the_end(mut fixture: Fixture) {
+    running(&fixture, "sleep 60").await;
+    fixture.agent.exec(&fixture.id, OTHER, &process(&["sh", "-c", "echo kept"])).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_millis(300), fixture.end(OTHER)).await;
+    assert!(ended.is_err());
+    let mut stdout = fixture.connect(OTHER, StreamKind::Stdout);
+    assert_eq!(read_until(&mut stdout, "kept\n").await, "kept\n");
+    assert_eq!(fixture.end(OTHER).await, 0);
+}

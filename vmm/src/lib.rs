@@ -25,6 +25,7 @@ pub mod file_server;
 pub mod happening;
 pub mod jail;
 pub mod machine;
+pub mod probe;
 pub mod report;
 mod sys;
 pub mod vcpu;

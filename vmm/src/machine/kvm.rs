@@ -2,7 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
-use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
+use kvm_bindings::{
+    CpuId, KVM_API_VERSION, KVM_IRQCHIP_PIC_MASTER, KVM_MAX_CPUID_ENTRIES, kvm_irqchip,
+};
 use kvm_ioctls::{Cap, Error, IoEventAddress, Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -42,6 +44,9 @@ pub enum KvmError {
     /// Its interrupt controllers could not be made.
     #[error("KVM makes no interrupt controllers")]
     CreateInterruptControllers(#[source] Error),
+    /// Its interrupt controllers do not tell their state.
+    #[error("KVM does not tell the state of an interrupt controller")]
+    InterruptController(#[source] Error),
     /// A place for KVM's own pages was refused.
     #[error("KVM refuses the addresses of its own pages")]
     OwnPages(#[source] Error),
@@ -162,6 +167,16 @@ impl Vm {
         self.vm.register_ioevent(event, &IoEventAddress::Mmio(address), value).map_err(failed)
     }
 
+    /// The interrupts that wait in the first controller, one bit for each line.
+    ///
+    /// # Errors
+    /// When KVM does not tell.
+    pub fn pending_interrupts(&self) -> Result<u8, KvmError> {
+        let mut chip = kvm_irqchip { chip_id: KVM_IRQCHIP_PIC_MASTER, ..Default::default() };
+        self.vm.get_irqchip(&mut chip).map_err(KvmError::InterruptController)?;
+        Ok(sys::pending_of(&chip))
+    }
+
     /// Makes one vCPU of `vcpus`; it waits to be started by the first.
     ///
     /// # Errors
@@ -187,6 +202,20 @@ impl Vm {
         registers.xcrs[0].value = supported;
         vcpu.set_xcrs(&registers).map_err(setting("extended control registers"))
     }
+}
+
+/// Sets a processor to run probes in ring 0: as a kernel would, with an interrupt table and the
+/// extended state on.
+///
+/// # Errors
+/// When KVM refuses a register.
+pub fn set_ring0(vcpu: &VcpuFd, idt_address: u64, idt_bytes: usize) -> Result<(), KvmError> {
+    let mut system = vcpu.get_sregs().map_err(setting("system registers"))?;
+    registers::set_long_mode(&mut system);
+    registers::set_kernel_features(&mut system);
+    system.idt.base = idt_address;
+    system.idt.limit = (idt_bytes - 1) as u16;
+    vcpu.set_sregs(&system).map_err(setting("system registers"))
 }
 
 /// Sets the boot processor to the kernel's first instruction.

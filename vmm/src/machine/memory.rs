@@ -58,8 +58,20 @@ pub enum MemoryError {
 /// # Errors
 /// When the address space has no room for it.
 pub fn allocate(layout: MemoryLayout) -> Result<Memory, MemoryError> {
-    let mut regions = Vec::new();
-    for range in layout.ranges() {
+    allocate_ranges(&layout.ranges())
+}
+
+/// Makes a little RAM at address 0, for a VM that is thrown away.
+///
+/// # Errors
+/// As [`allocate`].
+pub fn allocate_small(bytes: u64) -> Result<Memory, MemoryError> {
+    allocate_ranges(std::slice::from_ref(&(0..bytes)))
+}
+
+fn allocate_ranges(ranges: &[Range<u64>]) -> Result<Memory, MemoryError> {
+    let mut regions = Vec::with_capacity(ranges.len());
+    for range in ranges {
         let bytes = range.end - range.start;
         // Private, anonymous, no swap reserved.
         let mapping =

@@ -13,6 +13,10 @@ const CR0_EXTENSION_TYPE: u64 = 1 << 4;
 const CR0_NUMERIC_ERROR: u64 = 1 << 5;
 const CR0_PAGING: u64 = 1 << 31;
 const CR4_PHYSICAL_ADDRESS_EXTENSION: u64 = 1 << 5;
+const CR0_MONITOR_COPROCESSOR: u64 = 1 << 1;
+const CR4_FXSAVE: u64 = 1 << 9;
+const CR4_SSE_EXCEPTIONS: u64 = 1 << 10;
+const CR4_XSAVE: u64 = 1 << 18;
 const EFER_LONG_MODE: u64 = 1 << 8 | 1 << 10;
 /// The bit that is always set.
 const FLAGS: u64 = 2;
@@ -21,8 +25,8 @@ const PRESENT_WRITABLE: u64 = 3;
 const HUGE: u64 = 1 << 7;
 const TABLE_ENTRIES: u64 = 512;
 
-/// The selectors that Linux's boot protocol asks for.
-const CODE_SELECTOR: u16 = 0x10;
+/// The selectors that Linux's boot protocol asks for: code, data, task state.
+pub const CODE_SELECTOR: u16 = 0x10;
 const DATA_SELECTOR: u16 = 0x18;
 const TASK_SELECTOR: u16 = 0x20;
 /// Null, unused, code (64-bit, execute and read), data (read and write), task state.
@@ -80,6 +84,12 @@ pub fn set_long_mode(registers: &mut kvm_sregs) {
     registers.cr3 = PAGE_TABLES_ADDRESS;
     registers.cr4 = CR4_PHYSICAL_ADDRESS_EXTENSION;
     registers.efer = EFER_LONG_MODE;
+}
+
+/// What a kernel turns on early: SSE and `XSAVE`.
+pub fn set_kernel_features(registers: &mut kvm_sregs) {
+    registers.cr0 |= CR0_MONITOR_COPROCESSOR;
+    registers.cr4 |= CR4_FXSAVE | CR4_SSE_EXCEPTIONS | CR4_XSAVE;
 }
 
 fn segment(selector: u16, type_: u8, l: u8, db: u8) -> kvm_segment {

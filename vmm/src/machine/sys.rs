@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
 
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{kvm_irqchip, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VmFd};
 use vm_memory::{Address as _, GuestMemory as _, GuestMemoryRegion as _};
 
@@ -92,4 +92,12 @@ pub(super) fn read_file_into(
         }
     }
     Ok(())
+}
+
+/// The interrupts that wait in a PIC's request register.
+///
+/// `chip` was filled in by KVM for one of the two PICs.
+pub(super) fn pending_of(chip: &kvm_irqchip) -> u8 {
+    // SAFETY: KVM filled the union in for a PIC; and every bit pattern is a valid PIC state.
+    unsafe { chip.chip.pic }.irr
 }

@@ -2,6 +2,7 @@
 
 PREFIX ?= /usr/local
 OUT := $(if $(COFFERDAM_OUT),$(COFFERDAM_OUT),target/cofferdam)
+TO = $(DESTDIR)$(PREFIX)
 XTASK := cargo xtask
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
@@ -28,9 +29,14 @@ bench: setup
 # The tree that `make build` left: installing compiles nothing and needs no toolchain.
 install:
 	@test -e $(OUT)/guest/manifest.json || { echo "There is nothing to install: run make build first" >&2; exit 1; }
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/cofferdam/guest
-	install -m 0755 $(OUT)/bin/cofferdam $(OUT)/bin/cofferdam-vmm $(DESTDIR)$(PREFIX)/bin/
-	install -m 0644 $(OUT)/guest/vmlinux $(OUT)/guest/initramfs.cpio $(OUT)/guest/manifest.json $(DESTDIR)$(PREFIX)/lib/cofferdam/guest/
+	install -d $(TO)/bin $(TO)/lib/cofferdam/guest
+	install -m 0755 $(OUT)/bin/cofferdam $(OUT)/bin/cofferdam-vmm $(TO)/bin/
+	install -m 0644 $(OUT)/guest/vmlinux $(OUT)/guest/initramfs.cpio $(OUT)/guest/manifest.json $(TO)/lib/cofferdam/guest/
+	install -d $(TO)/share/bash-completion/completions $(TO)/share/zsh/site-functions $(TO)/share/fish/vendor_completions.d
+	$(OUT)/bin/cofferdam completion bash > $(TO)/share/bash-completion/completions/cofferdam
+	$(OUT)/bin/cofferdam completion zsh > $(TO)/share/zsh/site-functions/_cofferdam
+	$(OUT)/bin/cofferdam completion fish > $(TO)/share/fish/vendor_completions.d/cofferdam.fish
+	$(OUT)/bin/cofferdam man $(TO)/share/man/man1
 
 # Leaves the cache (/var/cache/cofferdam): kernels and root file systems are made once.
 clean:

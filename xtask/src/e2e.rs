@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     /// Only on this machine, or only in the lab
     #[arg(long, value_enum)]
     place: Option<Place>,
-    /// Only scenarios with this in their name
+    /// Only the files of scenarios, or else the scenarios, with this in their name
     filter: Option<String>,
 }
 
@@ -145,18 +145,22 @@ fn prepare() -> Result<Prepared> {
 
 impl Prepared {
     fn suite(&self, modes: &[Mode], place: &str, arguments: &Arguments) -> Suite {
-        let mut runs = Vec::new();
-        for &mode in modes {
-            for program in self.programs.iter().filter(|program| mode.has(program)) {
-                runs.push(Run { mode, program: program.clone() });
+        let mut programs: Vec<&PathBuf> = self.programs.iter().collect();
+        let mut filter = arguments.filter.clone();
+        if let Some(wanted) = arguments.filter.as_deref() {
+            let named = |program: &&PathBuf| suite::name_of(program).contains(wanted);
+            if programs.iter().any(named) {
+                programs.retain(named);
+                filter = None;
             }
         }
-        Suite {
-            place: place.to_owned(),
-            runs,
-            environment: self.environment.clone(),
-            filter: arguments.filter.clone(),
+        let mut runs = Vec::new();
+        for &mode in modes {
+            for program in programs.iter().filter(|program| mode.has(program)) {
+                runs.push(Run { mode, program: (*program).clone() });
+            }
         }
+        Suite { place: place.to_owned(), runs, environment: self.environment.clone(), filter }
     }
 }
 

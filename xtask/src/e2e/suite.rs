@@ -51,7 +51,7 @@ impl Mode {
 }
 
 /// A program's name, without the folder and the hash that cargo adds.
-fn name_of(program: &Path) -> String {
+pub(super) fn name_of(program: &Path) -> String {
     let name = program.file_name().unwrap_or_default().to_string_lossy();
     name.rsplit_once('-').map_or_else(|| name.to_string(), |(name, _)| name.to_owned())
 }

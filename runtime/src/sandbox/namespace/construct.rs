@@ -116,6 +116,7 @@ fn arguments(
     let executor = ProcessExecutor {
         process: job.process,
         finish_mounts: job.finish_mounts,
+        new_network: has_new_network(&job.spec),
         start_hooks: job.start_hooks,
         state: state.clone(),
         listener: Rc::new(listener),
@@ -150,6 +151,13 @@ fn arguments(
 fn has_user_namespace(spec: &Spec) -> bool {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
     namespaces.into_iter().flatten().any(|n| n.typ() == LinuxNamespaceType::User)
+}
+
+fn has_new_network(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    namespaces.into_iter().flatten().any(|namespace| {
+        namespace.typ() == LinuxNamespaceType::Network && namespace.path().is_none()
+    })
 }
 
 fn annotations(spec: &Spec) -> HashMap<String, String> {

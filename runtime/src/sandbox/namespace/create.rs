@@ -107,6 +107,10 @@ pub fn create(request: CreateRequest, config: &Config) -> Result<Created, Create
     let cgroups_path = cgroups_path(&request, &hardened.spec)?;
     let planned = planned_groups(&request, &cgroups_path)?;
     let seccomp = write_seccomp(&hardened.spec, &request.state_folder)?;
+    // Before anything is made: a caller that is killed from here on leaves to `delete` what it
+    // needs to find the rest.
+    let record = Record { cgroups: planned.clone(), seccomp: seccomp.clone(), ..Record::default() };
+    record.save(&request.state_folder).map_err(host("write the record of the container"))?;
     let mut undo = Undo::new(&request.state_folder, planned);
     let plan = Prepared { hardened, seccomp, cgroups_path };
     let created = spawn(request, plan, &mut undo)?;

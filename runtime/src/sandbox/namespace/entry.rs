@@ -10,8 +10,9 @@ use super::{construct, join, sys};
 
 /// The helper's side: does the job that its arguments name.
 pub(super) fn run(arguments: &[String]) -> Result<(), HelperError> {
-    let [job, reports] = arguments else { return Err(HelperError::Arguments) };
+    let [job, reports, caller] = arguments else { return Err(HelperError::Arguments) };
     let number = |text: &String| text.parse::<RawFd>().map_err(|_| HelperError::Arguments);
+    end_with(number(caller)?)?;
     let mut job_file = File::from(inherited(number(job)?)?);
     let reporter = Reporter::new(inherited(number(reports)?)?);
     let mut bytes = Vec::new();
@@ -24,6 +25,19 @@ pub(super) fn run(arguments: &[String]) -> Result<(), HelperError> {
     Ok(())
 }
 
+/// A helper whose caller was killed has nobody to make a process for.
+fn end_with(caller: i32) -> Result<(), HelperError> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(|e| HelperError::Caller(e.into()))?;
+    // It may have been killed before that.
+    let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
+    if parent == Some(caller) {
+        Ok(())
+    } else {
+        Err(HelperError::Caller(io::Error::from_raw_os_error(libc::ESRCH)))
+    }
+}
+
 /// A descriptor that the caller left open.
 fn inherited(number: RawFd) -> Result<OwnedFd, HelperError> {
     sys::inherited(number).map_err(HelperError::Inherited)
@@ -32,12 +46,15 @@ fn inherited(number: RawFd) -> Result<OwnedFd, HelperError> {
 /// Why a helper could not even begin: it was not started by this program.
 #[derive(Debug, thiserror::Error)]
 pub enum HelperError {
-    /// It takes two numbers.
+    /// It takes three numbers.
     #[error("This is not a verb to be called by hand")]
     Arguments,
     /// They are no open descriptors.
     #[error("A descriptor that should have been inherited is not there")]
     Inherited(#[source] io::Error),
+    /// Who started it is gone.
+    #[error("The process that started this one is gone")]
+    Caller(#[source] io::Error),
     /// The job is not one.
     #[error("The job cannot be read")]
     Job(#[source] serde_json::Error),

@@ -36,6 +36,8 @@ pub(super) struct StartFailure {
 pub(super) struct ProcessExecutor {
     pub(super) process: ProcessPlan,
     pub(super) finish_mounts: Vec<MountFinish>,
+    /// Whether the network namespace is a new one, whose loopback interface is off.
+    pub(super) new_network: bool,
     pub(super) start_hooks: Vec<Hook>,
     pub(super) state: State,
     pub(super) listener: Rc<UnixListener>,
@@ -47,6 +49,16 @@ impl ProcessExecutor {
         let message = describe(error);
         self.reporter.send(&Report::Failed { kind: error.kind(), message: message.clone() });
         message
+    }
+
+    fn switch_on_loopback(&self) -> Result<(), ProcessError> {
+        if !self.new_network {
+            return Ok(());
+        }
+        super::sys::bring_up_loopback().map_err(|source| ProcessError::Step {
+            step: "switch on the loopback interface",
+            source,
+        })
     }
 
     /// Waits for `start`. A second connection is none of ours: the first one starts.
@@ -98,6 +110,7 @@ impl Executor for ProcessExecutor {
     fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
         let prepared = mounts::finish(&self.finish_mounts)
             .map_err(|source| ProcessError::Step { step: "complete the mounts", source })
+            .and_then(|()| self.switch_on_loopback())
             .and_then(|()| self.process.make_working_folder())
             .and_then(|()| self.process.find_program());
         match prepared {

@@ -89,7 +89,8 @@ impl Helper {
             .arg0("cofferdam")
             .arg(ARGUMENT)
             .arg(job_number.to_string())
-            .arg(report_number.to_string());
+            .arg(report_number.to_string())
+            .arg(std::process::id().to_string());
         connect(&mut command, stdio);
         let child = command.spawn()?;
         drop(passed);

@@ -226,3 +226,32 @@ pub(super) fn set_propagation(target: &CStr, kind: libc::c_ulong) -> io::Result<
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Switches the loopback interface of this network namespace on.
+pub(super) fn bring_up_loopback() -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    let socket = rustix::net::socket_with(
+        AddressFamily::INET,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: all-zero is a valid ifreq; the name that is copied in is shorter than its place and
+    // so stays terminated.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (place, byte) in request.ifr_name.iter_mut().zip(b"lo") {
+        *place = byte.cast_signed();
+    }
+    // SAFETY: the kernel reads the name and writes the flags of a structure that lives here.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let up = i16::try_from(libc::IFF_UP).unwrap_or(1);
+    // SAFETY: the flags are the member that the call above has written.
+    unsafe { request.ifr_ifru.ifru_flags |= up };
+    // SAFETY: as above; the kernel only reads.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

@@ -71,7 +71,7 @@ pub struct BrokenQueue(#[source] pub virtio_queue::Error);
 #[derive(Debug)]
 pub struct DeviceQueue {
     queue: Queue,
-    notification: EventFd,
+    notification: Arc<EventFd>,
 }
 
 /// A chain of descriptors that a driver made available.
@@ -80,7 +80,7 @@ pub type Chain<'m> = virtio_queue::DescriptorChain<&'m GuestRam>;
 impl DeviceQueue {
     /// Takes a queue into service.
     #[must_use]
-    pub fn new(queue: Queue, notification: EventFd) -> Self {
+    pub fn new(queue: Queue, notification: Arc<EventFd>) -> Self {
         Self { queue, notification }
     }
 

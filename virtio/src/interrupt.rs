@@ -28,13 +28,13 @@ pub struct SharedStatus {
 #[derive(Debug)]
 pub struct Interrupt {
     status: Arc<SharedStatus>,
-    line: EventFd,
+    line: Arc<EventFd>,
 }
 
 impl Interrupt {
     /// An interrupt that raises `line`.
     #[must_use]
-    pub fn new(status: Arc<SharedStatus>, line: EventFd) -> Self {
+    pub fn new(status: Arc<SharedStatus>, line: Arc<EventFd>) -> Self {
         Self { status, line }
     }
 

@@ -82,8 +82,8 @@ pub struct MmioTransport {
     memory: Arc<GuestRam>,
     device: Box<dyn VirtioDevice>,
     status: Arc<SharedStatus>,
-    line: EventFd,
-    notifications: Vec<EventFd>,
+    line: Arc<EventFd>,
+    notifications: Vec<Arc<EventFd>>,
     queues: Vec<QueueRegisters>,
     queue_select: u32,
     features: Features,
@@ -110,17 +110,17 @@ impl MmioTransport {
     ) -> io::Result<Self> {
         let queues: Vec<_> =
             device.queue_sizes().iter().map(|max| QueueRegisters::new(*max)).collect();
-        let event = |_: &QueueRegisters| EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK);
+        let event = |_: &QueueRegisters| EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map(Arc::new);
         let notifications = queues.iter().map(event).collect::<io::Result<_>>()?;
         let features = Features::offering(device.features());
-        let status = Arc::default();
+        let (status, line) = (Arc::default(), Arc::new(line));
         Ok(Self { memory, device, status, line, notifications, queues, queue_select: 0, features })
     }
 
     /// For each queue the number that the driver writes to [`QUEUE_NOTIFY_OFFSET`], and the event
     /// to raise when it does.
     pub fn notifiers(&self) -> impl Iterator<Item = (u32, &EventFd)> {
-        (0..).zip(&self.notifications)
+        (0..).zip(self.notifications.iter().map(Arc::as_ref))
     }
 
     /// Whether the guest's kernel drives the device.
@@ -222,7 +222,7 @@ impl MmioTransport {
         // The worker adds DEVICE_NEEDS_RESET at any time: never overwrite, only add.
         self.status.device.fetch_or(next, Ordering::SeqCst);
         if serve && !self.activate() {
-            self.break_off();
+            self.interrupt().needs_reset();
         }
     }
 
@@ -231,26 +231,16 @@ impl MmioTransport {
         let mut queues = Vec::with_capacity(self.queues.len());
         for (registers, event) in self.queues.iter().zip(&self.notifications) {
             let Some(queue) = registers.build(&self.memory, event_idx) else { return false };
-            let Ok(event) = event.try_clone() else { return false };
-            queues.push(DeviceQueue::new(queue, event));
+            queues.push(DeviceQueue::new(queue, Arc::clone(event)));
         }
-        let Some(interrupt) = self.interrupt() else { return false };
+        let interrupt = self.interrupt();
         let (memory, features) = (Arc::clone(&self.memory), self.features.accepted);
         self.device.activate(Activation { memory, features, queues, interrupt })
     }
 
-    fn interrupt(&self) -> Option<Interrupt> {
-        let line = self.line.try_clone().ok()?;
-        Some(Interrupt::new(Arc::clone(&self.status), line))
-    }
-
-    fn break_off(&self) {
-        match self.interrupt() {
-            Some(interrupt) => interrupt.needs_reset(),
-            None => {
-                self.status.device.fetch_or(DEVICE_NEEDS_RESET, Ordering::SeqCst);
-            }
-        }
+    /// No system call, and no new descriptor: this is a vCPU's thread, confined to little.
+    fn interrupt(&self) -> Interrupt {
+        Interrupt::new(Arc::clone(&self.status), Arc::clone(&self.line))
     }
 
     fn reset(&mut self) {

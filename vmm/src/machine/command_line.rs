@@ -2,16 +2,11 @@
 
 use super::layout::{MAX_COMMAND_LINE_BYTES, MMIO_ADDRESS, MMIO_FIRST_IRQ, MMIO_WINDOW_BYTES};
 
-/// What every guest gets, each with its reason:
+/// What every guest gets, each with its reason; the rest is built into the kernel.
 /// - `console=ttyS0 8250.nr_uarts=1`: the last words of a guest that fails; one port to probe.
-/// - `quiet loglevel=4`: a console line costs the boot two exits for each character.
+/// - `quiet`: a console line costs the boot two exits for each character.
 /// - `panic=-1 reboot=t`: a panic or reset is a triple fault at once, which ends the VM.
-/// - `tsc=reliable no_timer_check`: the clocks are KVM's; checking them takes time.
-/// - `random.trust_cpu=on`: the generator is ready from the start where the processor has one.
-/// - `swiotlb=noforce`: no bounce buffers for devices of ours.
-/// - `rdinit=/init`: the agent.
-const FIXED: &str = "console=ttyS0 8250.nr_uarts=1 quiet loglevel=4 panic=-1 reboot=t tsc=reliable \
-     no_timer_check random.trust_cpu=on swiotlb=noforce rdinit=/init";
+const FIXED: &str = "console=ttyS0 8250.nr_uarts=1 quiet panic=-1 reboot=t";
 
 /// Where the `index`-th virtio-mmio device has its registers.
 #[must_use]

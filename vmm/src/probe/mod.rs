@@ -30,8 +30,8 @@ use crate::machine::kvm::{CapableKvm, KvmError};
 use crate::report::chain;
 
 const DEVICE: &str = "/dev/kvm";
-/// How long the probe may take. A fit machine needs some milliseconds.
-const TIME: Duration = Duration::from_secs(5);
+/// How long the probe may take. A fit machine needs some milliseconds, an overloaded one seconds.
+const TIME: Duration = Duration::from_secs(20);
 /// Ring 0 of an emulated KVM was seen at 2000 ns for an instruction; one that works takes less
 /// than 1, and in the lab, itself emulated, some tens.
 const SLOW_NS_X100: u64 = 200 * 100;

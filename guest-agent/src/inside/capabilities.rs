@@ -46,7 +46,11 @@ pub(crate) fn set(plan: &CapabilityPlan) -> Result<(), StartError> {
         inheritable: CapabilitySet::from_bits_retain(plan.inheritable),
     };
     set_capabilities(None, sets).step(|| "setting the capabilities".to_owned())?;
-    for number in (0..u64::BITS).filter(|number| plan.ambient & (1 << number) != 0) {
+    // A capability is ambient only while it is permitted and inheritable: capabilities(7). The
+    // configuration that `runc spec` writes lists ambient ones that are not; with runc as well
+    // they have no effect.
+    let ambient = plan.ambient & plan.permitted & plan.inheritable;
+    for number in (0..u64::BITS).filter(|number| ambient & (1 << number) != 0) {
         raise_ambient(1 << number).step(|| format!("raising ambient capability {number}"))?;
     }
     Ok(())

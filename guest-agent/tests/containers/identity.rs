@@ -28,7 +28,8 @@ pub(crate) async fn capabilities_are_exactly_those_of_the_plan(mut fixture: Fixt
         effective: 0b0110,
         permitted: 0b0111,
         inheritable: 0b0110,
-        ambient: 0b0110,
+        // Bit 0 is not inheritable: it cannot be ambient.
+        ambient: 0b0111,
     };
     let (_, output) = fixture.run(&plan).await;
     // An ordinary program keeps of the permitted set what is ambient.

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -150,6 +151,7 @@ fn spawn(
     let process = process_plan(&hardened.spec, &request, seccomp.clone());
     let mut record = Record {
         init: None,
+        root: None,
         cgroups: Vec::new(),
         seccomp,
         no_new_privileges: process.no_new_privileges,
@@ -165,6 +167,8 @@ fn spawn(
     record.cgroups = ready.1;
     let identity = ProcessIdentity::of(ready.0).map_err(host("find the container's process"))?;
     record.init = Some(identity);
+    let root = std::fs::metadata(format!("/proc/{}/root", ready.0));
+    record.root = root.ok().map(|folder| (folder.dev(), folder.ino()));
     record.save(&state_folder).map_err(host("write the record of the container"))?;
     let terminal = ours.map(|socket| terminal::receive(&socket, size.flatten()));
     Ok(Created {

@@ -87,6 +87,7 @@ pub fn exec(request: ExecRequest, _: Attachment) -> Result<ExecStarted, ExecErro
     let (ours, theirs) = sockets.map_err(host("make a console socket"))?.unzip();
     let job = Job::Join(Box::new(JoinJob {
         init: record.init.filter(|init| init.is_alive()).ok_or(ExecError::NotRunning)?,
+        root: record.root,
         cgroups: groups(&record.cgroups, request.cgroup.as_deref())?,
         process: process_plan(&request, record),
         console: None,

@@ -42,6 +42,8 @@ pub(super) struct ConstructJob {
 pub(super) struct JoinJob {
     /// The container's first process.
     pub(super) init: ProcessIdentity,
+    /// Its root as `create` left it: the folder's file system and number.
+    pub(super) root: Option<(u64, u64)>,
     /// The groups to enter.
     pub(super) cgroups: Vec<PathBuf>,
     /// What to become.

@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, PidfdFlags};
@@ -42,8 +42,8 @@ struct Target {
     pidfd: OwnedFd,
     /// Namespaces that are not this process's own already.
     kinds: libc::c_int,
-    /// Its root, where it has no mount namespace of its own.
-    root: Option<File>,
+    /// The root of its first process.
+    root: File,
     groups: Vec<File>,
 }
 
@@ -96,10 +96,7 @@ fn enter(job: &mut JoinJob, target: Target) -> Result<PathBuf, ProcessError> {
         sys::enter_namespaces(target.pidfd.as_fd(), kinds)
             .map_err(step("enter the container's namespaces"))?;
     }
-    if let Some(root) = &target.root {
-        rustix::process::fchdir(root).map_err(step("enter the container's root"))?;
-        rustix::process::chroot(".").map_err(step("enter the container's root"))?;
-    }
+    enter_root(&target.root, job.root).map_err(step("enter the container's root"))?;
     if kinds & libc::CLONE_NEWUSER != 0 {
         become_root_inside()?;
     }
@@ -114,6 +111,24 @@ fn enter(job: &mut JoinJob, target: Target) -> Result<PathBuf, ProcessError> {
     let program = job.process.find_program()?;
     job.process.prepare()?;
     Ok(program)
+}
+
+/// A mount namespace brings its root along. That is not the container's where it has no mount
+/// namespace of its own, and where the runtime itself runs in a chroot (an initial file system that
+/// was never switched away from): then its first process shows where it is. Only then: that process
+/// may have changed its own root meanwhile.
+fn enter_root(of_init: &File, created: Option<(u64, u64)>) -> io::Result<()> {
+    let here = fs::metadata("/")?;
+    if created.is_none_or(|root| root == (here.dev(), here.ino())) {
+        return Ok(());
+    }
+    let there = of_init.metadata()?;
+    if created == Some((there.dev(), there.ino())) {
+        rustix::process::fchdir(of_init)?;
+        rustix::process::chroot(".")?;
+        return Ok(());
+    }
+    Err(io::Error::from_raw_os_error(libc::ENOENT))
 }
 
 /// After entering a user namespace this process is whoever it was outside, which is nobody there.
@@ -136,9 +151,10 @@ impl Target {
         let pid = Pid::from_raw(job.init.pid).ok_or_else(gone)?;
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
         let kinds = different_namespaces(job.init.pid)?;
-        let root = (kinds & libc::CLONE_NEWNS == 0)
-            .then(|| File::open(format!("/proc/{}/root", job.init.pid)))
-            .transpose()?;
+        let root = File::options()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+            .open(format!("/proc/{}/root", job.init.pid))?;
         let groups = job
             .cgroups
             .iter()

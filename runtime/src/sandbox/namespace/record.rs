@@ -15,6 +15,8 @@ const FILE: &str = "namespace.json";
 pub(super) struct Record {
     /// Its first process.
     pub(super) init: Option<ProcessIdentity>,
+    /// The file system and the number of the folder that is its root.
+    pub(super) root: Option<(u64, u64)>,
     /// The folders of its control groups.
     pub(super) cgroups: Vec<PathBuf>,
     /// Its compiled filter, for the processes that join.

@@ -48,15 +48,19 @@ const IN_KERNEL_ORDER: [Capability; 41] = [
     Capability::CheckpointRestore,
 ];
 
-/// The five sets as masks; an absent set is empty.
+/// The five sets as masks; an absent set is empty. The kernel takes into the ambient set only what
+/// is both permitted and inheritable; the rest is left out, as runc does: its own `runc spec`
+/// writes such sets.
 pub(super) fn plan(sets: Option<&LinuxCapabilities>) -> CapabilityPlan {
     let Some(sets) = sets else { return CapabilityPlan::default() };
+    let permitted = mask(sets.permitted().as_ref());
+    let inheritable = mask(sets.inheritable().as_ref());
     CapabilityPlan {
         bounding: mask(sets.bounding().as_ref()),
         effective: mask(sets.effective().as_ref()),
-        permitted: mask(sets.permitted().as_ref()),
-        inheritable: mask(sets.inheritable().as_ref()),
-        ambient: mask(sets.ambient().as_ref()),
+        permitted,
+        inheritable,
+        ambient: mask(sets.ambient().as_ref()) & permitted & inheritable,
     }
 }
 
@@ -84,6 +88,15 @@ mod tests {
         assert_eq!(number(Capability::Setfcap), 31);
         assert_eq!(number(Capability::AuditRead), 37);
         assert_eq!(number(Capability::CheckpointRestore), 40);
+    }
+
+    #[test]
+    fn what_the_kernel_would_not_take_into_the_ambient_set_is_left_out() {
+        let mut sets = LinuxCapabilities::default();
+        let both = || Some([Capability::Chown, Capability::Kill].into());
+        sets.set_permitted(both()).set_ambient(both());
+        sets.set_inheritable(Some([Capability::Kill].into()));
+        assert_eq!(plan(Some(&sets)).ambient, 0b10_0000);
     }
 
     #[test]

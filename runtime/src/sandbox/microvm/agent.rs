@@ -19,8 +19,8 @@ use protobuf::MessageField;
 use super::rpc::{CallError, Connection, Pending, printable};
 use crate::sandbox::request::{ProcessRow, StartFailureKind};
 
-/// How long the agent has for what is not about the whole container.
-pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the agent has to answer: long enough for a machine under heavy load.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a guest did not do what was asked.
 #[derive(Debug, thiserror::Error)]

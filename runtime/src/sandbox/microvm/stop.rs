@@ -20,7 +20,7 @@ use crate::host::process::ProcessIdentity;
 use crate::sandbox::request::{KillRequest, SandboxRef};
 
 /// How long a guest has to take a SIGKILL before its monitor gets it.
-const KILL_TIMEOUT: Duration = Duration::from_secs(2);
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a killed monitor may take to go: it has memory to give back.
 const END_TIMEOUT: Duration = Duration::from_secs(10);

@@ -123,6 +123,8 @@ struct Context {
 /// What failed. Nothing half done is left then.
 pub fn run(cli: Cli) -> Result<u8, CommandError> {
     let root = cli.global.root.clone().unwrap_or_else(default_root);
+    // Other processes, with other working folders, are told this path.
+    let root = std::path::absolute(&root).unwrap_or(root);
     let context = Context { store: Store::new(root), global: cli.global };
     match cli.verb {
         Verb::Create(args) => create::run(&context, &args)?,

@@ -1,5 +1,6 @@
 //! `exec`: one more process in a container.
 
+use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -101,8 +102,12 @@ pub(super) fn run(context: &Context, args: &ExecArgs) -> Result<u8, ExecError> {
     let request = request(args, &entry, spec, process)?;
     let mut started = sandbox::exec(entry.record.isolation, request, attachment)?;
     write_pid_file(args.pid_file.as_deref(), started.pid()).inspect_err(|_| stop(&started))?;
-    let terminal = hand_over_terminal(started.take_terminal(), args.console_socket.as_deref())
-        .inspect_err(|_| stop(&started))?;
+    let socket = args.console_socket.as_deref();
+    let terminal = hand_over_terminal(started.take_terminal(), socket).inspect_err(|_| {
+        stop(&started);
+        // It would name a process that is gone.
+        args.pid_file.as_ref().map(fs::remove_file);
+    })?;
     match attachment {
         Attachment::Detached => Ok(0),
         Attachment::Foreground => attend(&started, terminal, &interrupts),

@@ -17,7 +17,7 @@ use crate::cli::RunArgs;
 use crate::commands::creation::{self, Creation, CreationError, TerminalOwner};
 use crate::commands::start::StartError;
 use crate::commands::{CommandError, Context, delete, start};
-use crate::host::log::with_causes;
+use crate::host::log::{self, with_causes};
 use crate::host::process::{self, ProcessEnd};
 use crate::host::relay::{SignalSink, relay};
 use crate::host::signals::{Interrupted, Interrupts, SignalStream};
@@ -66,20 +66,31 @@ pub(super) fn run(context: &Context, args: &RunArgs) -> Result<u8, CommandError>
     let owner = if args.detach { TerminalOwner::ConsoleSocket } else { TerminalOwner::Caller };
     let mut creation = creation::create(context, &args.create, owner, &interrupts)?;
     let outcome = if args.detach {
-        start_creation(&mut creation).map(|()| 0)
+        start_creation(&mut creation).map(|()| Outcome { code: 0, leave: true })
     } else {
         attend(&mut creation, &interrupts)
     };
-    let ended = !args.detach || outcome.is_err();
-    if ended && !(args.keep && outcome.is_ok()) {
-        let deleted = delete::delete(&creation.entry, &creation.lock);
-        match (&outcome, deleted) {
-            (Ok(_), deleted) => deleted?,
-            (Err(_), Err(error)) => tracing::warn!("{}", with_causes(&error)),
-            (Err(_), Ok(())) => {}
+    match outcome {
+        Ok(Outcome { code, leave }) => {
+            if !(leave || args.keep) {
+                delete::delete(&creation.entry, &creation.lock)?;
+            }
+            Ok(code)
+        }
+        Err(error) => {
+            if let Err(left) = delete::delete(&creation.entry, &creation.lock) {
+                tracing::warn!("{}", with_causes(&left));
+            }
+            Err(error.into())
         }
     }
-    Ok(outcome?)
+}
+
+/// What became of a container.
+struct Outcome {
+    code: u8,
+    /// It is not this command's to delete: it runs on, or was deleted by another.
+    leave: bool,
 }
 
 fn start_creation(creation: &mut Creation) -> Result<(), RunError> {
@@ -89,7 +100,7 @@ fn start_creation(creation: &mut Creation) -> Result<(), RunError> {
 
 /// Starts it and stays until it has ended. The lock is held all the while but for the wait itself:
 /// another command may kill and delete it.
-fn attend(creation: &mut Creation, interrupts: &Interrupts) -> Result<u8, RunError> {
+fn attend(creation: &mut Creation, interrupts: &Interrupts) -> Result<Outcome, RunError> {
     let host = |step| move |source| RunError::Host { step, source };
     let sandbox = creation.entry.sandbox();
     let pid = sandbox.process.map_or(0, |process| process.pid);
@@ -104,8 +115,8 @@ fn attend(creation: &mut Creation, interrupts: &Interrupts) -> Result<u8, RunErr
     let relayed = relay(ended.as_fd(), &signals, creation.terminal.take(), &mut sink);
     relayed.map_err(host("relay the terminal"))?;
     let end = process::reap(pid).map_err(host("wait for the container's process"))?;
-    creation.lock.retake();
-    Ok(exit_code(&creation.entry, end))
+    let code = exit_code(&creation.entry, end);
+    Ok(Outcome { code, leave: !creation.lock.retake(&creation.entry) })
 }
 
 struct ToContainer<'a> {
@@ -134,11 +145,11 @@ fn exit_code(entry: &Entry, end: ProcessEnd) -> u8 {
     }
     match (end, read_exit_record(entry).map(|record| record.cause)) {
         (ProcessEnd::Signaled(signal), _) => {
-            tracing::error!("The monitor of the microVM was killed by signal {signal}");
+            log::fatal(&format!("The monitor of the microVM was killed by signal {signal}"));
             KILLED
         }
         (ProcessEnd::Exited(code), Some(ExitCause::GuestLost(reason))) => {
-            tracing::error!("The guest was lost: {reason}");
+            log::fatal(&format!("The guest was lost: {reason}"));
             if code == 0 { KILLED } else { code }
         }
         (ProcessEnd::Exited(code), Some(ExitCause::OutOfMemory)) => {
@@ -147,7 +158,7 @@ fn exit_code(entry: &Entry, end: ProcessEnd) -> u8 {
         }
         (ProcessEnd::Exited(code), Some(ExitCause::Exited)) => code,
         (ProcessEnd::Exited(code), None) => {
-            tracing::error!("The monitor of the microVM ended with {code} and left no exit record");
+            log::fatal(&format!("The monitor ended with {code} and left no exit record"));
             if code == 0 { KILLED } else { code }
         }
     }

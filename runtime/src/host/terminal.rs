@@ -87,8 +87,22 @@ impl RawMode {
         let before = tcgetattr(terminal)?;
         let mut raw = before.clone();
         raw.make_raw();
+        let mode = Self { terminal: terminal.try_clone_to_owned()?, before };
+        mode.restore_on_panic()?;
         tcsetattr(terminal, OptionalActions::Now, &raw)?;
-        Ok(Self { terminal: terminal.try_clone_to_owned()?, before })
+        Ok(mode)
+    }
+
+    /// A panic aborts without dropping anything: the user is left with a usable terminal all the
+    /// same, and can read the message.
+    fn restore_on_panic(&self) -> io::Result<()> {
+        let (terminal, before) = (self.terminal.try_clone()?, self.before.clone());
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let _ = tcsetattr(&terminal, OptionalActions::Now, &before);
+            report(panic);
+        }));
+        Ok(())
     }
 }
 

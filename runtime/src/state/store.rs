@@ -48,9 +48,20 @@ impl Lock {
         let _ = flock(&self.file, FlockOperation::Unlock);
     }
 
-    /// Takes it again. A container that was deleted meanwhile has a lock of its own by now.
-    pub fn retake(&self) {
-        let _ = flock(&self.file, FlockOperation::LockExclusive);
+    /// Takes it again. False when the container was deleted meanwhile: the folder of its name, if
+    /// there is one, is another container's.
+    #[must_use]
+    pub fn retake(&self, entry: &Entry) -> bool {
+        flock(&self.file, FlockOperation::LockExclusive).is_ok()
+            && is_current(&self.file, &entry.folder.join(LOCK))
+    }
+}
+
+/// Whether a lock file is still the one of this name.
+fn is_current(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(held), Ok(named)) => (held.dev(), held.ino()) == (named.dev(), named.ino()),
+        (Ok(_) | Err(_), _) => false,
     }
 }
 
@@ -153,16 +164,19 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] when there is none, [`StoreError::Busy`] after the deadline.
     pub fn open_locked(&self, id: &ContainerId) -> Result<(Entry, Lock), StoreError> {
-        let folder = self.root.join(id.as_str());
-        let path = folder.join(LOCK);
-        let file = File::open(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => StoreError::NotFound,
-            _ => StoreError::io("open", &path)(error),
-        })?;
+        let path = self.root.join(id.as_str()).join(LOCK);
         let deadline = Instant::now() + LOCK_DEADLINE;
         loop {
+            let file = File::open(&path).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => StoreError::NotFound,
+                _ => StoreError::io("open", &path)(error),
+            })?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
+                // Whoever held it may have deleted the container, and someone made another.
+                Ok(()) if is_current(&file, &path) => {
+                    return Ok((self.open(id)?, Lock { file }));
+                }
+                Ok(()) => {}
                 Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
                     thread::sleep(LOCK_POLL);
                 }
@@ -170,8 +184,6 @@ impl Store {
                 Err(error) => return Err(StoreError::io("lock", &path)(error.into())),
             }
         }
-        // Whoever held it may have deleted the container.
-        Ok((self.open(id)?, Lock { file }))
     }
 
     /// Every container, by id.
@@ -336,6 +348,18 @@ mod tests {
         drop(lock);
         let (again, _lock) = store.open_locked(&entry.record.id).unwrap();
         assert_eq!(again.record.phase, Status::Created);
+    }
+
+    #[test]
+    fn a_lock_is_not_taken_for_that_of_another_container_with_the_same_name() {
+        let (_guard, store) = store();
+        let (entry, lock) = store.claim(record("a")).unwrap();
+        lock.release();
+        assert!(lock.retake(&entry));
+        entry.remove(&lock).unwrap();
+        assert!(!lock.retake(&entry));
+        let _second = store.claim(record("a")).unwrap();
+        assert!(!lock.retake(&entry));
     }
 
     #[test]

@@ -44,6 +44,15 @@ pub enum IsolationError {
     /// The annotation's value is unknown.
     #[error("The annotation {ANNOTATION} is {0:?}: auto, microvm or namespace are possible")]
     UnknownAnnotation(String),
+    /// The tenant asked for less than holds without it, and the operator has not allowed that.
+    #[error(
+        "The annotation {ANNOTATION} asks for namespace, which is weaker than {held}: \
+         isolation.annotation_may_weaken_to in the configuration does not list it"
+    )]
+    AnnotationWeakens {
+        /// What holds.
+        held: &'static str,
+    },
     /// Someone asked for more than the operator's policy gives.
     #[error("{by} asks for isolation microvm, the operator's policy is {policy}")]
     PolicyIsWeaker {
@@ -133,8 +142,17 @@ fn combine(asked: Asked<'_>) -> Result<Wish, IsolationError> {
         let by = format!("the annotation {ANNOTATION} is {}", name(wanted));
         return Ok(Wish { request: wanted, by, warning: None });
     }
-    let warning = not_weakened("The annotation", wanted, base);
-    Ok(Wish { request: base, by: by_flag(), warning })
+    refuse_weaker(wanted, base)?;
+    Ok(Wish { request: base, by: by_flag(), warning: None })
+}
+
+/// A tenant's wish for less is an error: what it asked for is not what it would get. `auto` is
+/// content with anything.
+fn refuse_weaker(wanted: IsolationRequest, held: IsolationRequest) -> Result<(), IsolationError> {
+    if wanted == IsolationRequest::Namespace && held != wanted {
+        return Err(IsolationError::AnnotationWeakens { held: name(held) });
+    }
+    Ok(())
 }
 
 fn combine_with_policy(
@@ -143,7 +161,6 @@ fn combine_with_policy(
     annotation: Option<IsolationRequest>,
 ) -> Result<Wish, IsolationError> {
     let mut request = policy;
-    let mut warning = None;
     for (by, wanted) in [("--isolation", flag), ("The annotation", annotation)] {
         match (policy, wanted) {
             (IsolationRequest::Namespace, Some(IsolationRequest::Microvm)) => {
@@ -153,19 +170,20 @@ fn combine_with_policy(
             (IsolationRequest::Auto, Some(IsolationRequest::Microvm)) => {
                 request = IsolationRequest::Microvm;
             }
-            (_, Some(wanted)) => warning = not_weakened(by, wanted, policy).or(warning),
+            (_, Some(_)) => {}
             (_, None) => {}
         }
     }
+    if let Some(wanted) = annotation {
+        refuse_weaker(wanted, policy)?;
+    }
+    // The caller is the operator too: more than asked for is no error.
+    let weaker = flag == Some(IsolationRequest::Namespace) && policy != IsolationRequest::Namespace;
+    let warning = weaker.then(|| {
+        format!("--isolation asks for namespace, the operator's policy is {}", name(policy))
+    });
     let by = format!("the operator's policy is {}", name(policy));
     Ok(Wish { request, by, warning })
-}
-
-/// A wish for less than what holds is not granted. `auto` is content with anything.
-fn not_weakened(by: &str, wanted: IsolationRequest, held: IsolationRequest) -> Option<String> {
-    (wanted == IsolationRequest::Namespace && held != wanted).then(|| {
-        format!("{by} asks for isolation namespace, which is weaker than {}: ignored", name(held))
-    })
 }
 
 fn parse_annotation(text: &str) -> Result<IsolationRequest, IsolationError> {
@@ -278,10 +296,12 @@ mod tests {
         };
         let kind = |flag| {
             let asked = Asked { config: &config, flag, annotation: Some("namespace") };
-            decide(asked, None, || Ok(())).unwrap().kind
+            decide(asked, None, || Ok(())).map(|effective| effective.kind)
         };
-        assert_eq!(kind(None), SandboxKind::Namespace);
-        assert_eq!(kind(Some(IsolationRequest::Microvm)), SandboxKind::Microvm);
+        assert_eq!(kind(None), Ok(SandboxKind::Namespace));
+        let held = "microvm";
+        let refused = Err(IsolationError::AnnotationWeakens { held });
+        assert_eq!(kind(Some(IsolationRequest::Microvm)), refused);
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod record;
 mod report;
 mod report_log;
 mod sealed;
+mod seccomp_cache;
 mod shadow;
 mod socket;
 mod sys;

@@ -19,6 +19,7 @@ use super::mounts;
 use super::process::{ProcessPlan, SeccompFile};
 use super::record::Record;
 use super::report::Report;
+use super::seccomp_cache;
 use super::shadow;
 use super::socket::{self, START_SOCKET};
 use super::terminal;
@@ -27,7 +28,7 @@ use crate::config::Config;
 use crate::host::process::ProcessIdentity;
 use crate::host::stdio::ProcessStdio;
 use crate::plan::hardening::{self, Hardened, HostFacts};
-use crate::plan::seccomp::{self, SeccompError};
+use crate::plan::seccomp::SeccompError;
 use crate::sandbox::request::{CreateRequest, Created, SandboxRef, StartFailureKind};
 
 /// The compiled filter in a state folder.
@@ -251,7 +252,7 @@ fn write_seccomp(spec: &Spec, state_folder: &Path) -> Result<Option<SeccompFile>
     let Some(profile) = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) else {
         return Ok(None);
     };
-    let compiled = seccomp::compile(profile).map_err(CreateError::Seccomp)?;
+    let compiled = seccomp_cache::compile(profile).map_err(CreateError::Seccomp)?;
     let path = state_folder.join(SECCOMP_FILE);
     std::fs::write(&path, &compiled.program).map_err(host("write the seccomp filter"))?;
     Ok(Some(SeccompFile { path, flags: compiled.flags }))

@@ -164,6 +164,11 @@ fn connect_again(vsock: &mut Vsock, script: &mut Script<'_>) {
 
 /// Asks the file server as the bytes say. The folder should be small, and nobody else's.
 pub fn fs_requests(folder: &Path, bytes: &[u8]) {
+    // A server takes its thread's working directory for itself.
+    std::thread::scope(|scope| scope.spawn(|| ask_server(folder, bytes)).join().unwrap());
+}
+
+fn ask_server(folder: &Path, bytes: &[u8]) {
     let (device, mut server) = fs::serving(folder).unwrap();
     let mut driver = Driver::start(Box::new(device), 2);
     server.step();

@@ -117,10 +117,7 @@ fn rlimits() -> io::Result<BTreeMap<String, (u64, u64)>> {
         ("nproc", Resource::RLIMIT_NPROC),
         ("stack", Resource::RLIMIT_STACK),
     ];
-    named
-        .into_iter()
-        .map(|(name, resource)| Ok((name.to_owned(), getrlimit(resource)?)))
-        .collect()
+    named.into_iter().map(|(name, resource)| Ok((name.to_owned(), getrlimit(resource)?))).collect()
 }
 
 fn mounts() -> io::Result<BTreeMap<String, Mount>> {

@@ -223,6 +223,23 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_example_is_the_defaults() {
+        let example = include_str!("../../docs/config.example.toml");
+        assert_eq!(parse(example).unwrap(), Config::default());
+        // With what is commented out as well, every key is still known.
+        let commented: String = example
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(key) if key.contains(" = \"") => format!("{key}\n"),
+                Some(_) | None => format!("{line}\n"),
+            })
+            .collect();
+        let all = parse(&commented).unwrap();
+        assert_eq!(all.isolation.policy, Some(IsolationRequest::Microvm));
+        assert!(all.microvm.guest.is_some() && all.microvm.monitor.is_some());
+    }
+
+    #[test]
     fn a_key_changes_its_value_only() {
         let config = parse("[isolation]\npolicy = \"microvm\"\n[microvm]\nvcpus = 2").unwrap();
         assert_eq!(config.isolation.policy, Some(IsolationRequest::Microvm));

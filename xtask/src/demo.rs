@@ -1,8 +1,8 @@
 //! `cargo xtask demo`: one real application, redis on Debian, in hardened namespaces and in a
 //! microVM, side by side.
 //!
-//! Where this machine's KVM is unfit the microVM runs in the lab. The lab is an emulated machine,
-//! so namespaces run there once more: what stands in one column was measured on one machine.
+//! Where this machine's KVM is unfit the microVM runs in the lab. The lab's clock is its own, so
+//! namespaces run there once more, for figures that compare.
 
 mod application;
 mod column;
@@ -79,7 +79,7 @@ fn in_the_lab(tree: &Tree, rootfs: &Path, isolation: &str) -> Result<Column> {
         report.clone().into(),
     ];
     let out = Some(folder.path().to_owned());
-    let lab = Lab { limit: LAB_LIMIT, out, ..Lab::new(command) };
+    let lab = Lab { icount: true, limit: LAB_LIMIT, out, ..Lab::new(command) };
     let status = lab.run()?;
     if status != 0 {
         bail!("The {isolation} half of the demo ended with status {status} in the lab");

@@ -169,8 +169,8 @@ impl Default for MicroVmConfig {
             vcpus: 1,
             memory_mib: 512,
             memory_overhead_mib: 64,
-            boot_timeout_ms: 10_000,
-            request_timeout_ms: 10_000,
+            boot_timeout_ms: 30_000,
+            request_timeout_ms: 30_000,
             console_log: false,
         }
     }

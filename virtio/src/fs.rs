@@ -52,6 +52,7 @@ const QUEUE_SIZES: [u16; 2] = [128, 1024];
 /// Requests served before the other queue and orders get their turn.
 const MAX_REQUESTS_IN_ONE_GO: usize = 64;
 /// Descriptors that the rest of the monitor may need: its connections, and room to accept more.
+/// Where few are allowed in all it must do with a quarter.
 const RESERVED_DESCRIPTORS: u64 = 2048;
 /// At least so many files must be possible, or nothing can be served.
 const MIN_DESCRIPTORS: u64 = 256;
@@ -221,7 +222,7 @@ impl PreparedFs {
     fn attach_at(self, root: OwnedFd) -> Result<AttachedFs, FsError> {
         let Self { server: FsServer { orders, stop, config }, descriptors } = self;
         let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let room = allowed.saturating_sub(RESERVED_DESCRIPTORS);
+        let room = allowed - RESERVED_DESCRIPTORS.min(allowed / 4);
         if room < MIN_DESCRIPTORS {
             return Err(FsError::FewDescriptors(allowed));
         }

@@ -28,7 +28,9 @@ use cofferdam_protocol::vm_config::{Descriptor, Share, VmConfig};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
-use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, pidfd_send_signal, prlimit, waitid,
+};
 
 use super::id_map;
 use super::rpc::printable;
@@ -42,6 +44,10 @@ const EXIT_RECORD: &str = "exit";
 /// The monitor's log, and the guest's console where the operator wants it.
 const LOG: &str = "monitor.log";
 const CONSOLE: &str = "console.log";
+
+/// Each file that the guest's kernel remembers is a descriptor of the monitor's; this is as many as
+/// Linux allows one process unless it was told otherwise.
+const MAX_DESCRIPTORS: u64 = 1 << 20;
 
 /// An oops with its call trace has about as many.
 const SHOWN_CONSOLE_LINES: usize = 40;
@@ -165,6 +171,7 @@ impl Monitor {
         };
         id_map::write(monitor.pid)
             .map_err(|(file, source)| MonitorError::IdMap { file, source })?;
+        allow_descriptors(monitor.pid);
         pass_gate(gate).map_err(|source| MonitorError::Exec {
             program: setup.artifacts.monitor.display().to_string(),
             source,
@@ -306,6 +313,15 @@ fn clone_child(
     };
     let [child, parent] = gates;
     sys::spawn_gated(&program, child, parent).map_err(MonitorError::Clone)
+}
+
+/// Lets the child have many descriptors, where its starter may; what it has must do otherwise.
+fn allow_descriptors(pid: i32) {
+    let limit = Rlimit { current: Some(MAX_DESCRIPTORS), maximum: Some(MAX_DESCRIPTORS) };
+    let refused = prlimit(Pid::from_raw(pid), Resource::Nofile, limit).err();
+    if let Some(error) = refused {
+        tracing::debug!(%error, "the monitor keeps the limit of descriptors that it inherits");
+    }
 }
 
 /// Lets the child go on and waits until it has executed its program.

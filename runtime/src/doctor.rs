@@ -5,7 +5,7 @@ pub mod checks;
 
 use serde::Serialize;
 
-use crate::state::record::SandboxKind;
+use crate::kind::SandboxKind;
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -6,8 +6,8 @@
 //! gets less than the machine can do without a warning.
 
 use crate::config::{IsolationConfig, IsolationRequest};
+use crate::kind::SandboxKind;
 use crate::spec::support::Unsupported;
-use crate::state::record::SandboxKind;
 
 /// The annotation by which a tenant asks.
 pub const ANNOTATION: &str = "dev.cofferdam.isolation";

@@ -22,6 +22,7 @@ pub mod config;
 pub mod doctor;
 pub mod host;
 pub mod isolation;
+pub mod kind;
 pub mod plan;
 pub mod probe;
 pub mod sandbox;

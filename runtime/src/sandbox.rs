@@ -19,7 +19,7 @@ pub mod request;
 use std::os::fd::OwnedFd;
 
 use crate::config::Config;
-use crate::state::record::SandboxKind;
+use crate::kind::SandboxKind;
 
 use request::{
     Attachment, CreateRequest, Created, ExecRequest, KillRequest, ProcessRow, SandboxRef,

@@ -9,9 +9,9 @@ use std::process::Command;
 
 use crate::cli::{OutputFormat, PsArgs};
 use crate::commands::{Context, IdError, parse_id, print};
+use crate::kind::SandboxKind;
 use crate::sandbox;
 use crate::sandbox::request::ProcessRow;
-use crate::state::record::SandboxKind;
 use crate::state::status::Status;
 use crate::state::store::StoreError;
 

@@ -22,9 +22,9 @@ use crate::host::process::{self, ProcessEnd};
 use crate::host::relay::{SignalSink, relay};
 use crate::host::signals::{Interrupted, Interrupts, SignalStream};
 use crate::host::terminal::WindowSize;
+use crate::kind::SandboxKind;
 use crate::sandbox;
 use crate::sandbox::request::{KillRequest, SandboxRef, StartFailureKind};
-use crate::state::record::SandboxKind;
 use crate::state::store::Entry;
 
 /// The monitor's last word in the state folder.

@@ -12,8 +12,8 @@ use crate::artifacts::{self, ArtifactError, Artifacts};
 use crate::config::Config;
 use crate::doctor::{Finding, Health};
 use crate::host::log::with_causes;
+use crate::kind::SandboxKind;
 use crate::probe;
-use crate::state::record::SandboxKind;
 
 const BOTH: &[SandboxKind] = &[SandboxKind::Microvm, SandboxKind::Namespace];
 const MICROVM: &[SandboxKind] = &[SandboxKind::Microvm];

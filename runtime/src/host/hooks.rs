@@ -17,9 +17,9 @@ use oci_spec::runtime::Hook;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
+use serde::Serialize;
 
 use crate::host::process;
-use crate::state::record::StateView;
 
 /// Why a hook failed.
 #[derive(Debug, thiserror::Error)]
@@ -66,20 +66,21 @@ pub enum HookError {
     },
 }
 
-/// Runs the hooks of one moment in their order.
+/// Runs the hooks of one moment in their order. Each reads the container's state, as `state` shows
+/// it, on its standard input.
 ///
 /// # Errors
 /// The first that fails; those after it are not run.
 pub fn run_all(
     moment: &'static str,
     hooks: Option<&Vec<Hook>>,
-    state: &StateView<'_>,
+    state: &impl Serialize,
 ) -> Result<(), HookError> {
     hooks.into_iter().flatten().try_for_each(|hook| run(moment, hook, state))
 }
 
 /// Runs the hooks of one moment in their order, each whatever became of those before.
-pub fn run_each(moment: &'static str, hooks: Option<&Vec<Hook>>, state: &StateView<'_>) {
+pub fn run_each(moment: &'static str, hooks: Option<&Vec<Hook>>, state: &impl Serialize) {
     for hook in hooks.into_iter().flatten() {
         if let Err(error) = run(moment, hook, state) {
             tracing::warn!("{}", crate::host::log::with_causes(&error));
@@ -87,7 +88,7 @@ pub fn run_each(moment: &'static str, hooks: Option<&Vec<Hook>>, state: &StateVi
     }
 }
 
-fn run(moment: &'static str, hook: &Hook, state: &StateView<'_>) -> Result<(), HookError> {
+fn run(moment: &'static str, hook: &Hook, state: &impl Serialize) -> Result<(), HookError> {
     let path = hook.path();
     let stdin = state_file(state).map_err(|source| HookError::Prepare {
         moment,
@@ -113,7 +114,7 @@ fn run(moment: &'static str, hook: &Hook, state: &StateView<'_>) -> Result<(), H
 }
 
 /// The state in a file of memory: a hook that does not read it cannot block the runtime.
-fn state_file(state: &StateView<'_>) -> io::Result<File> {
+fn state_file(state: &impl Serialize) -> io::Result<File> {
     let mut file = File::from(memfd_create("state", MemfdFlags::CLOEXEC)?);
     file.write_all(&serde_json::to_vec(state)?)?;
     file.rewind()?;

@@ -6,8 +6,8 @@
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxResources, Mount, Process, Spec};
 
+use crate::kind::SandboxKind;
 use crate::spec::rules::namespace_name;
-use crate::state::record::SandboxKind;
 
 /// A property that a kind of sandbox cannot honour.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

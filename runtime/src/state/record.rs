@@ -7,28 +7,8 @@ use cofferdam_protocol::id::ContainerId;
 use serde::{Deserialize, Serialize};
 
 use crate::host::process::ProcessIdentity;
+use crate::kind::SandboxKind;
 use crate::state::status::{Refusal, Status, Transition};
-
-/// Which kind of sandbox a container is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SandboxKind {
-    /// A microVM.
-    Microvm,
-    /// Hardened namespaces.
-    Namespace,
-}
-
-impl SandboxKind {
-    /// The name in configuration, annotations and `state`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Microvm => "microvm",
-            Self::Namespace => "namespace",
-        }
-    }
-}
 
 /// One container, as its state folder has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

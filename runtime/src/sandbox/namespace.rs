@@ -27,6 +27,7 @@ mod job;
 mod join;
 mod lifecycle;
 mod mounts;
+mod proc_mounts;
 mod process;
 mod record;
 mod report;

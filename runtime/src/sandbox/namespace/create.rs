@@ -16,6 +16,7 @@ use super::executor;
 use super::helper::Helper;
 use super::job::{ConstructJob, Job};
 use super::mounts;
+use super::proc_mounts;
 use super::process::{ProcessPlan, SeccompFile};
 use super::record::Record;
 use super::report::Report;
@@ -46,6 +47,9 @@ pub enum CreateError {
     /// The spec asks for what this kind of sandbox cannot do.
     #[error("Namespaces cannot serve {}", unsupported::list(.0))]
     Unsupported(Vec<Unsupported>),
+    /// A mount over a part of `/proc`. The words are runc's.
+    #[error("{0} cannot be mounted because it is inside /proc")]
+    OverProc(PathBuf),
     /// The filter cannot be compiled.
     #[error("The seccomp profile cannot be used")]
     Seccomp(#[source] SeccompError),
@@ -104,6 +108,9 @@ pub fn create(request: CreateRequest, config: &Config) -> Result<Created, Create
     let missing = unsupported::unsupported(&request.spec);
     if !missing.is_empty() {
         return Err(CreateError::Unsupported(missing));
+    }
+    if let Some(over) = proc_mounts::find(&request.spec, &request.rootfs) {
+        return Err(CreateError::OverProc(over));
     }
     let hardened = harden(&request, config)?;
     let cgroups_path = cgroups_path(&request, &hardened.spec)?;

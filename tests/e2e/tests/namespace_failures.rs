@@ -13,7 +13,8 @@ fn fails(change: impl FnOnce(&mut Value), words: &[&str]) {
 }
 
 fn add_mount(config: &mut Value, mount: Value) {
-    config["mounts"].as_array_mut().unwrap().push(mount);
+    let mounts = config["mounts"].as_array_mut();
+    mounts.into_iter().for_each(|mounts| mounts.push(mount.clone()));
 }
 
 #[test]

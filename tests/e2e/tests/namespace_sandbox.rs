@@ -11,7 +11,8 @@ fn in_user_namespace(args: &[&str]) -> Bundle {
     Bundle::busybox(args).edit(|config| {
         let mapping = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
         let linux = &mut config["linux"];
-        linux["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+        let namespaces = linux["namespaces"].as_array_mut();
+        namespaces.into_iter().for_each(|all| all.push(json!({ "type": "user" })));
         linux["uidMappings"] = mapping.clone();
         linux["gidMappings"] = mapping;
     })
@@ -20,7 +21,8 @@ fn in_user_namespace(args: &[&str]) -> Bundle {
 /// The bundle's folder is root's own; the mapped root must get through it.
 fn let_through(bundle: &Bundle) {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(bundle.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let changed = fs::set_permissions(bundle.path(), fs::Permissions::from_mode(0o755));
+    assert!(changed.is_ok());
 }
 
 const MAPPED: &str = "         0     100000      65536\n";

@@ -7,7 +7,7 @@
 
 use crate::config::{IsolationConfig, IsolationRequest};
 use crate::kind::SandboxKind;
-use crate::spec::support::Unsupported;
+use crate::plan::Refusal;
 
 /// The annotation by which a tenant asks.
 pub const ANNOTATION: &str = "dev.cofferdam.isolation";
@@ -68,20 +68,20 @@ pub enum IsolationError {
         reason: String,
     },
     /// A microVM was asked for and the container needs what it cannot give.
-    #[error("No microVM for this container")]
-    NotInMicrovm(#[source] Unsupported),
+    #[error("No microVM for this container: {}", list(.0))]
+    NotInMicrovm(Vec<Refusal>),
 }
 
 /// Decides.
 ///
-/// `unsupported` is what of the container's configuration a microVM cannot honour; `probe` says
+/// `refused` is what of the container's configuration a microVM cannot honour; `probe` says
 /// why this machine's KVM cannot serve, if it cannot.
 ///
 /// # Errors
 /// When what was asked for cannot be had.
 pub fn decide(
     asked: Asked<'_>,
-    unsupported: Option<Unsupported>,
+    refused: Vec<Refusal>,
     probe: impl FnOnce() -> Result<(), String>,
 ) -> Result<Effective, IsolationError> {
     let Wish { request, by, warning } = combine(asked)?;
@@ -92,24 +92,29 @@ pub fn decide(
         reason: format!("{by} and KVM is fit"),
         warning: warning.clone(),
     };
-    match (request, unsupported) {
+    match (request, refused.is_empty()) {
         (IsolationRequest::Namespace, _) => Ok(namespaces(by, warning)),
-        (IsolationRequest::Microvm, Some(unsupported)) => {
-            Err(IsolationError::NotInMicrovm(unsupported))
-        }
-        (IsolationRequest::Microvm, None) => match probe() {
+        (IsolationRequest::Microvm, false) => Err(IsolationError::NotInMicrovm(refused)),
+        (IsolationRequest::Microvm, true) => match probe() {
             Ok(()) => Ok(microvm),
             Err(reason) => Err(IsolationError::NoKvm { reason }),
         },
-        (IsolationRequest::Auto, Some(unsupported)) => {
-            let reason = unsupported.to_string();
+        (IsolationRequest::Auto, false) => {
+            let reason = list(&refused);
             Ok(namespaces(reason.clone(), Some(fallback(&reason))))
         }
-        (IsolationRequest::Auto, None) => match probe() {
+        (IsolationRequest::Auto, true) => match probe() {
             Ok(()) => Ok(microvm),
             Err(reason) => Ok(namespaces(reason.clone(), Some(fallback(&reason)))),
         },
     }
+}
+
+/// Every refused field with its reason.
+fn list(refused: &[Refusal]) -> String {
+    let texts: Vec<_> =
+        refused.iter().map(|Refusal { field, reason }| format!("{field} ({reason})")).collect();
+    texts.join("; ")
 }
 
 fn fallback(reason: &str) -> String {
@@ -217,12 +222,8 @@ mod tests {
 
     use super::*;
 
-    fn unsupported() -> Unsupported {
-        Unsupported {
-            path: "linux.namespaces without network".into(),
-            kind: SandboxKind::Microvm,
-            reason: "test",
-        }
+    fn refused() -> Vec<Refusal> {
+        vec![Refusal { field: "linux.intelRdt".into(), reason: "not there" }]
     }
 
     fn short(outcome: &Result<Effective, IsolationError>) -> String {
@@ -246,7 +247,7 @@ mod tests {
                 for annotation in choices {
                     let config = IsolationConfig { policy, ..IsolationConfig::default() };
                     let asked = Asked { config: &config, flag, annotation: annotation.map(name) };
-                    let outcome = short(&decide(asked, None, || Ok(())));
+                    let outcome = short(&decide(asked, vec![], || Ok(())));
                     let (policy, flag) = (label(policy), label(flag));
                     let annotation = label(annotation);
                     writeln!(table, "{policy:<10}{flag:<10}{annotation:<11}{outcome}").unwrap();
@@ -259,23 +260,23 @@ mod tests {
     #[test]
     fn what_the_machine_and_the_container_allow() {
         let cases = [
-            (IsolationRequest::Auto, None, true, "microvm"),
-            (IsolationRequest::Auto, None, false, "namespace (warns)"),
-            (IsolationRequest::Auto, Some(unsupported()), true, "namespace (warns)"),
-            (IsolationRequest::Microvm, None, false, "error: No microVM on this machine: slow"),
+            (IsolationRequest::Auto, vec![], true, "microvm"),
+            (IsolationRequest::Auto, vec![], false, "namespace (warns)"),
+            (IsolationRequest::Auto, refused(), true, "namespace (warns)"),
+            (IsolationRequest::Microvm, vec![], false, "error: No microVM on this machine: slow"),
             (
                 IsolationRequest::Microvm,
-                Some(unsupported()),
+                refused(),
                 true,
-                "error: No microVM for this container",
+                "error: No microVM for this container: linux.intelRdt (not there)",
             ),
-            (IsolationRequest::Namespace, Some(unsupported()), false, "namespace"),
+            (IsolationRequest::Namespace, refused(), false, "namespace"),
         ];
         let config = IsolationConfig::default();
-        for (request, unsupported, fit, expected) in cases {
+        for (request, refused, fit, expected) in cases {
             let asked = Asked { config: &config, flag: Some(request), annotation: None };
             let probe = || if fit { Ok(()) } else { Err("slow".to_owned()) };
-            assert_eq!(short(&decide(asked, unsupported, probe)), expected, "{request:?}");
+            assert_eq!(short(&decide(asked, refused, probe)), expected, "{request:?}");
         }
     }
 
@@ -284,8 +285,8 @@ mod tests {
         let config = IsolationConfig::default();
         let probe = || -> Result<(), String> { panic!("probed") };
         let asked = |flag| Asked { config: &config, flag: Some(flag), annotation: None };
-        decide(asked(IsolationRequest::Namespace), None, probe).unwrap();
-        decide(asked(IsolationRequest::Auto), Some(unsupported()), probe).unwrap();
+        decide(asked(IsolationRequest::Namespace), vec![], probe).unwrap();
+        decide(asked(IsolationRequest::Auto), refused(), probe).unwrap();
     }
 
     #[test]
@@ -296,7 +297,7 @@ mod tests {
         };
         let kind = |flag| {
             let asked = Asked { config: &config, flag, annotation: Some("namespace") };
-            decide(asked, None, || Ok(())).map(|effective| effective.kind)
+            decide(asked, vec![], || Ok(())).map(|effective| effective.kind)
         };
         assert_eq!(kind(None), Ok(SandboxKind::Namespace));
         let held = "microvm";
@@ -309,7 +310,7 @@ mod tests {
         let config = IsolationConfig::default();
         let asked = Asked { config: &config, flag: None, annotation: Some("strong") };
         assert!(matches!(
-            decide(asked, None, || Ok(())),
+            decide(asked, vec![], || Ok(())),
             Err(IsolationError::UnknownAnnotation(_))
         ));
     }

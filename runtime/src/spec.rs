@@ -1,13 +1,12 @@
 //! `config.json`: read with a bound on its size, parsed, and checked before anything is done.
 //!
 //! ```text
-//!   bytes ─ load ─▶ Spec ─ rules ─▶ a container could be this
-//!                         ─ support ─▶ this kind of sandbox can do all of it
+//!   bytes ─ load ─▶ Spec ─ rules ──▶ a container could be this
 //!                         ─ rootfs ─▶ its root is a folder, where it says
 //! ```
 //!
 //! What this is not: it fills in nothing and decides nothing. Unknown properties are ignored, as
-//! the OCI specification demands; known ones that cannot be honoured are refused by name.
+//! the OCI specification demands; what one kind of sandbox cannot honour is that kind's to refuse by name.
 //!
 //! Hostile: nothing, the bundle is the operator's. But the root file system in it is the tenant's:
 //! no path inside it is looked at here.
@@ -15,7 +14,6 @@
 pub mod process;
 pub mod rootfs;
 pub mod rules;
-pub mod support;
 pub mod template;
 
 use std::fs::File;

@@ -32,12 +32,11 @@ use crate::sandbox::request::{CreateRequest, Created, StartFailureKind};
 use crate::sandbox::{self, CreateError};
 use crate::spec::rootfs::{self, RootfsError};
 use crate::spec::rules::{self, InvalidSpec};
-use crate::spec::support::{self, Unsupported};
 use crate::spec::{self, LoadedSpec, SpecError};
 use crate::state::record::Record;
 use crate::state::status::Status;
 use crate::state::store::{Entry, Lock, StoreError};
-use crate::{probe, timestamp};
+use crate::{plan, probe, timestamp};
 
 /// Why no container was made.
 #[derive(Debug, thiserror::Error)]
@@ -62,9 +61,6 @@ pub enum CreationError {
     /// It is wrong.
     #[error("Invalid config.json")]
     Invalid(#[from] InvalidSpec),
-    /// It asks for what cannot be done.
-    #[error("Unsupported config.json")]
-    Unsupported(#[from] Unsupported),
     /// The root file system.
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
@@ -223,9 +219,6 @@ fn check(
     let root_path = spec.root().as_ref().map_or(Path::new(""), |root| root.path().as_path());
     let rootfs = rootfs::resolve(&bundle, root_path)?;
     let effective = decide(context, &config, spec)?;
-    if let Some(unsupported) = support::find_unsupported(spec, effective.kind) {
-        return Err(unsupported.into());
-    }
     Ok(Checked { id, config, bundle, rootfs, loaded, effective })
 }
 
@@ -238,8 +231,7 @@ fn decide(context: &Context, config: &Config, spec: &Spec) -> Result<Effective, 
             .and_then(|annotations| annotations.get(isolation::ANNOTATION))
             .map(String::as_str),
     };
-    let unsupported = support::find_unsupported(spec, SandboxKind::Microvm);
-    isolation::decide(asked, unsupported, || probe::require_fit(&config.microvm))
+    isolation::decide(asked, plan::unsupported(spec), || probe::require_fit(&config.microvm))
 }
 
 fn claim(

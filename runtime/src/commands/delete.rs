@@ -65,7 +65,8 @@ fn run_hooks(entry: &Entry) {
     match entry.sandbox().spec() {
         Ok(spec) => {
             let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());
-            hooks::run_each("poststop", hooks, &entry.record.view_as(Status::Stopped));
+            let state = entry.record.view_as(Status::Stopped);
+            hooks::run_each("poststop", hooks, &state);
         }
         Err(error) => tracing::warn!("No poststop hooks: {}", with_causes(&error)),
     }

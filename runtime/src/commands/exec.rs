@@ -22,7 +22,6 @@ use crate::sandbox::request::{Attachment, ExecRequest, StartFailureKind};
 use crate::sandbox::{self, ExecStarted};
 use crate::spec::process::{ProcessOverrides, assemble};
 use crate::spec::rules::{self, InvalidSpec};
-use crate::spec::support::{self, Unsupported};
 use crate::spec::{self, SpecError};
 use crate::state::status::{Refusal, Transition};
 use crate::state::store::{Entry, StoreError};
@@ -51,9 +50,6 @@ pub enum ExecError {
     /// The process is wrong.
     #[error("Invalid process")]
     Invalid(#[from] InvalidSpec),
-    /// It asks for what cannot be done.
-    #[error("Unsupported process")]
-    Unsupported(#[from] Unsupported),
     /// The terminal and the flags about it contradict each other.
     #[error(transparent)]
     Console(#[from] ConsoleError),
@@ -97,7 +93,7 @@ pub(super) fn run(context: &Context, args: &ExecArgs) -> Result<u8, ExecError> {
     let interrupts = Interrupts::catch().map_err(host("catch signals"))?;
     let spec = entry.sandbox().spec()?;
     let process = process(args, &spec)?;
-    check(args, &entry, &process)?;
+    check(args, &process)?;
     let attachment = if args.detach { Attachment::Detached } else { Attachment::Foreground };
     let request = request(args, &entry, spec, process)?;
     let mut started = sandbox::exec(entry.record.isolation, request, attachment)?;
@@ -147,12 +143,8 @@ fn capability(name: &str) -> Result<Capability, ExecError> {
     Capability::from_str(name).map_err(|_| ExecError::UnknownCapability(name.to_owned()))
 }
 
-fn check(args: &ExecArgs, entry: &Entry, process: &Process) -> Result<(), ExecError> {
+fn check(args: &ExecArgs, process: &Process) -> Result<(), ExecError> {
     rules::check_process(process)?;
-    let kind = entry.record.isolation;
-    if let Some(unsupported) = support::find_unsupported_process(process, kind) {
-        return Err(unsupported.into());
-    }
     let owner = if args.detach { TerminalOwner::ConsoleSocket } else { TerminalOwner::Caller };
     Ok(owner.check(process.terminal().unwrap_or(false), args.console_socket.as_deref())?)
 }

@@ -81,6 +81,15 @@ pub fn bind_source(mount: &Mount, bundle: &Path) -> Option<PathBuf> {
     is_bind(mount, &options).then(|| bundle.join(source))
 }
 
+/// Whether a mount is of a type that a guest has.
+pub(super) fn in_every_guest(mount: &Mount) -> bool {
+    let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
+    is_bind(mount, &options)
+        || mount.typ().as_deref().is_some_and(|fstype| {
+            matches!(fstype, "cgroup" | "cgroup2") || KERNEL_FILESYSTEMS.contains(&fstype)
+        })
+}
+
 /// Whether a spec binds something over `/dev` itself: then its nodes are the binder's.
 pub(super) fn has_bound_dev(mounts: &[Mount]) -> bool {
     mounts.iter().any(|mount| {

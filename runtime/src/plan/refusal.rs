@@ -10,11 +10,13 @@ use oci_spec::runtime::{
     Process, Spec,
 };
 
-use super::devices;
+use super::{devices, mounts};
 
 const NOT_IN_GUEST: &str = "the guest does not do this yet";
 const HOST_DISKS: &str = "it is about the host's disks, which a guest does not see";
 const HOST_HARDWARE: &str = "it is about the host's hardware, which a guest does not see";
+const FOREIGN_MOUNT: &str =
+    "only bind, proc, sysfs, tmpfs, devpts, mqueue and cgroup mounts are to be had in a guest";
 const OWN_KERNEL: &str = "a guest has a kernel of its own and cannot share the host's";
 const JOINING: &str = "joining a namespace of the host is not possible from a guest";
 
@@ -40,6 +42,8 @@ pub fn unsupported(spec: &Spec) -> Vec<Refusal> {
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         let mapped = mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
         found.add_if(mapped, || format!("mounts[{index}].uidMappings"), NOT_IN_GUEST);
+        let foreign = !mounts::in_every_guest(mount);
+        found.add_if(foreign, || format!("mounts[{index}].type"), FOREIGN_MOUNT);
     }
     match spec.linux() {
         Some(linux) => refuse_linux(&mut found, linux),
@@ -92,6 +96,9 @@ fn refuse_process(found: &mut Found, process: &Process) {
         lsm,
     );
     found.add(says_something(process.selinux_label().as_deref()), "process.selinuxLabel", lsm);
+    let platform = "it is for another platform";
+    let command_line = says_something(process.command_line().as_deref());
+    found.add(command_line, "process.commandLine", platform);
     found.add(process.io_priority().is_some(), "process.ioPriority", HOST_DISKS);
     found.add(process.scheduler().is_some(), "process.scheduler", NOT_IN_GUEST);
     found.add(process.exec_cpu_affinity().is_some(), "process.execCPUAffinity", NOT_IN_GUEST);
@@ -154,8 +161,13 @@ fn refuse_namespaces(found: &mut Found, linux: &Linux) {
             _ => JOINING,
         };
         found.add_if(path, || format!("linux.namespaces[{index}].path"), reason);
-        let user = namespace.typ() == LinuxNamespaceType::User;
-        found.add_if(user, || format!("linux.namespaces[{index}].type user"), NOT_IN_GUEST);
+        let own = match namespace.typ() {
+            LinuxNamespaceType::User => Some("user"),
+            LinuxNamespaceType::Time => Some("time"),
+            _ => None,
+        };
+        let name = || format!("linux.namespaces[{index}].type {}", own.unwrap_or_default());
+        found.add_if(own.is_some(), name, NOT_IN_GUEST);
     }
     let lacks = |typ| list.iter().all(|namespace| namespace.typ() != typ);
     let network = "the host's network cannot be had in a microVM: a guest has a network stack of \
@@ -257,6 +269,15 @@ mod tests {
                 {"type":"uts"},{"type":"network","path":"/run/netns/a"}]}}"#,
         );
         assert_eq!(joined, ["linux.namespaces[3].path"]);
+    }
+
+    #[test]
+    fn a_mount_that_no_guest_has_is_refused_by_its_index() {
+        let mounts = r#"{"ociVersion":"1.0.2","mounts":[{"destination":"/a","type":"tmpfs"},
+            {"destination":"/b","type":"nfs"},{"destination":"/c","options":["rbind"]}]}"#;
+        assert!(refused(mounts).contains(&"mounts[1].type".to_owned()));
+        assert!(!refused(mounts).iter().any(|field| field == "mounts[0].type"));
+        assert!(!refused(mounts).iter().any(|field| field == "mounts[2].type"));
     }
 
     #[test]

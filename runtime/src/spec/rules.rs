@@ -17,6 +17,12 @@ pub enum InvalidSpec {
         /// What it is.
         found: String,
     },
+    /// A section for another operating system, or for another's virtual machines.
+    #[error("{path} is not for containers on Linux, or shaped by the operator's configuration")]
+    Foreign {
+        /// Which.
+        path: &'static str,
+    },
     /// A property that a container cannot be without.
     #[error("{path} is missing")]
     Missing {
@@ -70,8 +76,8 @@ pub enum InvalidSpec {
 
 type Rule = fn(&Spec) -> Result<(), InvalidSpec>;
 
-const RULES: [Rule; 8] =
-    [version, root, has_process, has_linux, mounts, namespaces, user_namespace, hooks];
+const RULES: [Rule; 9] =
+    [version, foreign, root, has_process, has_linux, mounts, namespaces, user_namespace, hooks];
 
 /// Checks every rule.
 ///
@@ -102,6 +108,19 @@ fn version(spec: &Spec) -> Result<(), InvalidSpec> {
     match (number(), number(), number()) {
         (Some(1), Some(0..=NEWEST_MINOR), Some(_)) => Ok(()),
         _ => Err(InvalidSpec::Version { found: found.chars().take(64).collect() }),
+    }
+}
+
+fn foreign(spec: &Spec) -> Result<(), InvalidSpec> {
+    let sections = [
+        ("windows", spec.windows().is_some()),
+        ("solaris", spec.solaris().is_some()),
+        ("zos", spec.zos().is_some()),
+        ("vm", spec.vm().is_some()),
+    ];
+    match sections.into_iter().find(|(_, there)| *there) {
+        Some((path, _)) => Err(InvalidSpec::Foreign { path }),
+        None => Ok(()),
     }
 }
 
@@ -267,6 +286,12 @@ mod tests {
         assert_eq!(refusal("/process/args", json!([])), "process.args is empty");
         assert_eq!(refusal("/process/args", json!(null)), "process.args is empty");
         assert_eq!(refusal("/linux", json!(null)), "linux is missing");
+    }
+
+    #[test]
+    fn sections_for_other_systems_are_refused_by_name() {
+        let refused = refusal("/windows", json!({"layerFolders": []}));
+        assert!(refused.starts_with("windows is not for"), "{refused}");
     }
 
     #[test]

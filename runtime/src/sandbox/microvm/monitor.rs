@@ -196,7 +196,10 @@ impl Monitor {
             }
         }
         match frame::read_frame(&mut self.report, MAX_BOOT_REPORT_BYTES) {
-            Ok(BootReport::Ready { .. }) => Ok(()),
+            Ok(BootReport::Ready { stages_us }) => {
+                tracing::debug!("The guest is up; microseconds of each stage: {stages_us:?}");
+                Ok(())
+            }
             Ok(BootReport::Failed { stage, reason, console }) => {
                 let console = console_tail(&console);
                 Err(MonitorError::Boot { stage, reason: printable(&reason), console })

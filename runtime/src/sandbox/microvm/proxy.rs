@@ -89,6 +89,8 @@ impl Proxy {
         rustix::stdio::dup2_stdin(&null)?;
         rustix::stdio::dup2_stdout(&null)?;
         rustix::stdio::dup2_stderr(&null)?;
+        // From here on nothing that is not kept may be dropped: its number is closed already.
+        drop(null);
         let mut kept = vec![
             self.process.agent.connection().as_fd(),
             self.process.streams.as_fd(),

@@ -40,6 +40,7 @@ use crate::jail::limits::{self, LimitError};
 use crate::jail::privileges::{self, PrivilegeError};
 use crate::jail::root::{self, Luggage, RootError};
 use crate::jail::seccomp::Role;
+use crate::log;
 use crate::machine::initramfs::{self, InitramfsError};
 use crate::machine::kernel_image::{KernelImage, KernelImageError};
 use crate::machine::kvm::{CapableKvm, KvmError, Vm, set_entry};
@@ -110,6 +111,9 @@ fn run_inherited(inheritance: Inheritance, mut clock: BootClock) -> u8 {
     let Inheritance { config, report, exit_record, .. } = inheritance;
     let outlets = Outlets { report, exit_record };
     let boot_timeout = Duration::from_millis(config.boot_timeout_ms);
+    if let Some(log) = inheritance.log {
+        log::start(log);
+    }
     let provisions = Provisions {
         config,
         kernel: inheritance.kernel,

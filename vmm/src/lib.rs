@@ -24,6 +24,7 @@ pub mod devices;
 pub mod file_server;
 pub mod happening;
 pub mod jail;
+pub mod log;
 pub mod machine;
 pub mod probe;
 pub mod report;

@@ -1,4 +1,4 @@
-//! The guest's first file system: a cpio archive, mapped at the end of low memory, where the
+//! The guest's first file system: a cpio archive at the end of low memory, where the
 //! kernel leaves it alone until it has unpacked it.
 
 use std::fs::File;

@@ -2,7 +2,7 @@
 //! placed in guest memory.
 //!
 //! The file is the operator's, but may be truncated, of another machine or no kernel at all: each
-//! has its own error. `linux-loader`'s ELF loader copies every segment; here they are mapped.
+//! has its own error, which `linux-loader`'s ELF loader does not give: it reads on to the end.
 
 use std::fs::File;
 use std::io;

@@ -27,7 +27,7 @@ pub(crate) const MUSL: &str = "x86_64-unknown-linux-musl";
 /// `cargo xtask build`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Optimised: what is installed, tested end to end and measured [default]
+    /// Optimised: what is installed, tested end to end and measured (default)
     #[arg(long, conflicts_with = "debug")]
     release: bool,
     /// Quick to build

@@ -34,8 +34,6 @@ macro_rules! cases {
 }
 
 fn main() {
-    let wanted: Vec<String> =
-        std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let cases: [Case; 28] = cases![
         ends::exit_codes_are_a_shells,
         streams::output_is_sent_before_the_end_is_told,
@@ -66,13 +64,43 @@ fn main() {
         streams::output_waits_for_its_connection_and_so_does_the_end,
         streams::a_child_that_keeps_the_pipe_does_not_hold_up_the_end,
     ];
-    for (name, case) in cases {
-        if wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted.as_str())) {
-            println!("case {name}");
+    let asked = Asked::of(std::env::args().skip(1));
+    for (name, case) in cases.into_iter().filter(|(name, _)| asked.wants(name)) {
+        if asked.list {
+            println!("{name}: test");
+        } else {
             run_case(case);
+            println!("test {name} ... ok");
         }
     }
-    println!("containers: all cases passed");
+}
+
+/// What a test runner asks, in libtest's words: nextest lists first, then runs each case in a
+/// process of its own.
+struct Asked {
+    list: bool,
+    ignored: bool,
+    exact: bool,
+    names: Vec<String>,
+}
+
+impl Asked {
+    fn of(arguments: impl Iterator<Item = String>) -> Self {
+        let (flags, names): (Vec<_>, Vec<_>) =
+            arguments.partition(|argument| argument.starts_with('-'));
+        let has = |flag: &str| flags.iter().any(|given| given == flag);
+        let (list, ignored, exact) = (has("--list"), has("--ignored"), has("--exact"));
+        let names = names.into_iter().filter(|name| name != "terse").collect();
+        Self { list, ignored, exact, names }
+    }
+
+    /// No case is ignored.
+    fn wants(&self, name: &str) -> bool {
+        let named = |given: &String| {
+            if self.exact { name == given } else { name.contains(given.as_str()) }
+        };
+        !self.ignored && (self.names.is_empty() || self.names.iter().any(named))
+    }
 }
 
 fn run_case(case: fn(Fixture) -> Pin<Box<dyn Future<Output = ()>>>) {

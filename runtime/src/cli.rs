@@ -244,7 +244,7 @@ pub struct ExecArgs {
     /// Pass this many descriptors from 3 on to the process
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
-    /// Run it in this cgroup below the container's: [CONTROLLER:]PATH
+    /// Run it in this cgroup below the container's: PATH, or CONTROLLER:PATH
     #[arg(long, value_name = "PATH")]
     pub cgroup: Option<String>,
     /// As runc has it; without effect: no container is ever paused

@@ -19,7 +19,7 @@ use super::recipe::Recipe;
 use super::source::{Origin, Source};
 
 /// About how many objects there are, for the length of the progress bar.
-const EXPECTED_OBJECTS: u64 = 1500;
+const EXPECTED_OBJECTS: u64 = 1270;
 
 /// How much of a failed build's output is in the error.
 const ERROR_LINES: usize = 15;

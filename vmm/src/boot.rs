@@ -191,20 +191,13 @@ impl Confined {
         let Provisions { config, kernel, initramfs, kvm, control, console } = self.provisions;
         let layout = MemoryLayout::of_mib(config.memory_mib);
         let memory = memory::allocate(layout)?;
-        let image = KernelImage::open(&kernel)?;
-        image.place(&kernel, &memory, layout)?;
-        let initramfs = initramfs::place(&initramfs, &memory, layout, image.end())?;
-        let command_line = command_line::build(DEVICES as u32);
-        memory::write(&memory, layout::COMMAND_LINE_ADDRESS, command_line.as_bytes())?;
-        boot_params::write(&memory, layout, command_line.len() as u32, initramfs)?;
-        memory::write(&memory, layout::MP_TABLE_ADDRESS, &mptable::build(config.vcpus))?;
-        registers::write_tables(&memory)?;
+        let entry = fill(&memory, layout, config.vcpus, &kernel, &initramfs)?;
         let vm = CapableKvm::check(kvm)?.create_vm()?;
         vm.set_memory(&memory)?;
         Ok(Loaded {
             vm,
             memory: Arc::new(memory),
-            entry: image.entry(),
+            entry,
             vcpus: config.vcpus,
             control,
             console,
@@ -215,6 +208,26 @@ impl Confined {
             happenings: self.happenings,
         })
     }
+}
+
+/// Puts everything into memory that the guest finds there; the kernel's first instruction.
+fn fill(
+    memory: &Memory,
+    layout: MemoryLayout,
+    vcpus: u8,
+    kernel: &File,
+    initramfs: &File,
+) -> Result<u64, BootError> {
+    let image = KernelImage::open(kernel)?;
+    memory::advise_huge_pages(memory, &image.range());
+    image.place(kernel, memory, layout)?;
+    let initramfs = initramfs::place(initramfs, memory, layout, image.range().end)?;
+    let command_line = command_line::build(DEVICES as u32);
+    memory::write(memory, layout::COMMAND_LINE_ADDRESS, command_line.as_bytes())?;
+    boot_params::write(memory, layout, command_line.len() as u32, initramfs)?;
+    memory::write(memory, layout::MP_TABLE_ADDRESS, &mptable::build(vcpus))?;
+    registers::write_tables(memory)?;
+    Ok(image.entry())
 }
 
 /// Until the device fails; the reason.

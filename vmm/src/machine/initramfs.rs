@@ -43,7 +43,7 @@ pub enum InitramfsError {
 /// Puts the archive at the end of low memory, above `kernel_end`.
 ///
 /// # Errors
-/// When it is no whole archive, does not fit, or cannot be mapped.
+/// When it is no whole archive, does not fit, or cannot be read.
 pub fn place(
     file: &File,
     memory: &Memory,

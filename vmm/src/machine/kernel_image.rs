@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
 use super::layout::{KERNEL_MIN_ADDRESS, MemoryLayout, PAGE_BYTES};
@@ -129,23 +130,25 @@ impl KernelImage {
         self.entry
     }
 
-    /// Where the kernel ends in memory.
+    /// Where the kernel lies in memory.
     #[must_use]
-    pub fn end(&self) -> u64 {
-        self.segments.iter().filter_map(Segment::end).max().unwrap_or(KERNEL_MIN_ADDRESS)
+    pub fn range(&self) -> Range<u64> {
+        let start = self.segments.iter().map(|segment| segment.address).min();
+        let end = self.segments.iter().filter_map(Segment::end).max();
+        start.unwrap_or(KERNEL_MIN_ADDRESS)..end.unwrap_or(KERNEL_MIN_ADDRESS)
     }
 
     /// Puts the kernel where its headers say.
     ///
     /// # Errors
-    /// When it does not fit there, or cannot be mapped.
+    /// When it does not fit there, or cannot be read.
     pub fn place(
         &self,
         file: &File,
         memory: &Memory,
         layout: MemoryLayout,
     ) -> Result<(), KernelImageError> {
-        let (end, limit) = (self.end(), layout.low_end());
+        let (end, limit) = (self.range().end, layout.low_end());
         if end > limit {
             return Err(KernelImageError::DoesNotFit { end, limit });
         }
@@ -249,7 +252,7 @@ mod tests {
     #[test]
     fn a_kernel_is_taken_with_its_entry_and_end() {
         let image = KernelImage::parse(&image(4096, 16 * MIB, 16 * MIB), 8192).unwrap();
-        assert_eq!((image.entry(), image.end()), (16 * MIB, 16 * MIB + 8192));
+        assert_eq!((image.entry(), image.range()), (16 * MIB, 16 * MIB..16 * MIB + 8192));
     }
 
     #[test]

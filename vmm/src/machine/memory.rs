@@ -1,6 +1,6 @@
 //! Guest memory: private anonymous pages that cost nothing until they are touched.
 //!
-//! Huge pages are asked for, and files are copied in, not mapped. A page of 4 KiB that a booting
+//! Huge pages are asked for, and files are read in, not mapped. A page of 4 KiB that a booting
 //! guest touches costs about 5000 instructions on the way through KVM and the host's memory
 //! management, and it touches thousands: with the kernel mapped from its file the boot takes 30
 //! million instructions more, which no sharing of the page cache is worth.
@@ -76,27 +76,37 @@ fn allocate_ranges(ranges: &[Range<u64>]) -> Result<Memory, MemoryError> {
         let bytes = range.end - range.start;
         let mapping = sys::map_aligned(bytes as usize, HUGE_PAGE_BYTES as usize)
             .map_err(|source| MemoryError::Map { bytes, source })?;
-        advise(range, mapping.as_ptr());
         let region = GuestRegionMmap::new(mapping, GuestAddress(range.start));
         regions.push(region.ok_or(MemoryError::Wrap)?);
     }
     Memory::from_regions(regions).map_err(MemoryError::Regions)
 }
 
-/// Asks for huge pages, but not where only a few small ones are touched: below the first MiB lies
-/// what a PC's firmware would leave. A kernel without them gives small pages.
-fn advise(range: &Range<u64>, host: *mut u8) {
-    if range.start == 0 && range.end > HUGE_PAGE_BYTES {
-        let first = HUGE_PAGE_BYTES as usize;
-        let _ = sys::advise_huge_pages(host, first, false);
-        let _ = sys::advise_huge_pages(
-            host.wrapping_add(first),
-            (range.end - HUGE_PAGE_BYTES) as usize,
-            true,
-        );
-    } else {
-        let _ = sys::advise_huge_pages(host, (range.end - range.start) as usize, true);
+/// Asks for huge pages where the guest uses memory densely: from the kernel on. Below the kernel,
+/// and in a huge page that it just reaches into, a booting guest takes a page here and a page
+/// there: small ones cost 2 virtual milliseconds of the boot, and spare an idle guest 6 MiB.
+///
+/// It is advice: a host that knows no huge pages serves as well.
+pub fn advise_huge_pages(memory: &Memory, kernel: &Range<u64>) {
+    for region in memory.iter() {
+        let (start, host) = (region.start_addr().raw_value(), region.as_ptr());
+        let piece = |range: &Range<u64>, huge| {
+            let place = host.wrapping_add((range.start - start) as usize);
+            let _ = sys::advise_huge_pages(place, (range.end - range.start) as usize, huge);
+        };
+        let range = start..start + region.len();
+        piece(&range, true);
+        sparse(&range, kernel).iter().for_each(|range| piece(range, false));
     }
+}
+
+/// The parts of a region for small pages.
+fn sparse(region: &Range<u64>, kernel: &Range<u64>) -> [Range<u64>; 2] {
+    let last = kernel.end - kernel.end % HUGE_PAGE_BYTES;
+    let rest = if kernel.end - last < HUGE_PAGE_BYTES / 2 { HUGE_PAGE_BYTES } else { 0 };
+    let within = |address: u64| address.clamp(region.start, region.end);
+    let first = kernel.start - kernel.start % HUGE_PAGE_BYTES;
+    [region.start..within(first), within(last)..within(last + rest)]
 }
 
 /// Puts `bytes` of a file, from `offset`, at a guest address.
@@ -114,11 +124,7 @@ pub fn place_file(
         return Ok(());
     }
     let target = host_address(memory, address, bytes)?;
-    let length = file.metadata().map_err(MemoryError::ReadFile)?.len();
-    if offset.checked_add(bytes).is_none_or(|end| end > length) {
-        return Err(MemoryError::ReadFile(io::ErrorKind::UnexpectedEof.into()));
-    }
-    sys::copy_file(target, bytes as usize, file.as_fd(), offset).map_err(MemoryError::ReadFile)
+    sys::read_file_into(target, bytes as usize, file.as_fd(), offset).map_err(MemoryError::ReadFile)
 }
 
 /// Writes bytes into guest memory.
@@ -155,6 +161,7 @@ fn host_address(memory: &Memory, address: u64, bytes: u64) -> Result<*mut u8, Me
 mod tests {
     use std::io::Write as _;
 
+    use super::super::layout::HIGH_MEMORY_ADDRESS;
     use super::*;
 
     fn file_of(bytes: usize) -> (File, Vec<u8>) {
@@ -178,6 +185,18 @@ mod tests {
         memory.read_slice(&mut seen, GuestAddress(0x20_0000)).unwrap();
         assert_eq!((seen[0], seen[5001]), (0xaa, 0xaa));
         assert_eq!(seen[1..5001], content[4099..9099]);
+    }
+
+    #[test]
+    fn small_pages_lie_below_the_kernel_and_at_its_end() {
+        const MIB: u64 = 1 << 20;
+        let region = 0..256 * MIB;
+        let kernel = 16 * MIB..30 * MIB + 4096;
+        assert_eq!(sparse(&region, &kernel), [0..16 * MIB, 30 * MIB..32 * MIB]);
+        let fuller = 16 * MIB..31 * MIB;
+        assert!(sparse(&region, &fuller)[1].is_empty());
+        let high = HIGH_MEMORY_ADDRESS..HIGH_MEMORY_ADDRESS + 1024 * MIB;
+        assert!(sparse(&high, &kernel).iter().all(|piece| piece.is_empty()));
     }
 
     #[test]

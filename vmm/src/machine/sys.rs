@@ -9,7 +9,6 @@ use kvm_bindings::{kvm_irqchip, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VmFd};
 use vm_memory::{Address as _, GuestMemory as _, GuestMemoryRegion as _, MmapRegion};
 
-use super::layout::PAGE_BYTES;
 use super::memory::Memory;
 
 /// Takes `/dev/kvm` over from its descriptor.
@@ -80,42 +79,36 @@ pub(super) fn advise_huge_pages(address: *mut u8, bytes: usize, wanted: bool) ->
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Copies the first `bytes` bytes of a file that is at least so long, from `offset` on, into memory
-/// of the guest.
+/// Reads a part of a file into memory of the guest.
 ///
-/// `target` is the start of `bytes` bytes of guest memory. The file is mapped and copied from
-/// there, which takes half the instructions of reading it.
-pub(super) fn copy_file(
+/// `target` is the start of `bytes` bytes of guest memory.
+pub(super) fn read_file_into(
     target: *mut u8,
     bytes: usize,
     file: BorrowedFd<'_>,
     offset: u64,
 ) -> io::Result<()> {
-    let skipped = (offset % PAGE_BYTES) as usize;
-    let start = libc::off_t::try_from(offset - offset % PAGE_BYTES)
-        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let length = skipped + bytes;
-    // SAFETY: a new mapping at an address of the kernel's choice touches none that is there.
-    let mapped = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            length,
-            libc::PROT_READ,
-            libc::MAP_PRIVATE | libc::MAP_POPULATE,
-            file.as_raw_fd(),
-            start,
-        )
-    };
-    if mapped == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
+    let mut done = 0;
+    while done < bytes {
+        let position = libc::off_t::try_from(offset + done as u64)
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        // SAFETY: `done < bytes`, so the pointer stays within the range that the caller has
+        // checked against the region's bounds.
+        let rest = unsafe { target.add(done) };
+        // SAFETY: the kernel writes at most `bytes - done` bytes from there, all guest memory.
+        let read = unsafe { libc::pread(file.as_raw_fd(), rest.cast(), bytes - done, position) };
+        match read {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            1.. => done += read as usize,
+            _ => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
     }
-    // SAFETY: `skipped` is less than the mapping's length.
-    let source = unsafe { mapped.cast::<u8>().add(skipped) };
-    // SAFETY: `bytes` bytes are mapped from `source` on, and from `target` on (the caller has
-    // checked that against the region's bounds); two mappings do not overlap. A file that somebody
-    // truncates meanwhile ends the process by SIGBUS: it is the operator's.
-    unsafe { std::ptr::copy_nonoverlapping(source, target, bytes) };
-    unmap(mapped.cast(), length)
+    Ok(())
 }
 
 /// The interrupts that wait in a PIC's request register.

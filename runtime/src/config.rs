@@ -167,7 +167,7 @@ impl Default for MicroVmConfig {
             guest: None,
             monitor: None,
             vcpus: 1,
-            memory_mib: 512,
+            memory_mib: 256,
             memory_overhead_mib: 64,
             boot_timeout_ms: 30_000,
             request_timeout_ms: 30_000,

@@ -57,8 +57,10 @@ fn a_kernel_that_is_missing_truncated_or_no_kernel_is_named() {
 #[test]
 fn a_guest_that_does_not_boot_shows_its_console_and_the_stage() {
     let guest = Guest::copy();
-    let length = fs::metadata(guest.file("initramfs.cpio")).expect("there").len();
-    fs::write(guest.file("initramfs.cpio"), vec![0; usize::try_from(length).expect("small")])
-        .expect("written");
+    let mut archive = fs::read(guest.file("initramfs.cpio")).expect("read");
+    // A whole archive whose /init is no program: the kernel has nothing to run.
+    let program = archive.windows(4).position(|bytes| bytes == b"\x7fELF").expect("the agent");
+    archive[program..program + 4].copy_from_slice(b"none");
+    fs::write(guest.file("initramfs.cpio"), archive).expect("written");
     guest.fails(&["panic"]);
 }

@@ -201,6 +201,8 @@ fn refuse_resources(found: &mut Found, resources: &LinuxResources) {
             || network.priorities().as_ref().is_some_and(|list| !list.is_empty())
     });
     found.add(network, "linux.resources.network", version);
+    let huge = resources.hugepage_limits().as_ref().is_some_and(|limits| !limits.is_empty());
+    found.add(huge, "linux.resources.hugepageLimits", NOT_IN_GUEST);
     let rdma = resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty());
     found.add(rdma, "linux.resources.rdma", HOST_HARDWARE);
 }
@@ -269,6 +271,12 @@ mod tests {
                 {"type":"uts"},{"type":"network","path":"/run/netns/a"}]}}"#,
         );
         assert_eq!(joined, ["linux.namespaces[3].path"]);
+    }
+
+    #[test]
+    fn a_limit_that_would_be_dropped_is_refused_by_name() {
+        let limits = r#","resources":{"hugepageLimits":[{"pageSize":"2MB","limit":0}]}"#;
+        assert_eq!(refused_linux(limits), ["linux.resources.hugepageLimits"]);
     }
 
     #[test]

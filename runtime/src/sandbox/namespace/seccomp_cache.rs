@@ -1,7 +1,7 @@
 //! Compiled seccomp profiles, kept from start to start.
 //!
 //! libseccomp copies the whole filter for each rule that is added: the default profile, of some 380
-//! calls on two architectures, takes 27 million instructions, more than all else of a start together.
+//! calls on two architectures, is what a start would otherwise spend most of its time on.
 //! A machine uses few profiles, mostly one. So what was compiled stays in `/var/cache/cofferdam`,
 //! each file with everything that it was compiled from, which is compared on every use.
 //!

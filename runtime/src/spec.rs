@@ -11,6 +11,7 @@
 //! Hostile: nothing, the bundle is the operator's. But the root file system in it is the tenant's:
 //! no path inside it is looked at here.
 
+pub mod fields;
 pub mod process;
 pub mod rootfs;
 pub mod rules;

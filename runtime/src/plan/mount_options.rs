@@ -2,6 +2,7 @@
 //! specification give them.
 
 use nix::libc;
+use oci_spec::runtime::Mount;
 
 /// What the options of one mount say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +36,11 @@ enum Meaning {
 const ATTR_ATIME: u64 = libc::MOUNT_ATTR__ATIME;
 
 impl MountOptions {
+    /// Reads the options of a mount.
+    pub(super) fn of(mount: &Mount) -> Self {
+        Self::parse(mount.options().as_deref().unwrap_or_default())
+    }
+
     /// Reads the options, in order: a later one overrides an earlier one.
     pub(super) fn parse(options: &[String]) -> Self {
         let mut parsed = Self::default();

@@ -76,14 +76,14 @@ pub enum MountError {
 /// Where on the host a bind mount's source is; `None` for every other mount.
 #[must_use]
 pub fn bind_source(mount: &Mount, bundle: &Path) -> Option<PathBuf> {
-    let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
+    let options = MountOptions::of(mount);
     let source = mount.source().as_ref()?;
     is_bind(mount, &options).then(|| bundle.join(source))
 }
 
 /// Whether a mount is of a type that a guest has.
 pub(super) fn in_every_guest(mount: &Mount) -> bool {
-    let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
+    let options = MountOptions::of(mount);
     is_bind(mount, &options)
         || mount.typ().as_deref().is_some_and(|fstype| {
             matches!(fstype, "cgroup" | "cgroup2") || KERNEL_FILESYSTEMS.contains(&fstype)
@@ -93,7 +93,7 @@ pub(super) fn in_every_guest(mount: &Mount) -> bool {
 /// Whether a spec binds something over `/dev` itself: then its nodes are the binder's.
 pub(super) fn has_bound_dev(mounts: &[Mount]) -> bool {
     mounts.iter().any(|mount| {
-        let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
+        let options = MountOptions::of(mount);
         is_bind(mount, &options) && absolute(mount.destination()) == Path::new("/dev")
     })
 }
@@ -104,7 +104,7 @@ pub(super) fn plan(input: &PlanInput<'_>) -> Result<(Vec<MountPlan>, Vec<SharePl
     let mut plans = Vec::new();
     let mut shares: Vec<SharePlan> = Vec::new();
     for (index, mount) in input.spec.mounts().iter().flatten().enumerate() {
-        let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
+        let options = MountOptions::of(mount);
         if let Some(option) = &options.idmap {
             return Err(MountError::Option { index, option: option.clone() });
         }

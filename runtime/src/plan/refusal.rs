@@ -6,19 +6,16 @@
 use std::fmt::Write as _;
 
 use oci_spec::runtime::{
-    Hooks, Linux, LinuxBlockIo, LinuxCpu, LinuxNamespaceType, LinuxResources, LinuxSeccompAction,
-    Process, Spec,
+    Hooks, Linux, LinuxBlockIo, LinuxCpu, LinuxNamespaceType, LinuxResources, LinuxSeccomp,
+    LinuxSeccompAction, Process, Spec,
 };
 
-use super::{devices, mounts};
-
-const NOT_IN_GUEST: &str = "the guest does not do this yet";
-const HOST_DISKS: &str = "it is about the host's disks, which a guest does not see";
-const HOST_HARDWARE: &str = "it is about the host's hardware, which a guest does not see";
-const FOREIGN_MOUNT: &str =
-    "only bind, proc, sysfs, tmpfs, devpts, mqueue and cgroup mounts are to be had in a guest";
-const OWN_KERNEL: &str = "a guest has a kernel of its own and cannot share the host's";
-const JOINING: &str = "joining a namespace of the host is not possible from a guest";
+use super::{devices, mount_options, mounts};
+use crate::spec::fields::{
+    FOREIGN_MOUNT, HOST_DISKS, HOST_HARDWARE, HOST_LISTENER, HOST_NETWORK, HOST_PROGRAM, JOINING,
+    JOINING_NETWORK, NO_SECURITY_MODULE, NOT_IN_GUEST, NOT_IN_VERSION_TWO, OTHER_PLATFORM,
+    OWN_KERNEL,
+};
 
 /// One field that cannot be served.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -42,6 +39,10 @@ pub fn unsupported(spec: &Spec) -> Vec<Refusal> {
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         let mapped = mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
         found.add_if(mapped, || format!("mounts[{index}].uidMappings"), NOT_IN_GUEST);
+        found.add_if(mapped, || format!("mounts[{index}].gidMappings"), NOT_IN_GUEST);
+        let option = mount_options::MountOptions::of(mount).idmap;
+        let name = || format!("mounts[{index}].options: {}", option.as_deref().unwrap_or_default());
+        found.add_if(option.is_some(), name, NOT_IN_GUEST);
         let foreign = !mounts::in_every_guest(mount);
         found.add_if(foreign, || format!("mounts[{index}].type"), FOREIGN_MOUNT);
     }
@@ -89,16 +90,18 @@ fn says_something(text: Option<&str>) -> bool {
 }
 
 fn refuse_process(found: &mut Found, process: &Process) {
-    let lsm = "the guest kernel has no such security module";
     found.add(
         says_something(process.apparmor_profile().as_deref()),
         "process.apparmorProfile",
-        lsm,
+        NO_SECURITY_MODULE,
     );
-    found.add(says_something(process.selinux_label().as_deref()), "process.selinuxLabel", lsm);
-    let platform = "it is for another platform";
+    found.add(
+        says_something(process.selinux_label().as_deref()),
+        "process.selinuxLabel",
+        NO_SECURITY_MODULE,
+    );
     let command_line = says_something(process.command_line().as_deref());
-    found.add(command_line, "process.commandLine", platform);
+    found.add(command_line, "process.commandLine", OTHER_PLATFORM);
     found.add(process.io_priority().is_some(), "process.ioPriority", HOST_DISKS);
     found.add(process.scheduler().is_some(), "process.scheduler", NOT_IN_GUEST);
     found.add(process.exec_cpu_affinity().is_some(), "process.execCPUAffinity", NOT_IN_GUEST);
@@ -106,9 +109,7 @@ fn refuse_process(found: &mut Found, process: &Process) {
 
 fn refuse_hooks(found: &mut Found, hooks: &Hooks) {
     let there = hooks.create_container().as_ref().is_some_and(|hooks| !hooks.is_empty());
-    let reason = "it is a program of the host that runs in the container's namespaces, and these \
-                  are in the guest";
-    found.add(there, "hooks.createContainer", reason);
+    found.add(there, "hooks.createContainer", HOST_PROGRAM);
 }
 
 fn refuse_linux(found: &mut Found, linux: &Linux) {
@@ -134,20 +135,23 @@ fn refuse_linux(found: &mut Found, linux: &Linux) {
     found.add(some(linux.memory_policy().is_some()), "linux.memoryPolicy", HOST_HARDWARE);
     found.add(some(linux.personality().is_some()), "linux.personality", NOT_IN_GUEST);
     let label = says_something(linux.mount_label().as_deref());
-    found.add(label, "linux.mountLabel", "the guest kernel has no such security module");
+    found.add(label, "linux.mountLabel", NO_SECURITY_MODULE);
     if let Some(resources) = linux.resources() {
         refuse_resources(found, resources);
     }
-    let seccomp = linux.seccomp().as_ref();
-    let notify = seccomp.is_some_and(|seccomp| {
-        let rules = seccomp.syscalls().iter().flatten();
-        rules
-            .map(|rule| rule.action())
-            .chain([seccomp.default_action()])
-            .any(|action| action == LinuxSeccompAction::ScmpActNotify)
-    });
-    let listener = "its listener is a process of the host";
-    found.add(notify, "linux.seccomp: SCMP_ACT_NOTIFY", listener);
+    if let Some(seccomp) = linux.seccomp() {
+        refuse_listener(found, seccomp);
+    }
+}
+
+fn refuse_listener(found: &mut Found, seccomp: &LinuxSeccomp) {
+    let notify = LinuxSeccompAction::ScmpActNotify;
+    let default = seccomp.default_action() == notify;
+    found.add(default, "linux.seccomp.defaultAction", HOST_LISTENER);
+    for (index, rule) in seccomp.syscalls().iter().flatten().enumerate() {
+        let name = || format!("linux.seccomp.syscalls[{index}].action");
+        found.add_if(rule.action() == notify, name, HOST_LISTENER);
+    }
 }
 
 /// A namespace that the spec leaves out is the host's. Mount and cgroup namespaces are given all
@@ -157,7 +161,7 @@ fn refuse_namespaces(found: &mut Found, linux: &Linux) {
     for (index, namespace) in list.iter().enumerate() {
         let path = namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
         let reason = match namespace.typ() {
-            LinuxNamespaceType::Network => "joining a network namespace comes with networking",
+            LinuxNamespaceType::Network => JOINING_NETWORK,
             _ => JOINING,
         };
         found.add_if(path, || format!("linux.namespaces[{index}].path"), reason);
@@ -170,9 +174,8 @@ fn refuse_namespaces(found: &mut Found, linux: &Linux) {
         found.add_if(own.is_some(), name, NOT_IN_GUEST);
     }
     let lacks = |typ| list.iter().all(|namespace| namespace.typ() != typ);
-    let network = "the host's network cannot be had in a microVM: a guest has a network stack of \
-                   its own";
-    found.add(lacks(LinuxNamespaceType::Network), "linux.namespaces without network", network);
+    let network = lacks(LinuxNamespaceType::Network);
+    found.add(network, "linux.namespaces without network", HOST_NETWORK);
     found.add(lacks(LinuxNamespaceType::Pid), "linux.namespaces without pid", OWN_KERNEL);
     found.add(lacks(LinuxNamespaceType::Ipc), "linux.namespaces without ipc", OWN_KERNEL);
     found.add(lacks(LinuxNamespaceType::Uts), "linux.namespaces without uts", OWN_KERNEL);
@@ -194,13 +197,12 @@ fn refuse_resources(found: &mut Found, resources: &LinuxResources) {
     }
     let memory = resources.memory().as_ref();
     let no_killer = memory.and_then(|memory| memory.disable_oom_killer()).unwrap_or(false);
-    let version = "cgroup version 2, which the guest has, cannot do it";
-    found.add(no_killer, "linux.resources.memory.disableOOMKiller", version);
+    found.add(no_killer, "linux.resources.memory.disableOOMKiller", NOT_IN_VERSION_TWO);
     let network = resources.network().as_ref().is_some_and(|network| {
         network.class_id().is_some_and(|id| id != 0)
             || network.priorities().as_ref().is_some_and(|list| !list.is_empty())
     });
-    found.add(network, "linux.resources.network", version);
+    found.add(network, "linux.resources.network", NOT_IN_VERSION_TWO);
     let huge = resources.hugepage_limits().as_ref().is_some_and(|limits| !limits.is_empty());
     found.add(huge, "linux.resources.hugepageLimits", NOT_IN_GUEST);
     let rdma = resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty());
@@ -208,17 +210,18 @@ fn refuse_resources(found: &mut Found, resources: &LinuxResources) {
 }
 
 fn refuse_cpu(found: &mut Found, cpu: &LinuxCpu) {
-    let realtime = cpu.realtime_runtime().is_some_and(|runtime| runtime != 0)
-        || cpu.realtime_period().is_some_and(|period| period != 0);
-    let version = "cgroup version 2, which the guest has, cannot do it";
-    found.add(realtime, "linux.resources.cpu.realtimeRuntime", version);
+    let runtime = cpu.realtime_runtime().is_some_and(|runtime| runtime != 0);
+    found.add(runtime, "linux.resources.cpu.realtimeRuntime", NOT_IN_VERSION_TWO);
+    let period = cpu.realtime_period().is_some_and(|period| period != 0);
+    found.add(period, "linux.resources.cpu.realtimePeriod", NOT_IN_VERSION_TWO);
     found.add(says_something(cpu.mems().as_deref()), "linux.resources.cpu.mems", HOST_HARDWARE);
 }
 
 fn refuse_block(found: &mut Found, block: &LinuxBlockIo) {
-    let weight = block.weight().is_some_and(|weight| weight != 0)
-        || block.leaf_weight().is_some_and(|weight| weight != 0);
+    let weight = block.weight().is_some_and(|weight| weight != 0);
     found.add(weight, "linux.resources.blockIO.weight", HOST_DISKS);
+    let leaf = block.leaf_weight().is_some_and(|weight| weight != 0);
+    found.add(leaf, "linux.resources.blockIO.leafWeight", HOST_DISKS);
     let weights = block.weight_device().as_ref().is_some_and(|list| !list.is_empty());
     found.add(weights, "linux.resources.blockIO.weightDevice", HOST_DISKS);
     let throttles = [

@@ -1,0 +1,144 @@
+//! Values that are treated otherwise than the rest of their field.
+
+use super::Treatment::{self, Guest, Host, Refused, Void};
+use super::{
+    FOREIGN_MOUNT, HOST_HARDWARE, HOST_LISTENER, HOST_NETWORK, JOINING_NETWORK, NOT_IN_GUEST,
+    OWN_KERNEL, Value,
+};
+
+const NOT_IMPLEMENTED: &str = "not implemented";
+const NO_IDMAP: &str = "id-mapped mounts are not supported";
+const NO_LISTENER: &str = "seccomp listeners are not supported";
+const GIVEN: &str = "a guest gives it to every container, asked for or not";
+
+const fn value(
+    path: &'static str,
+    value: &'static str,
+    patch: &'static str,
+    microvm: Treatment,
+    namespace: Treatment,
+) -> Value {
+    Value { path, value, patch, microvm, namespace }
+}
+
+pub(super) const VALUES: &[Value] = &[
+    value(
+        "linux.namespaces[].type",
+        "`user`",
+        r#"{"linux":{"namespaces":[{"type":"mount"},{"type":"pid"},{"type":"ipc"},{"type":"uts"},
+            {"type":"network"},{"type":"user"}]}}"#,
+        Refused(NOT_IN_GUEST),
+        Host,
+    ),
+    value(
+        "linux.namespaces[].type",
+        "`time`",
+        r#"{"linux":{"namespaces":[{"type":"mount"},{"type":"pid"},{"type":"ipc"},{"type":"uts"},
+            {"type":"network"},{"type":"time"}]}}"#,
+        Refused(NOT_IN_GUEST),
+        Host,
+    ),
+    value(
+        "linux.namespaces",
+        "without `cgroup`",
+        r#"{"linux":{"namespaces":[{"type":"mount"},{"type":"pid"},{"type":"ipc"},{"type":"uts"},
+            {"type":"network"}]}}"#,
+        Void(GIVEN),
+        Host,
+    ),
+    value(
+        "linux.namespaces",
+        "without `network`: the host's",
+        r#"{"linux":{"namespaces":[{"type":"mount"},{"type":"pid"},{"type":"ipc"},{"type":"uts"}]}}"#,
+        Refused(HOST_NETWORK),
+        Host,
+    ),
+    value(
+        "linux.namespaces",
+        "without `pid`: the host's",
+        r#"{"linux":{"namespaces":[{"type":"mount"},{"type":"network"},{"type":"ipc"},{"type":"uts"}]}}"#,
+        Refused(OWN_KERNEL),
+        Host,
+    ),
+    value(
+        "linux.namespaces",
+        "without `ipc`: the host's",
+        r#"{"linux":{"namespaces":[{"type":"mount"},{"type":"network"},{"type":"pid"},{"type":"uts"}]}}"#,
+        Refused(OWN_KERNEL),
+        Host,
+    ),
+    value(
+        "linux.namespaces",
+        "without `uts`: the host's",
+        r#"{"linux":{"namespaces":[{"type":"mount"},{"type":"network"},{"type":"pid"},{"type":"ipc"}]}}"#,
+        Refused(OWN_KERNEL),
+        Host,
+    ),
+    value(
+        "linux.namespaces[].path",
+        "of a `network` namespace",
+        r#"{"linux":{"namespaces":[{"type":"mount"},{"type":"pid"},{"type":"ipc"},{"type":"uts"},
+            {"type":"network","path":"/run/netns/a"}]}}"#,
+        Refused(JOINING_NETWORK),
+        Host,
+    ),
+    value(
+        "linux.devices[]",
+        "a device that not every kernel has: a disk, a graphics card",
+        r#"{"linux":{"devices":[{"path":"/dev/sda","type":"b","major":8,"minor":0}]}}"#,
+        Refused(HOST_HARDWARE),
+        Host,
+    ),
+    value(
+        "linux.seccomp.defaultAction",
+        "`SCMP_ACT_NOTIFY`",
+        r#"{"linux":{"seccomp":{"defaultAction":"SCMP_ACT_NOTIFY"}}}"#,
+        Refused(HOST_LISTENER),
+        Refused(NO_LISTENER),
+    ),
+    value(
+        "linux.seccomp.syscalls[].action",
+        "`SCMP_ACT_NOTIFY`",
+        r#"{"linux":{"seccomp":{"defaultAction":"SCMP_ACT_ALLOW",
+            "syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_NOTIFY"}]}}}"#,
+        Refused(HOST_LISTENER),
+        Refused(NO_LISTENER),
+    ),
+    value(
+        "mounts[].type",
+        "a file system with a device or a server: `ext4`, `nfs`, `overlay`",
+        r#"{"mounts":[{"destination":"/a","type":"nfs","source":"host:/a"}]}"#,
+        Refused(FOREIGN_MOUNT),
+        Host,
+    ),
+    option("`idmap`", OPTION_IDMAP, Refused(NOT_IN_GUEST), Refused(NO_IDMAP)),
+    option("`ridmap`", OPTION_RIDMAP, Refused(NOT_IN_GUEST), Refused(NO_IDMAP)),
+    option("`tmpcopyup`", OPTION_COPY_UP, Guest, Refused(NOT_IMPLEMENTED)),
+    option("`nosymfollow`", OPTION_NOSYMFOLLOW, Guest, Refused(NOT_IMPLEMENTED)),
+    option("`sync`", OPTION_SYNC, Guest, Refused(NOT_IMPLEMENTED)),
+    option("`dirsync`", OPTION_DIRSYNC, Guest, Refused(NOT_IMPLEMENTED)),
+    option("`iversion`", OPTION_IVERSION, Guest, Refused(NOT_IMPLEMENTED)),
+];
+
+const OPTION_IDMAP: &str =
+    r#"{"mounts":[{"destination":"/a","source":"/b","options":["bind","idmap"]}]}"#;
+const OPTION_RIDMAP: &str =
+    r#"{"mounts":[{"destination":"/a","source":"/b","options":["bind","ridmap"]}]}"#;
+const OPTION_COPY_UP: &str =
+    r#"{"mounts":[{"destination":"/a","type":"tmpfs","options":["tmpcopyup"]}]}"#;
+const OPTION_NOSYMFOLLOW: &str =
+    r#"{"mounts":[{"destination":"/a","type":"tmpfs","options":["nosymfollow"]}]}"#;
+const OPTION_SYNC: &str = r#"{"mounts":[{"destination":"/a","type":"tmpfs","options":["sync"]}]}"#;
+const OPTION_DIRSYNC: &str =
+    r#"{"mounts":[{"destination":"/a","type":"tmpfs","options":["dirsync"]}]}"#;
+const OPTION_IVERSION: &str =
+    r#"{"mounts":[{"destination":"/a","type":"tmpfs","options":["iversion"]}]}"#;
+
+const fn option(
+    name: &'static str,
+    patch: &'static str,
+    microvm: Treatment,
+    namespace: Treatment,
+) -> Value {
+    value("mounts[].options", name, patch, microvm, namespace)
+}

@@ -1,0 +1,87 @@
+//! `docs/oci.md` as text.
+
+use std::fmt::Write as _;
+
+use cofferdam::spec::fields::{FIELDS, Field, Treatment, VALUES};
+
+const HEAD: &str = "\
+# The OCI runtime specification, field by field
+
+Made from `runtime/src/spec/fields.rs` by a test, which also gives both modes a configuration with
+every field set and compares what they refuse: `UPDATE=1 cargo nextest run -p cofferdam --test
+oci_fields` writes this page anew. The fields are those of version 1.3 of the specification for
+Linux; all of them are read from configurations of version 1.0 on.
+
+- **guest**: the agent, or the guest's own kernel, does it.
+- **host**: the runtime, the monitor, or the host's kernel does it.
+- **nothing to do**: it holds without anyone's doing, for the reason given.
+- **refused**: `create` fails with the field's path and the reason. With `isolation = auto` what only a
+  microVM refuses makes the container run in namespaces, with a warning.
+
+Invalid values are refused in either mode before anything is created: see
+`runtime/src/spec/rules.rs`. The sections `solaris`, `windows`, `vm` and `zos` are refused as a whole:
+they are for other systems, or say what the operator's configuration says here. Properties that the
+specification does not know are ignored, as it demands.
+";
+
+const VALUES_HEAD: &str = "
+## Values that differ
+
+Where a value is treated otherwise than the rest of its field.
+
+| field | value | microVM | namespaces |
+|---|---|---|---|
+";
+
+const SOURCES: &str = "
+What a bind mount's source is decides as well, in a microVM: folders, files, and those character
+devices that every kernel has (`/dev/null`, `/dev/fuse`, terminals and their like) are shared; a
+socket, a named pipe, a disk, or a device that only the host has is refused by name, because what is
+behind it is in the host's kernel.
+";
+
+/// The page.
+pub(crate) fn render() -> String {
+    let mut page = HEAD.to_owned();
+    let mut section = "";
+    for field in FIELDS.into_iter().flatten() {
+        let name = section_of(field);
+        if name != section {
+            write!(page, "\n## {name}\n\n| field | microVM | namespaces |\n|---|---|---|\n")
+                .unwrap();
+            section = name;
+        }
+        let (microvm, namespace) = (words(field.microvm), words(field.namespace));
+        writeln!(page, "| `{}` | {microvm} | {namespace} |", field.path).unwrap();
+    }
+    page.push_str(VALUES_HEAD);
+    for value in VALUES {
+        let (microvm, namespace) = (words(value.microvm), words(value.namespace));
+        writeln!(page, "| `{}` | {} | {microvm} | {namespace} |", value.path, value.value).unwrap();
+    }
+    page.push_str(SOURCES);
+    page
+}
+
+fn section_of(field: &Field) -> &'static str {
+    const SECTIONS: [(&str, &str); 5] = [
+        ("process.", "process"),
+        ("hooks.", "hooks"),
+        ("mounts[]", "mounts"),
+        ("linux.resources.", "linux.resources"),
+        ("linux.", "linux"),
+    ];
+    let found = SECTIONS.into_iter().find(|(prefix, _)| field.path.starts_with(prefix));
+    found.map_or("The container", |(_, name)| name)
+}
+
+fn words(treatment: Treatment) -> String {
+    match treatment {
+        Treatment::Guest => "guest".to_owned(),
+        Treatment::Host => "host".to_owned(),
+        Treatment::Both => "guest and host".to_owned(),
+        Treatment::Void(why) => format!("nothing to do: {why}"),
+        Treatment::Where(otherwise) => format!("host, or refused: {otherwise}"),
+        Treatment::Refused(why) => format!("refused: {why}"),
+    }
+}

@@ -313,11 +313,15 @@ impl Agent {
     /// # Errors
     /// When there is no such container.
     pub fn processes(&self, id: &ContainerId) -> Result<Vec<ProcessEntry>, RequestError> {
-        let cgroup = match self.table().containers.get(id) {
-            Some(container) => Arc::clone(&container.cgroup),
-            None => return Err(RequestError::NoContainer(id.clone())),
-        };
-        Ok(listing::entries(&cgroup.processes()))
+        Ok(listing::entries(&self.group(id)?.processes()))
+    }
+
+    /// A container's group.
+    pub(crate) fn group(&self, id: &ContainerId) -> Result<Arc<Cgroup>, RequestError> {
+        let table = self.table();
+        let container =
+            table.containers.get(id).ok_or_else(|| RequestError::NoContainer(id.clone()))?;
+        Ok(Arc::clone(&container.cgroup))
     }
 
     /// Gives a stream its connection. One that nobody waits for is closed.

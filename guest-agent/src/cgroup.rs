@@ -1,7 +1,7 @@
 //! A container's cgroup (v2): limits, device rules, and what the kernel tells about it.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,13 +57,26 @@ impl Cgroup {
         Ok(())
     }
 
-    fn write(&self, file: &str, value: &str) -> io::Result<()> {
+    /// Writes to a file of the group.
+    pub(crate) fn write(&self, file: &str, value: &str) -> io::Result<()> {
         if file.contains('/') {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.folder, file, flags, Mode::empty())?;
         write_whole(file.as_fd(), value.as_bytes())
+    }
+
+    /// What a file of the group says, as far as `limit` bytes.
+    pub(crate) fn read(&self, file: &str, limit: u64) -> io::Result<String> {
+        if file.contains('/') {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.folder, file, flags, Mode::empty())?;
+        let mut text = String::new();
+        fs::File::from(file).take(limit).read_to_string(&mut text)?;
+        Ok(text)
     }
 
     /// Puts the device rules into force. After the container's own devices are made.

@@ -13,6 +13,7 @@ pub mod agent;
 mod birth;
 pub mod boot;
 mod cgroup;
+mod freeze;
 mod inside;
 pub mod layout;
 mod listing;

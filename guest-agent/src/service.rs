@@ -94,6 +94,18 @@ impl service::Agent for Service {
         let processes = processes.map_err(|error| status(&error))?;
         Ok(rpc::ListProcessesResponse { processes, ..Default::default() })
     }
+
+    async fn freeze_container(
+        &self,
+        _: &TtrpcContext,
+        request: rpc::FreezeContainerRequest,
+    ) -> Reply<rpc::FreezeContainerResponse> {
+        let (agent, id) = (self.0.clone(), container_id(&request.container_id)?);
+        let frozen = request.frozen;
+        let done = to_the_end(async move { agent.freeze(&id, frozen).await }).await?;
+        let done = done.map_err(|error| status(&error))?;
+        Ok(rpc::FreezeContainerResponse { done, ..Default::default() })
+    }
 }
 
 /// A handler is dropped where it stands when its connection closes. What makes a process goes on,

@@ -89,6 +89,10 @@ pub enum Verb {
     Run(RunArgs),
     /// Execute a new process inside a container
     Exec(Box<ExecArgs>),
+    /// Suspend all processes inside a container
+    Pause(PauseArgs),
+    /// Resume all processes that were paused
+    Resume(ResumeArgs),
     /// List containers
     List(ListArgs),
     /// Show the processes inside a container
@@ -247,7 +251,7 @@ pub struct ExecArgs {
     /// Run it in this cgroup below the container's: PATH, or CONTROLLER:PATH
     #[arg(long, value_name = "PATH")]
     pub cgroup: Option<String>,
-    /// As runc has it; without effect: no container is ever paused
+    /// Also in a paused container, where the process waits until that is resumed
     #[arg(long)]
     pub ignore_paused: bool,
     /// The container.
@@ -256,6 +260,22 @@ pub struct ExecArgs {
     /// Program and arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+/// `pause`.
+#[derive(Debug, Args)]
+pub struct PauseArgs {
+    /// The container.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `resume`.
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    /// The container.
+    #[command(flatten)]
+    pub target: Target,
 }
 
 /// Text for people or JSON for programs.

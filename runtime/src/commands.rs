@@ -11,6 +11,7 @@ mod features;
 mod kill;
 mod list;
 mod man;
+mod pause;
 mod ps;
 mod run;
 mod spec;
@@ -31,6 +32,7 @@ pub use creation::CreationError;
 pub use delete::DeleteError;
 pub use exec::ExecError;
 pub use kill::KillError;
+pub use pause::PauseError;
 pub use ps::PsError;
 pub use run::RunError;
 pub use spec::WriteSpecError;
@@ -61,6 +63,9 @@ pub enum CommandError {
     /// `kill`.
     #[error(transparent)]
     Kill(#[from] KillError),
+    /// `pause` and `resume`.
+    #[error(transparent)]
+    Pause(#[from] PauseError),
     /// `delete`.
     #[error(transparent)]
     Delete(#[from] DeleteError),
@@ -95,6 +100,7 @@ impl CommandError {
             Self::Exec(error) => error.start_failure(),
             Self::LookUp(_)
             | Self::Kill(_)
+            | Self::Pause(_)
             | Self::Delete(_)
             | Self::Ps(_)
             | Self::Spec(_)
@@ -134,6 +140,8 @@ pub fn run(cli: Cli) -> Result<u8, CommandError> {
         Verb::Delete(args) => delete::run(&context, &args)?,
         Verb::Run(args) => return run::run(&context, &args),
         Verb::Exec(args) => return Ok(exec::run(&context, &args)?),
+        Verb::Pause(args) => pause::pause(&context, &args)?,
+        Verb::Resume(args) => pause::resume(&context, &args)?,
         Verb::List(args) => list::run(&context, &args)?,
         Verb::Ps(args) => ps::run(&context, &args)?,
         Verb::Spec(args) => spec::run(&args)?,

@@ -16,6 +16,7 @@
 //! the host without care.
 
 pub mod artifacts;
+pub mod cgroup;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -59,6 +59,10 @@ error_of_either_kind!(
     KillError
 );
 error_of_either_kind!(
+    /// Why a container's processes were not frozen, or not set going again.
+    FreezeError
+);
+error_of_either_kind!(
     /// Why the processes are not known.
     ProcessesError
 );
@@ -165,6 +169,28 @@ pub fn kill(
     match kind {
         SandboxKind::Microvm => microvm::kill(sandbox, request).map_err(KillError::Microvm),
         SandboxKind::Namespace => namespace::kill(sandbox, request).map_err(KillError::Namespace),
+    }
+}
+
+/// Freezes the container's processes.
+///
+/// # Errors
+/// When they do not freeze in time. They all run then.
+pub fn pause(kind: SandboxKind, sandbox: &SandboxRef) -> Result<(), FreezeError> {
+    match kind {
+        SandboxKind::Microvm => microvm::pause(sandbox).map_err(FreezeError::Microvm),
+        SandboxKind::Namespace => namespace::pause(sandbox).map_err(FreezeError::Namespace),
+    }
+}
+
+/// Sets them going again.
+///
+/// # Errors
+/// When they cannot be reached.
+pub fn resume(kind: SandboxKind, sandbox: &SandboxRef) -> Result<(), FreezeError> {
+    match kind {
+        SandboxKind::Microvm => microvm::resume(sandbox).map_err(FreezeError::Microvm),
+        SandboxKind::Namespace => namespace::resume(sandbox).map_err(FreezeError::Namespace),
     }
 }
 

@@ -252,6 +252,7 @@ fn claim(
         oci_version: spec.version().clone(),
         id: checked.id.clone(),
         phase: Status::Creating,
+        paused: false,
         creator,
         process: None,
         isolation: *kind,

@@ -89,7 +89,9 @@ fn host(step: &'static str) -> impl FnOnce(io::Error) -> ExecError {
 
 pub(super) fn run(context: &Context, args: &ExecArgs) -> Result<u8, ExecError> {
     let entry = context.store.open(&parse_id(&args.target.id)?)?;
-    entry.record.permit(Transition::Exec)?;
+    let transition =
+        if args.ignore_paused { Transition::ExecWhenResumed } else { Transition::Exec };
+    entry.record.permit(transition)?;
     let interrupts = Interrupts::catch().map_err(host("catch signals"))?;
     let spec = entry.sandbox().spec()?;
     let process = process(args, &spec)?;

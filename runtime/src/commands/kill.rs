@@ -34,7 +34,7 @@ pub(super) fn run(context: &Context, args: &KillArgs) -> Result<(), KillError> {
     let request = KillRequest { signal: parse_signal(&args.signal)?, all: args.all };
     match entry.record.permit(Transition::Kill) {
         // As runc has it: of a container that ended, all processes were signalled.
-        Err(Refusal::KillNotRunning) if args.all => return Ok(()),
+        Err(Refusal::NotRunning) if args.all => return Ok(()),
         other => other?,
     };
     // It is there: that was the question.

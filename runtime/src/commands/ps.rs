@@ -55,7 +55,7 @@ pub(super) fn run(context: &Context, args: &PsArgs) -> Result<(), PsError> {
     let kind = entry.record.isolation;
     let rows = match entry.record.status() {
         Status::Stopped => Vec::new(),
-        Status::Creating | Status::Created | Status::Running => {
+        Status::Creating | Status::Created | Status::Running | Status::Paused => {
             sandbox::processes(kind, &entry.sandbox())?
         }
     };

@@ -4,7 +4,7 @@
 //!  create:  sources ─▶ plan ─▶ monitor (gated, mapped, booted) ─▶ agent makes the container
 //!             │                    │                                  │
 //!             └────────────────────┴── any failure: monitor killed and reaped, socket removed
-//!  start, exec, kill, processes:  control socket ─▶ agent
+//!  start, exec, kill, pause, …:  control socket ─▶ agent
 //!  delete:  monitor killed (if it lives) ─▶ socket removed
 //! ```
 //!
@@ -18,6 +18,7 @@ mod agent;
 mod control;
 mod create;
 mod exec;
+mod freeze;
 mod id_map;
 mod kvm;
 mod monitor;
@@ -33,6 +34,7 @@ pub use agent::AgentError;
 pub use control::ControlError;
 pub use create::{CreateError, create};
 pub use exec::{ExecError, ExecStarted, ResizeError, SignalError, WaitError, exec};
+pub use freeze::{FreezeError, pause, resume};
 pub use kvm::KvmError;
 pub use monitor::MonitorError;
 pub use proxy::ProxyError;

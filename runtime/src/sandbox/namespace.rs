@@ -6,7 +6,7 @@
 //!                                                            │ mounts; then this crate: the process
 //!   start     start.sock ─▶ hooks, execve                    ▼
 //!   exec      helper ─▶ setns, the same preparation ─▶ execve
-//!   kill, ps, delete    pidfd, control groups
+//!   kill, ps, pause, delete    pidfd, control groups
 //! ```
 //!
 //! What this is not: a boundary against the kernel. A container here shares the host's, and a bug
@@ -22,6 +22,7 @@ mod create;
 mod entry;
 mod exec;
 mod executor;
+mod freezer;
 mod helper;
 mod job;
 mod join;
@@ -46,6 +47,7 @@ use std::process::ExitCode;
 pub use create::{CreateError, StartError, create, start};
 pub use entry::HelperError;
 pub use exec::{ExecError, ExecStarted, ResizeError, SignalError, WaitError, exec};
+pub use freezer::{FreezeError, pause, resume};
 pub use lifecycle::{DeleteError, KillError, ProcessesError, delete, kill, processes};
 pub use unsupported::{Unsupported, unsupported};
 

@@ -20,6 +20,10 @@ pub struct Record {
     pub id: ContainerId,
     /// How far it came by what the verbs did. [`Record::status`] says where it is.
     pub phase: Status,
+    /// Its processes are frozen, or about to be. Written before they are and taken back after they
+    /// run again, so that a verb that is cut leaves nothing frozen that `resume` refuses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
     /// The process that makes it, for as long as `phase` is `creating`.
     pub creator: ProcessIdentity,
     /// The sandbox's process, once there is one.
@@ -44,12 +48,16 @@ impl Record {
     pub fn status(&self) -> Status {
         let alive = match self.phase {
             Status::Creating => self.creator.is_alive(),
-            Status::Created | Status::Running => {
+            Status::Created | Status::Running | Status::Paused => {
                 self.process.is_some_and(ProcessIdentity::is_alive)
             }
             Status::Stopped => false,
         };
-        if alive { self.phase } else { Status::Stopped }
+        match (alive, self.phase) {
+            (false, _) => Status::Stopped,
+            (true, Status::Created | Status::Running) if self.paused => Status::Paused,
+            (true, phase) => phase,
+        }
     }
 
     /// The status after a transition from the present one.
@@ -119,6 +127,7 @@ pub(crate) mod tests {
             oci_version: "1.2.0".into(),
             id: id.parse().unwrap(),
             phase: Status::Creating,
+            paused: false,
             creator: own,
             process: None,
             isolation: SandboxKind::Namespace,
@@ -141,6 +150,16 @@ pub(crate) mod tests {
         assert_eq!(status(Status::Running, reused, Some(own)), Status::Running);
         assert_eq!(status(Status::Running, own, Some(reused)), Status::Stopped);
         assert_eq!(status(Status::Created, own, None), Status::Stopped);
+    }
+
+    #[test]
+    fn a_container_is_paused_before_its_start_and_after_but_not_when_it_is_gone() {
+        let own = record("a").creator;
+        let status =
+            |phase, process| Record { phase, process, paused: true, ..record("a") }.status();
+        assert_eq!(status(Status::Created, Some(own)), Status::Paused);
+        assert_eq!(status(Status::Running, Some(own)), Status::Paused);
+        assert_eq!(status(Status::Running, None), Status::Stopped);
     }
 
     #[test]

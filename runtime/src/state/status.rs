@@ -3,7 +3,10 @@
 //! ```text
 //!             create            start               its process ends
 //!    Creating ──────▶ Created ────────▶ Running ─────────────────────▶ Stopped
-//!        │               └──────────────── kill, delete ──────────────────▲
+//!        │             │ ▲ │             │ ▲                              ▲
+//!        │       pause ▼ │ │       pause ▼ │ resume                       │
+//!        │             Paused            Paused                           │
+//!        │                 └──── kill, delete (paused ones too) ──────────┤
 //!        └────────────────── the creating process died ───────────────────┘
 //! ```
 
@@ -21,13 +24,16 @@ pub enum Status {
     Created,
     /// The program runs.
     Running,
+    /// Its processes are frozen, be it before `start` or after.
+    Paused,
     /// Its process ended, or its creation was cut.
     Stopped,
 }
 
 impl Status {
     /// Every status, in the order of a life.
-    pub const ALL: [Self; 4] = [Self::Creating, Self::Created, Self::Running, Self::Stopped];
+    pub const ALL: [Self; 5] =
+        [Self::Creating, Self::Created, Self::Running, Self::Paused, Self::Stopped];
 }
 
 impl fmt::Display for Status {
@@ -36,6 +42,7 @@ impl fmt::Display for Status {
             Self::Creating => "creating",
             Self::Created => "created",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopped => "stopped",
         })
     }
@@ -50,6 +57,14 @@ pub enum Transition {
     Start,
     /// `exec`.
     Exec,
+    /// `exec --ignore-paused`.
+    ExecWhenResumed,
+    /// `pause`.
+    Pause,
+    /// `resume`.
+    Resume,
+    /// `update`.
+    Update,
     /// `kill`.
     Kill,
     /// `delete`.
@@ -60,10 +75,14 @@ pub enum Transition {
 
 impl Transition {
     /// Every transition.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::FinishCreation,
         Self::Start,
         Self::Exec,
+        Self::ExecWhenResumed,
+        Self::Pause,
+        Self::Resume,
+        Self::Update,
         Self::Kill,
         Self::Delete,
         Self::ForceDelete,
@@ -79,15 +98,24 @@ pub enum Refusal {
     /// `start` of one that ended.
     #[error("cannot start a container that has stopped")]
     StartStopped,
-    /// `start` or `exec` while it is being made.
+    /// `start` of one that is frozen.
+    #[error("cannot start a container in the paused state")]
+    StartPaused,
+    /// Anything while it is being made.
     #[error("container is still being created")]
     BeingCreated,
     /// `exec` in one that ended.
     #[error("cannot exec in a stopped container")]
     ExecStopped,
-    /// `kill` of one without a process.
+    /// `exec` in one that is frozen.
+    #[error("cannot exec in a paused container (use --ignore-paused to override)")]
+    ExecPaused,
+    /// `kill`, `pause` or `update` of one without a process that runs.
     #[error("container not running")]
-    KillNotRunning,
+    NotRunning,
+    /// `resume` of one that is not frozen.
+    #[error("container not paused")]
+    NotPaused,
     /// `delete` without force of one that is alive.
     #[error("cannot delete container that is not stopped: {0}")]
     DeleteAlive(Status),
@@ -98,7 +126,7 @@ pub enum Refusal {
 
 impl Status {
     /// The status after a transition: what is allowed when. A killed or deleted container is
-    /// `Stopped` once its process is gone.
+    /// `Stopped` once its process is gone; a resumed one is where it was when it was paused.
     ///
     /// # Errors
     /// When the transition is not allowed here.
@@ -106,27 +134,45 @@ impl Status {
         use {Status as S, Transition as T};
         match (self, transition) {
             (S::Creating, T::FinishCreation) => Ok(S::Created),
-            (S::Created | S::Running | S::Stopped, T::FinishCreation) => {
+            (S::Created | S::Running | S::Paused | S::Stopped, T::FinishCreation) => {
                 Err(Refusal::CreatedBefore)
             }
 
             (S::Created, T::Start) => Ok(S::Running),
-            (S::Creating, T::Start | T::Exec) => Err(Refusal::BeingCreated),
             (S::Running, T::Start) => Err(Refusal::StartRunning),
+            (S::Paused, T::Start) => Err(Refusal::StartPaused),
             (S::Stopped, T::Start) => Err(Refusal::StartStopped),
 
-            (S::Created, T::Exec) => Ok(S::Created),
-            (S::Running, T::Exec) => Ok(S::Running),
-            (S::Stopped, T::Exec) => Err(Refusal::ExecStopped),
+            (S::Created | S::Running, T::Exec | T::ExecWhenResumed)
+            | (S::Paused, T::ExecWhenResumed)
+            | (S::Created | S::Running | S::Paused, T::Update) => Ok(self),
+            (S::Paused, T::Exec) => Err(Refusal::ExecPaused),
+            (S::Stopped, T::Exec | T::ExecWhenResumed) => Err(Refusal::ExecStopped),
 
-            (S::Created | S::Running, T::Kill) => Ok(S::Stopped),
-            (S::Creating | S::Stopped, T::Kill) => Err(Refusal::KillNotRunning),
+            (S::Created | S::Running, T::Pause) => Ok(S::Paused),
+            (S::Paused, T::Resume) => Ok(S::Running),
+            (S::Created | S::Running | S::Stopped, T::Resume) => Err(Refusal::NotPaused),
+
+            (S::Created | S::Running | S::Paused, T::Kill) => Ok(S::Stopped),
+            (S::Paused | S::Stopped, T::Pause)
+            | (S::Stopped, T::Update)
+            | (S::Creating | S::Stopped, T::Kill) => Err(Refusal::NotRunning),
 
             (S::Created | S::Stopped, T::Delete) => Ok(S::Stopped),
-            (S::Creating | S::Running, T::Delete) => Err(Refusal::DeleteAlive(self)),
+            (S::Creating | S::Running | S::Paused, T::Delete) => Err(Refusal::DeleteAlive(self)),
 
-            (S::Creating, T::ForceDelete) => Err(Refusal::BeingCreated),
-            (S::Created | S::Running | S::Stopped, T::ForceDelete) => Ok(S::Stopped),
+            (S::Created | S::Running | S::Paused | S::Stopped, T::ForceDelete) => Ok(S::Stopped),
+
+            (
+                S::Creating,
+                T::Start
+                | T::Exec
+                | T::ExecWhenResumed
+                | T::Pause
+                | T::Resume
+                | T::Update
+                | T::ForceDelete,
+            ) => Err(Refusal::BeingCreated),
         }
     }
 }
@@ -146,34 +192,60 @@ mod tests {
                     Ok(next) => format!("→ {next}"),
                     Err(refusal) => format!("✗ {refusal}"),
                 };
-                writeln!(table, "{status:<9}{:<15}{cell}", format!("{transition:?}")).unwrap();
+                writeln!(table, "{status:<9}{:<16}{cell}", format!("{transition:?}")).unwrap();
             }
         }
         insta::assert_snapshot!(table, @r"
-        creating FinishCreation → created
-        creating Start          ✗ container is still being created
-        creating Exec           ✗ container is still being created
-        creating Kill           ✗ container not running
-        creating Delete         ✗ cannot delete container that is not stopped: creating
-        creating ForceDelete    ✗ container is still being created
-        created  FinishCreation ✗ container was created before
-        created  Start          → running
-        created  Exec           → created
-        created  Kill           → stopped
-        created  Delete         → stopped
-        created  ForceDelete    → stopped
-        running  FinishCreation ✗ container was created before
-        running  Start          ✗ cannot start an already running container
-        running  Exec           → running
-        running  Kill           → stopped
-        running  Delete         ✗ cannot delete container that is not stopped: running
-        running  ForceDelete    → stopped
-        stopped  FinishCreation ✗ container was created before
-        stopped  Start          ✗ cannot start a container that has stopped
-        stopped  Exec           ✗ cannot exec in a stopped container
-        stopped  Kill           ✗ container not running
-        stopped  Delete         → stopped
-        stopped  ForceDelete    → stopped
+        creating FinishCreation  → created
+        creating Start           ✗ container is still being created
+        creating Exec            ✗ container is still being created
+        creating ExecWhenResumed ✗ container is still being created
+        creating Pause           ✗ container is still being created
+        creating Resume          ✗ container is still being created
+        creating Update          ✗ container is still being created
+        creating Kill            ✗ container not running
+        creating Delete          ✗ cannot delete container that is not stopped: creating
+        creating ForceDelete     ✗ container is still being created
+        created  FinishCreation  ✗ container was created before
+        created  Start           → running
+        created  Exec            → created
+        created  ExecWhenResumed → created
+        created  Pause           → paused
+        created  Resume          ✗ container not paused
+        created  Update          → created
+        created  Kill            → stopped
+        created  Delete          → stopped
+        created  ForceDelete     → stopped
+        running  FinishCreation  ✗ container was created before
+        running  Start           ✗ cannot start an already running container
+        running  Exec            → running
+        running  ExecWhenResumed → running
+        running  Pause           → paused
+        running  Resume          ✗ container not paused
+        running  Update          → running
+        running  Kill            → stopped
+        running  Delete          ✗ cannot delete container that is not stopped: running
+        running  ForceDelete     → stopped
+        paused   FinishCreation  ✗ container was created before
+        paused   Start           ✗ cannot start a container in the paused state
+        paused   Exec            ✗ cannot exec in a paused container (use --ignore-paused to override)
+        paused   ExecWhenResumed → paused
+        paused   Pause           ✗ container not running
+        paused   Resume          → running
+        paused   Update          → paused
+        paused   Kill            → stopped
+        paused   Delete          ✗ cannot delete container that is not stopped: paused
+        paused   ForceDelete     → stopped
+        stopped  FinishCreation  ✗ container was created before
+        stopped  Start           ✗ cannot start a container that has stopped
+        stopped  Exec            ✗ cannot exec in a stopped container
+        stopped  ExecWhenResumed ✗ cannot exec in a stopped container
+        stopped  Pause           ✗ container not running
+        stopped  Resume          ✗ container not paused
+        stopped  Update          ✗ container not running
+        stopped  Kill            ✗ container not running
+        stopped  Delete          → stopped
+        stopped  ForceDelete     → stopped
         ");
     }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use cofferdam_protocol::agent::start_failure::Kind;
 use cofferdam_protocol::agent::{
     CreateContainerRequest, CreateContainerResponse, ExecRequest, ExecResponse,
-    ListProcessesRequest, ListProcessesResponse, ProcessEntry, ResizeTerminalRequest,
-    ResizeTerminalResponse, SignalRequest, SignalResponse, StartContainerRequest,
-    StartContainerResponse, StartFailure, WaitRequest, WaitResponse,
+    FreezeContainerRequest, FreezeContainerResponse, ListProcessesRequest, ListProcessesResponse,
+    ProcessEntry, ResizeTerminalRequest, ResizeTerminalResponse, SignalRequest, SignalResponse,
+    StartContainerRequest, StartContainerResponse, StartFailure, WaitRequest, WaitResponse,
 };
 use cofferdam_protocol::bounds::MAX_PLAN_BYTES;
 use cofferdam_protocol::id::{ContainerId, ProcessToken};
@@ -151,6 +151,15 @@ impl Agent {
         let answer: ListProcessesResponse =
             self.connection.call("ListProcesses", &request, REQUEST_TIMEOUT)?;
         Ok(answer.processes.into_iter().map(row).collect())
+    }
+
+    /// Freezes the container's processes or sets them going; false when they did not freeze.
+    pub(super) fn freeze(&mut self, id: &ContainerId, frozen: bool) -> Result<bool, AgentError> {
+        let request =
+            FreezeContainerRequest { container_id: id.to_string(), frozen, ..Default::default() };
+        let answer: FreezeContainerResponse =
+            self.connection.call("FreezeContainer", &request, REQUEST_TIMEOUT)?;
+        Ok(answer.done)
     }
 
     /// Asks for a process's end; the answer comes when it has ended.

@@ -12,6 +12,7 @@ use rustix::process::{Pid, PidfdFlags};
 use super::cgroup;
 use super::children;
 use super::create;
+use super::freezer;
 use super::record::Record;
 use super::sys;
 use crate::host::process::ProcessIdentity;
@@ -48,13 +49,18 @@ pub fn kill(sandbox: &SandboxRef, request: KillRequest) -> Result<(), KillError>
     let failed = |source| KillError::Signal { signal, source };
     if request.all {
         let record = Record::load(&sandbox.state_folder).map_err(KillError::Record)?;
-        return cgroup::signal_all(&record.cgroups, signal).map_err(failed);
+        cgroup::signal_all(&record.cgroups, signal).map_err(failed)?;
+    } else {
+        let pidfd = sandbox.process.and_then(hold).ok_or(KillError::NotRunning)?;
+        match sys::send_signal(pidfd.as_fd(), signal) {
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Err(KillError::NotRunning),
+            other => other.map_err(failed),
+        }?;
     }
-    let pidfd = sandbox.process.and_then(hold).ok_or(KillError::NotRunning)?;
-    match sys::send_signal(pidfd.as_fd(), signal) {
-        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Err(KillError::NotRunning),
-        other => other.map_err(failed),
+    if signal == libc::SIGKILL {
+        freezer::let_die(sandbox);
     }
+    Ok(())
 }
 
 /// A descriptor of exactly this process, if it still runs.
@@ -159,7 +165,7 @@ pub enum DeleteError {
 pub fn delete(sandbox: &SandboxRef) -> Result<(), DeleteError> {
     let deadline = Instant::now() + DELETE_DEADLINE;
     if let Some(process) = sandbox.process {
-        end(process, deadline)?;
+        end(sandbox, process, deadline)?;
     }
     // Without a record `create` did not get as far as making anything that outlives it.
     let record = Record::load(&sandbox.state_folder).unwrap_or_default();
@@ -168,9 +174,14 @@ pub fn delete(sandbox: &SandboxRef) -> Result<(), DeleteError> {
     Ok(())
 }
 
-fn end(process: ProcessIdentity, deadline: Instant) -> Result<(), DeleteError> {
+fn end(
+    sandbox: &SandboxRef,
+    process: ProcessIdentity,
+    deadline: Instant,
+) -> Result<(), DeleteError> {
     if let Some(pidfd) = hold(process) {
         let _ = sys::send_signal(pidfd.as_fd(), libc::SIGKILL);
+        freezer::let_die(sandbox);
         if !wait_for_end(&pidfd, deadline) {
             return Err(DeleteError::Process(process.pid));
         }

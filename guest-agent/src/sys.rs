@@ -10,6 +10,7 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use cofferdam_protocol::plan::SchedulerPlan;
 use tokio::io::unix::AsyncFd;
 
 /// Flags for [`spawn`]: `CLONE_NEW*` and so on.
@@ -128,6 +129,71 @@ pub(crate) fn mount_setattr(
 
 /// `RLIMIT_NOFILE`, which libc gives another type with each C library.
 pub(crate) const OPEN_FILES: u32 = 7;
+
+/// `struct sched_attr` of `linux/sched/types.h`.
+#[repr(C)]
+struct SchedulerAttributes {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+    clamps: [u32; 2],
+}
+
+/// `sched_setattr(2)` of this process.
+pub(crate) fn set_scheduler(plan: &SchedulerPlan) -> io::Result<()> {
+    let attributes = SchedulerAttributes {
+        // A few dozen bytes.
+        size: size_of::<SchedulerAttributes>() as u32,
+        policy: plan.policy,
+        flags: plan.flags,
+        nice: plan.nice,
+        priority: plan.priority,
+        runtime: plan.runtime,
+        deadline: plan.deadline,
+        period: plan.period,
+        clamps: [0; 2],
+    };
+    // SAFETY: pid 0 is this process, and the attributes are of the size that they name.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) })?;
+    Ok(())
+}
+
+/// `ioprio_set(2)` of this process: class and level in one number.
+pub(crate) fn set_io_priority(priority: u16) -> io::Result<()> {
+    const IOPRIO_WHO_PROCESS: c_int = 1;
+    let priority = c_int::from(priority);
+    // SAFETY: the call takes numbers alone; 0 is this process.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority) })?;
+    Ok(())
+}
+
+/// `personality(2)` of this process.
+pub(crate) fn set_personality(persona: u32) -> io::Result<()> {
+    // SAFETY: the call takes a number alone.
+    check(unsafe { libc::syscall(libc::SYS_personality, libc::c_ulong::from(persona)) })?;
+    Ok(())
+}
+
+/// `sched_setaffinity(2)` of this process.
+pub(crate) fn set_affinity(cpus: &[u32]) -> io::Result<()> {
+    const WORD_BITS: u32 = libc::c_ulong::BITS;
+    let words = cpus.iter().max().map_or(0, |last| last / WORD_BITS + 1);
+    let mut mask = vec![0 as libc::c_ulong; words as usize];
+    for cpu in cpus {
+        if let Some(word) = mask.get_mut((cpu / WORD_BITS) as usize) {
+            *word |= 1 << (cpu % WORD_BITS);
+        }
+    }
+    let bytes = size_of_val(mask.as_slice());
+    // SAFETY: pid 0 is this process, and the mask has as many bytes as are named.
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, bytes, mask.as_ptr()) })?;
+    Ok(())
+}
 
 /// Sets a resource limit of this process by its number.
 pub(crate) fn set_resource_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {

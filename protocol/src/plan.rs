@@ -41,6 +41,8 @@ pub struct ContainerPlan {
     pub sysctl: BTreeMap<String, String>,
     /// Limits in the guest.
     pub cgroup: CgroupPlan,
+    /// A time namespace of its own, with these offsets; absent: the guest's clocks.
+    pub time_offsets: Option<Vec<TimeOffsetPlan>>,
     /// Start hooks (`startContainer`), run in the container's namespaces before its program.
     pub start_hooks: Vec<HookPlan>,
     /// The container's state as hooks get it on stdin (OCI state JSON, status `created`).
@@ -63,8 +65,22 @@ pub struct MountPlan {
     /// Mount attributes set on the whole tree (`mount_setattr(AT_RECURSIVE)`, `MOUNT_ATTR_*`):
     /// for `rro` and its like; 0 for none.
     pub recursive_attributes: u64,
+    /// Mount attributes taken away from the whole tree: for `rrw` and its like.
+    pub recursive_cleared: u64,
     /// Propagation flags set afterwards, one `mount(2)` call for each.
     pub propagation: Vec<u64>,
+}
+
+/// The distance of one clock of a time namespace from the guest's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimeOffsetPlan {
+    /// As `/proc/self/timens_offsets` names it: `monotonic` or `boottime`.
+    pub clock: String,
+    /// Seconds, which may be negative.
+    pub seconds: i64,
+    /// Nanoseconds, less than a second.
+    pub nanoseconds: u32,
 }
 
 /// What a mount shows.
@@ -178,10 +194,48 @@ pub struct ProcessPlan {
     pub no_new_privileges: bool,
     /// `/proc/self/oom_score_adj`.
     pub oom_score_adj: Option<i32>,
+    /// When it runs, and where.
+    pub scheduling: SchedulingPlan,
+    /// `personality(2)`: `PER_LINUX32` and its like.
+    pub personality: Option<u32>,
     /// A compiled seccomp filter, installed last.
     pub seccomp: Option<SeccompPlan>,
     /// How it is connected.
     pub stdio: StdioPlan,
+}
+
+/// When and where the kernel runs a process. Processors are the guest's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SchedulingPlan {
+    /// `sched_setattr`.
+    pub scheduler: Option<SchedulerPlan>,
+    /// `ioprio_set`: class and level as the kernel has them in one number.
+    pub io_priority: Option<u16>,
+    /// Where it may run while it is made; empty: anywhere.
+    pub initial_cpus: Vec<u32>,
+    /// Where its program may run; empty: where it did before.
+    pub final_cpus: Vec<u32>,
+}
+
+/// `struct sched_attr`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SchedulerPlan {
+    /// `SCHED_*`.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    /// For the ordinary policies: -20 to 19.
+    pub nice: i32,
+    /// For the real-time policies: 1 to 99.
+    pub priority: u32,
+    /// For deadlines, in nanoseconds.
+    pub runtime: u64,
+    /// For deadlines, in nanoseconds.
+    pub deadline: u64,
+    /// For deadlines, in nanoseconds.
+    pub period: u64,
 }
 
 /// Capability sets as bit masks: bit `n` is capability number `n` of `linux/capability.h`. The

@@ -19,6 +19,7 @@ mod mount_options;
 mod mounts;
 mod process;
 mod refusal;
+mod scheduling;
 pub(crate) mod seccomp;
 mod shape;
 
@@ -33,6 +34,7 @@ pub use cgroup::CgroupError;
 pub use mounts::{MountError, bind_source};
 pub use process::ProcessError;
 pub use refusal::{Refusal, unsupported};
+pub use scheduling::SchedulingError;
 pub use seccomp::SeccompError;
 pub use shape::{ShapeError, VmDefaults, VmShape};
 
@@ -177,6 +179,9 @@ pub fn exec_plan(
     if !refused.is_empty() {
         return Err(PlanError::Unsupported(refused));
     }
-    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    process::plan(process, seccomp, stdio).map_err(PlanError::Process)
+    let mut plan =
+        process::plan(process, spec.linux().as_ref(), stdio).map_err(PlanError::Process)?;
+    scheduling::set_affinity(&mut plan.scheduling, process)
+        .map_err(|error| PlanError::Process(ProcessError::Scheduling(error)))?;
+    Ok(plan)
 }

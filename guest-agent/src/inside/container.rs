@@ -12,7 +12,7 @@ use super::channel::ChildEnd;
 use super::failure::{StartError, Step};
 use super::program::Program;
 use super::root::{Kind, Root};
-use super::{devices, hidden, hooks, identity, mounts, terminal};
+use super::{devices, hidden, hooks, identity, mounts, terminal, time};
 use crate::layout::Layout;
 use crate::stdio::ChildStreams;
 use crate::sys;
@@ -56,6 +56,7 @@ impl ContainerInit<'_> {
         identity::set_oom_score(&self.plan.process)?;
         let namespace = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP);
         namespace.step(|| "making the cgroup namespace".to_owned())?;
+        time::unshare(self.plan.time_offsets.as_deref())?;
         self.make_root()?;
         self.set_names()?;
         identity::assume(&self.plan.process)?;

@@ -8,8 +8,8 @@ use nix::unistd::{Gid, Uid};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
-use super::capabilities;
 use super::failure::{StartError, Step};
+use super::{capabilities, scheduling};
 use crate::sys;
 
 /// As runc: what a process gets whose plan says nothing.
@@ -30,6 +30,7 @@ pub(crate) fn assume(plan: &ProcessPlan) -> Result<(), StartError> {
         sys::set_resource_limit(limit.resource, limit.soft, limit.hard)
             .step(|| format!("setting resource limit {}", limit.resource))?;
     }
+    scheduling::assume(plan)?;
     own_stdio(plan).step(|| "giving the standard streams to the user".to_owned())?;
     if plan.no_new_privileges {
         rustix::thread::set_no_new_privs(true).step(|| "setting no_new_privs".to_owned())?;
@@ -52,8 +53,10 @@ pub(crate) fn assume(plan: &ProcessPlan) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Installs the seccomp filter that was not installed by [`assume`].
+/// What comes last before the program: its processors, which the set-up needs not to keep to, and
+/// the seccomp filter that was not installed by [`assume`].
 pub(crate) fn assume_last(plan: &ProcessPlan) -> Result<(), StartError> {
+    scheduling::set_processors(&plan.scheduling.final_cpus)?;
     if plan.no_new_privileges { install_filter(plan) } else { Ok(()) }
 }
 

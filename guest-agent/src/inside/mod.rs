@@ -27,4 +27,6 @@ pub(crate) mod mounts;
 pub(crate) mod newcomer;
 pub(crate) mod program;
 pub(crate) mod root;
+pub(crate) mod scheduling;
 pub(crate) mod terminal;
+pub(crate) mod time;

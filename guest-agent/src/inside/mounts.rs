@@ -99,13 +99,17 @@ fn make(root: &Root, shares: BorrowedFd<'_>, mount: &MountPlan) -> Result<(), St
 
 /// Recursive attributes and propagation, on the mount that is now at the target.
 fn adjust(root: &Root, mount: &MountPlan) -> io::Result<()> {
-    if mount.recursive_attributes == 0 && mount.propagation.is_empty() {
+    let recursive = mount.recursive_attributes | mount.recursive_cleared != 0;
+    if !recursive && mount.propagation.is_empty() {
         return Ok(());
     }
     let mounted = root.find(&mount.target, OFlags::PATH)?;
-    if mount.recursive_attributes != 0 {
-        let attributes =
-            MountAttributes { set: mount.recursive_attributes, ..MountAttributes::default() };
+    if recursive {
+        let attributes = MountAttributes {
+            set: mount.recursive_attributes,
+            clear: mount.recursive_cleared,
+            ..MountAttributes::default()
+        };
         mount_setattr(mounted.as_fd(), true, &attributes)?;
     }
     for &flags in &mount.propagation {

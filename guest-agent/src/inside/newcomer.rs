@@ -11,7 +11,7 @@ use super::container::begin;
 use super::failure::{StartError, Step};
 use super::program::Program;
 use super::root::Root;
-use super::{identity, terminal};
+use super::{identity, scheduling, terminal, time};
 use crate::stdio::ChildStreams;
 use crate::sys;
 
@@ -39,10 +39,12 @@ impl Newcomer<'_> {
     fn join(&self) -> Result<Infallible, StartError> {
         begin(&self.streams, &[self.channel.raw(), self.init.as_raw_fd()])?;
         identity::set_oom_score(self.plan)?;
+        scheduling::set_processors(&self.plan.scheduling.initial_cpus)?;
         let namespaces = CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWUTS
             | CloneFlags::CLONE_NEWIPC
-            | CloneFlags::CLONE_NEWCGROUP;
+            | CloneFlags::CLONE_NEWCGROUP
+            | time::CLONE_NEWTIME;
         let joined = nix::sched::setns(self.init, namespaces);
         joined.step(|| "joining the container's namespaces".to_owned())?;
         if let StdioPlan::Terminal { rows, columns } = self.plan.stdio {

@@ -12,6 +12,7 @@ pub(crate) async fn mounts_are_where_the_plan_says(mut fixture: Fixture) {
         source: MountSource::Share { index, recursive: true, folder },
         flags,
         recursive_attributes: 0,
+        recursive_cleared: 0,
         propagation: vec![libc::MS_PRIVATE],
     };
     let script =

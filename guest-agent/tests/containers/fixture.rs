@@ -135,6 +135,7 @@ pub(crate) fn filesystem(fstype: &str, target: &str, data: &str) -> MountPlan {
         },
         flags: 0,
         recursive_attributes: 0,
+        recursive_cleared: 0,
         propagation: Vec::new(),
     }
 }
@@ -165,6 +166,8 @@ pub(crate) fn process(args: &[&str]) -> ProcessPlan {
         rlimits: Vec::new(),
         no_new_privileges: true,
         oom_score_adj: None,
+        scheduling: SchedulingPlan::default(),
+        personality: None,
         seccomp: None,
         stdio: StdioPlan::Pipes { stdin: false, stdout: true, stderr: false },
     }
@@ -196,6 +199,7 @@ pub(crate) fn plan(args: &[&str]) -> ContainerPlan {
         readonly_paths: Vec::new(),
         sysctl: std::collections::BTreeMap::new(),
         cgroup: CgroupPlan::default(),
+        time_offsets: None,
         start_hooks: Vec::new(),
         hook_state: "{\"status\":\"created\"}".to_owned(),
         process: process(args),

@@ -19,6 +19,7 @@ mod ends;
 mod files;
 mod fixture;
 mod identity;
+mod kernel;
 mod newcomers;
 mod streams;
 
@@ -34,7 +35,7 @@ macro_rules! cases {
 }
 
 fn main() {
-    let cases: [Case; 28] = cases![
+    let cases: [Case; 32] = cases![
         ends::exit_codes_are_a_shells,
         streams::output_is_sent_before_the_end_is_told,
         streams::input_reaches_the_program_and_its_end_too,
@@ -54,6 +55,10 @@ fn main() {
         identity::home_comes_from_the_containers_passwd,
         ends::hooks_run_at_the_start_and_can_fail_it,
         ends::a_failed_create_leaves_nothing,
+        kernel::a_process_is_scheduled_as_the_plan_says,
+        kernel::a_scheduler_that_cannot_be_is_named,
+        kernel::one_more_process_has_its_own_processors_and_scheduler,
+        kernel::clocks_of_a_time_namespace_are_the_containers_own,
         newcomers::one_more_process_shares_everything,
         newcomers::one_more_process_that_fails_leaves_nothing,
         streams::a_terminal_is_one_in_both_kinds_of_process,

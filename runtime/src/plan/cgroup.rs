@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use cofferdam_protocol::plan::CgroupPlan;
-use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources};
 
 use super::device_rules::{self, DeviceRuleError};
 
@@ -47,6 +47,9 @@ pub(super) fn plan(resources: Option<&LinuxResources>) -> Result<CgroupPlan, Cgr
         }
         if let Some(pids) = resources.pids().filter(|pids| pids.limit() != 0) {
             push(&mut files, "pids.max", number_or_max(pids.limit()));
+        }
+        for limit in resources.hugepage_limits().iter().flatten() {
+            push_huge_pages(&mut files, limit);
         }
         push_unified(&mut files, resources)?;
     }
@@ -105,6 +108,13 @@ fn push_cpu(files: &mut Files, cpu: &LinuxCpu) {
     }
 }
 
+/// What is taken, and what is set aside by a mapping that has not touched it yet.
+fn push_huge_pages(files: &mut Files, limit: &LinuxHugepageLimit) {
+    let size = limit.page_size();
+    push(files, &format!("hugetlb.{size}.max"), number_or_max(limit.limit()));
+    push(files, &format!("hugetlb.{size}.rsvd.max"), number_or_max(limit.limit()));
+}
+
 /// [2, 262144] to [1, 10000], on a line, as container runtimes agreed.
 fn weight_of_shares(shares: u64) -> u64 {
     let shares = shares.clamp(2, 262_144);
@@ -142,6 +152,7 @@ mod tests {
             "memory": {"limit": 536870912, "reservation": 1048576, "swap": 1073741824},
             "cpu": {"shares": 1024, "quota": 50000, "period": 100000},
             "pids": {"limit": 100},
+            "hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}],
             "unified": {"memory.high": "400000000"}}"#;
         assert_eq!(
             files(resources).unwrap(),
@@ -151,6 +162,8 @@ mod tests {
                 file("cpu.weight", "39"),
                 file("cpu.max", "50000 100000"),
                 file("pids.max", "100"),
+                file("hugetlb.2MB.max", "4194304"),
+                file("hugetlb.2MB.rsvd.max", "4194304"),
                 file("memory.high", "400000000"),
             ]
         );

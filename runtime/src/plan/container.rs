@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use cofferdam_protocol::plan::{ContainerPlan, HookPlan};
+use cofferdam_protocol::plan::{ContainerPlan, HookPlan, TimeOffsetPlan};
 use nix::libc;
-use oci_spec::runtime::{Hook, Spec};
+use oci_spec::runtime::{Hook, LinuxNamespaceType, LinuxTimeOffset, Spec};
 
 use super::{PlanError, PlanInput, SharePlan, cgroup, devices, mount_options, mounts, process};
 
@@ -14,7 +14,6 @@ pub(super) fn plan(input: &PlanInput<'_>) -> Result<(ContainerPlan, Vec<SharePla
     let linux = spec.linux().as_ref();
     let (mounts, shares) = mounts::plan(input).map_err(PlanError::Mount)?;
     let resources = linux.and_then(|linux| linux.resources().as_ref());
-    let seccomp = linux.and_then(|linux| linux.seccomp().as_ref());
     let no_process = || PlanError::Process(process::ProcessError::NoArguments);
     let first = spec.process().as_ref().ok_or_else(no_process)?;
     let container = ContainerPlan {
@@ -30,9 +29,10 @@ pub(super) fn plan(input: &PlanInput<'_>) -> Result<(ContainerPlan, Vec<SharePla
         readonly_paths: linux.and_then(|linux| linux.readonly_paths().clone()).unwrap_or_default(),
         sysctl: sysctl(spec)?,
         cgroup: cgroup::plan(resources).map_err(PlanError::Cgroup)?,
+        time_offsets: time_offsets(spec),
         start_hooks: start_hooks(spec),
         hook_state: hook_state(input),
-        process: process::plan(first, seccomp, input.stdio).map_err(PlanError::Process)?,
+        process: process::plan(first, linux, input.stdio).map_err(PlanError::Process)?,
     };
     Ok((container, shares))
 }
@@ -61,6 +61,20 @@ fn sysctl(spec: &Spec) -> Result<BTreeMap<String, String>, PlanError> {
         parameters.insert(dotted, value.clone());
     }
     Ok(parameters)
+}
+
+/// Offsets of a namespace that is not asked for are a mistake that the rules have found.
+fn time_offsets(spec: &Spec) -> Option<Vec<TimeOffsetPlan>> {
+    let linux = spec.linux().as_ref()?;
+    let mut namespaces = linux.namespaces().iter().flatten();
+    namespaces.find(|namespace| namespace.typ() == LinuxNamespaceType::Time)?;
+    let offsets: BTreeMap<_, _> = linux.time_offsets().iter().flatten().collect();
+    let plan = |(clock, offset): (&String, &LinuxTimeOffset)| TimeOffsetPlan {
+        clock: clock.clone(),
+        seconds: offset.secs().unwrap_or_default(),
+        nanoseconds: offset.nanosecs().unwrap_or_default(),
+    };
+    Some(offsets.into_iter().map(plan).collect())
 }
 
 fn start_hooks(spec: &Spec) -> Vec<HookPlan> {

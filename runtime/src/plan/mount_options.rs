@@ -11,6 +11,8 @@ pub(super) struct MountOptions {
     pub(super) flags: u64,
     /// `MOUNT_ATTR_*` for the whole tree.
     pub(super) recursive_attributes: u64,
+    /// `MOUNT_ATTR_*` taken away from the whole tree.
+    pub(super) recursive_cleared: u64,
     /// One `mount(2)` call for each.
     pub(super) propagation: Vec<u64>,
     /// `tmpcopyup`.
@@ -49,12 +51,8 @@ impl MountOptions {
             match meaning(option) {
                 Meaning::Set(flags) => parsed.flags |= flags,
                 Meaning::Clear(flags) => parsed.flags &= !flags,
-                Meaning::SetTree(attributes) if attributes & ATTR_ATIME != 0 => {
-                    parsed.recursive_attributes &= !ATTR_ATIME;
-                    parsed.recursive_attributes |= attributes;
-                }
-                Meaning::SetTree(attributes) => parsed.recursive_attributes |= attributes,
-                Meaning::ClearTree(attributes) => parsed.recursive_attributes &= !attributes,
+                Meaning::SetTree(attributes) => parsed.set_tree(attributes),
+                Meaning::ClearTree(attributes) => parsed.clear_tree(attributes),
                 Meaning::Propagation(flags) => parsed.propagation.push(flags),
                 Meaning::CopyUp => parsed.copy_up = true,
                 Meaning::Idmap => parsed.idmap = Some(option.clone()),
@@ -63,6 +61,18 @@ impl MountOptions {
         }
         parsed.data = data.join(",");
         parsed
+    }
+
+    /// All access-time modes are one field, which the kernel wants cleared before it is set.
+    const fn set_tree(&mut self, attributes: u64) {
+        let field = if attributes & ATTR_ATIME != 0 { ATTR_ATIME } else { 0 };
+        self.recursive_attributes = self.recursive_attributes & !field | attributes;
+        self.recursive_cleared = self.recursive_cleared & !attributes | field;
+    }
+
+    const fn clear_tree(&mut self, attributes: u64) {
+        self.recursive_attributes &= !attributes;
+        self.recursive_cleared |= attributes;
     }
 
     /// Whether the options say that this is a bind mount.

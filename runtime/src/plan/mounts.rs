@@ -123,6 +123,7 @@ pub(super) fn plan(input: &PlanInput<'_>) -> Result<(Vec<MountPlan>, Vec<SharePl
             source,
             flags: options.attributes(),
             recursive_attributes: options.recursive_attributes,
+            recursive_cleared: options.recursive_cleared,
             propagation: options.propagation,
         });
     }

@@ -1,8 +1,9 @@
 //! One process: who it is, what it may do, what it is connected to.
 
 use cofferdam_protocol::plan::{ProcessPlan, RlimitPlan, StdioPlan};
-use oci_spec::runtime::{LinuxSeccomp, PosixRlimit, PosixRlimitType, Process};
+use oci_spec::runtime::{Linux, LinuxPersonalityDomain, PosixRlimit, PosixRlimitType, Process};
 
+use super::scheduling::{self, SchedulingError};
 use super::seccomp::{self, SeccompError};
 use super::{capability, mounts};
 
@@ -21,6 +22,9 @@ pub enum ProcessError {
     /// The specification wants an error.
     #[error("process.rlimits names {0} twice")]
     DuplicateRlimit(PosixRlimitType),
+    /// Where it is to run.
+    #[error("The process cannot be scheduled so")]
+    Scheduling(#[source] SchedulingError),
     /// The filter.
     #[error("The seccomp filter cannot be made")]
     Seccomp(#[source] SeccompError),
@@ -29,11 +33,13 @@ pub enum ProcessError {
 /// The plan of a process.
 pub(super) fn plan(
     process: &Process,
-    seccomp: Option<&LinuxSeccomp>,
+    linux: Option<&Linux>,
     stdio: StdioPlan,
 ) -> Result<ProcessPlan, ProcessError> {
     let args = process.args().clone().filter(|args| !args.is_empty());
     let user = process.user();
+    let seccomp = linux.and_then(|linux| linux.seccomp().as_ref());
+    let personality = linux.and_then(|linux| linux.personality().as_ref());
     Ok(ProcessPlan {
         args: args.ok_or(ProcessError::NoArguments)?,
         env: process.env().clone().unwrap_or_default(),
@@ -46,6 +52,8 @@ pub(super) fn plan(
         rlimits: rlimits(process.rlimits().as_deref().unwrap_or_default())?,
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         oom_score_adj: process.oom_score_adj(),
+        scheduling: scheduling::plan(process),
+        personality: personality.map(|personality| persona(personality.domain())),
         seccomp: seccomp.map(seccomp::compile).transpose().map_err(ProcessError::Seccomp)?,
         stdio,
     })
@@ -71,6 +79,14 @@ fn rlimits(limits: &[PosixRlimit]) -> Result<Vec<RlimitPlan>, ProcessError> {
         plans.push(RlimitPlan { resource, soft: limit.soft(), hard: limit.hard() });
     }
     Ok(plans)
+}
+
+/// `PER_*` of linux/personality.h.
+const fn persona(domain: LinuxPersonalityDomain) -> u32 {
+    match domain {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => 8,
+    }
 }
 
 /// `RLIMIT_*` of x86-64 Linux.

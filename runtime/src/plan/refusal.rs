@@ -13,8 +13,8 @@ use oci_spec::runtime::{
 use super::{devices, mount_options, mounts};
 use crate::spec::fields::{
     FOREIGN_MOUNT, HOST_DISKS, HOST_HARDWARE, HOST_LISTENER, HOST_NETWORK, HOST_PROGRAM, JOINING,
-    JOINING_NETWORK, NO_SECURITY_MODULE, NOT_IN_GUEST, NOT_IN_VERSION_TWO, OTHER_PLATFORM,
-    OWN_KERNEL,
+    JOINING_NETWORK, NO_PERSONALITY_FLAGS, NO_SECURITY_MODULE, NOT_IN_GUEST, NOT_IN_VERSION_TWO,
+    OTHER_PLATFORM, OWN_KERNEL,
 };
 
 /// One field that cannot be served.
@@ -102,9 +102,6 @@ fn refuse_process(found: &mut Found, process: &Process) {
     );
     let command_line = says_something(process.command_line().as_deref());
     found.add(command_line, "process.commandLine", OTHER_PLATFORM);
-    found.add(process.io_priority().is_some(), "process.ioPriority", HOST_DISKS);
-    found.add(process.scheduler().is_some(), "process.scheduler", NOT_IN_GUEST);
-    found.add(process.exec_cpu_affinity().is_some(), "process.execCPUAffinity", NOT_IN_GUEST);
 }
 
 fn refuse_hooks(found: &mut Found, hooks: &Hooks) {
@@ -127,13 +124,13 @@ fn refuse_linux(found: &mut Found, linux: &Linux) {
         "linux.gidMappings",
         NOT_IN_GUEST,
     );
-    let offsets = linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty());
-    found.add(offsets, "linux.timeOffsets", NOT_IN_GUEST);
     let devices = linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty());
     found.add(devices, "linux.netDevices", HOST_HARDWARE);
     found.add(some(linux.intel_rdt().is_some()), "linux.intelRdt", HOST_HARDWARE);
     found.add(some(linux.memory_policy().is_some()), "linux.memoryPolicy", HOST_HARDWARE);
-    found.add(some(linux.personality().is_some()), "linux.personality", NOT_IN_GUEST);
+    let flags = linux.personality().as_ref().and_then(|personality| personality.flags().as_ref());
+    let flags = flags.is_some_and(|flags| !flags.is_empty());
+    found.add(flags, "linux.personality.flags", NO_PERSONALITY_FLAGS);
     let label = says_something(linux.mount_label().as_deref());
     found.add(label, "linux.mountLabel", NO_SECURITY_MODULE);
     if let Some(resources) = linux.resources() {
@@ -167,7 +164,6 @@ fn refuse_namespaces(found: &mut Found, linux: &Linux) {
         found.add_if(path, || format!("linux.namespaces[{index}].path"), reason);
         let own = match namespace.typ() {
             LinuxNamespaceType::User => Some("user"),
-            LinuxNamespaceType::Time => Some("time"),
             _ => None,
         };
         let name = || format!("linux.namespaces[{index}].type {}", own.unwrap_or_default());
@@ -203,8 +199,6 @@ fn refuse_resources(found: &mut Found, resources: &LinuxResources) {
             || network.priorities().as_ref().is_some_and(|list| !list.is_empty())
     });
     found.add(network, "linux.resources.network", NOT_IN_VERSION_TWO);
-    let huge = resources.hugepage_limits().as_ref().is_some_and(|limits| !limits.is_empty());
-    found.add(huge, "linux.resources.hugepageLimits", NOT_IN_GUEST);
     let rdma = resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty());
     found.add(rdma, "linux.resources.rdma", HOST_HARDWARE);
 }
@@ -274,12 +268,6 @@ mod tests {
                 {"type":"uts"},{"type":"network","path":"/run/netns/a"}]}}"#,
         );
         assert_eq!(joined, ["linux.namespaces[3].path"]);
-    }
-
-    #[test]
-    fn a_limit_that_would_be_dropped_is_refused_by_name() {
-        let limits = r#","resources":{"hugepageLimits":[{"pageSize":"2MB","limit":0}]}"#;
-        assert_eq!(refused_linux(limits), ["linux.resources.hugepageLimits"]);
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub const JOINING_NETWORK: &str = "joining a network namespace comes with networ
 /// The host's network by default.
 pub const HOST_NETWORK: &str =
     "the host's network cannot be had in a microVM: a guest has a network stack of its own";
+/// `linux.personality.flags`.
+pub const NO_PERSONALITY_FLAGS: &str = "the specification names no flag";
 /// AppArmor, SELinux.
 pub const NO_SECURITY_MODULE: &str = "the guest kernel has no such security module";
 /// Windows and others.

@@ -1,7 +1,7 @@
 //! `process`: the container's first process, and with `exec` any other.
 
 use super::Treatment::{Guest, Host, Refused, Void, Where};
-use super::{Field, HOST_DISKS, NO_SECURITY_MODULE, NOT_IN_GUEST, OTHER_PLATFORM, field};
+use super::{Field, NO_SECURITY_MODULE, OTHER_PLATFORM, field};
 
 const NO_SELINUX: &str = "SELinux labels are not supported";
 const NO_APPARMOR: &str = "AppArmor is not enabled on this host";
@@ -32,15 +32,15 @@ pub(super) const FIELDS: &[Field] = &[
     field("process.apparmorProfile", Refused(NO_SECURITY_MODULE), Where(NO_APPARMOR)),
     field("process.oomScoreAdj", Guest, Host),
     field("process.selinuxLabel", Refused(NO_SECURITY_MODULE), Refused(NO_SELINUX)),
-    field("process.ioPriority.class", Refused(HOST_DISKS), Host),
-    field("process.ioPriority.priority", Refused(HOST_DISKS), Host),
-    field("process.scheduler.policy", Refused(NOT_IN_GUEST), Host),
-    field("process.scheduler.nice", Refused(NOT_IN_GUEST), Host),
-    field("process.scheduler.priority", Refused(NOT_IN_GUEST), Host),
-    field("process.scheduler.flags", Refused(NOT_IN_GUEST), Host),
-    field("process.scheduler.runtime", Refused(NOT_IN_GUEST), Host),
-    field("process.scheduler.deadline", Refused(NOT_IN_GUEST), Host),
-    field("process.scheduler.period", Refused(NOT_IN_GUEST), Host),
-    field("process.execCPUAffinity.initial", Refused(NOT_IN_GUEST), Host),
-    field("process.execCPUAffinity.final", Refused(NOT_IN_GUEST), Host),
+    field("process.ioPriority.class", Guest, Host),
+    field("process.ioPriority.priority", Guest, Host),
+    field("process.scheduler.policy", Guest, Host),
+    field("process.scheduler.nice", Guest, Host),
+    field("process.scheduler.priority", Guest, Host),
+    field("process.scheduler.flags", Guest, Host),
+    field("process.scheduler.runtime", Guest, Host),
+    field("process.scheduler.deadline", Guest, Host),
+    field("process.scheduler.period", Guest, Host),
+    field("process.execCPUAffinity.initial", Guest, Host),
+    field("process.execCPUAffinity.final", Guest, Host),
 ];

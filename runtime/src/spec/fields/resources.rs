@@ -1,7 +1,7 @@
 //! `linux.resources`: limits.
 
 use super::Treatment::{Guest, Host, Refused, Void};
-use super::{Field, HOST_DISKS, HOST_HARDWARE, NOT_IN_GUEST, NOT_IN_VERSION_TWO, field};
+use super::{Field, HOST_DISKS, HOST_HARDWARE, NOT_IN_VERSION_TWO, field};
 
 const NO_SWAP: &str = "a guest has no swap, so that every limit on it is kept";
 const OBSOLETE: &str = "Linux has no such limit any more: the kernel's memory counts as memory";
@@ -52,8 +52,8 @@ pub(super) const FIELDS: &[Field] = &[
     field("linux.resources.blockIO.throttleWriteIOPSDevice[].major", Refused(HOST_DISKS), Host),
     field("linux.resources.blockIO.throttleWriteIOPSDevice[].minor", Refused(HOST_DISKS), Host),
     field("linux.resources.blockIO.throttleWriteIOPSDevice[].rate", Refused(HOST_DISKS), Host),
-    field("linux.resources.hugepageLimits[].pageSize", Refused(NOT_IN_GUEST), Host),
-    field("linux.resources.hugepageLimits[].limit", Refused(NOT_IN_GUEST), Host),
+    field("linux.resources.hugepageLimits[].pageSize", Guest, Host),
+    field("linux.resources.hugepageLimits[].limit", Guest, Host),
     field("linux.resources.network.classID", Refused(NOT_IN_VERSION_TWO), Host),
     field("linux.resources.network.priorities[].name", Refused(NOT_IN_VERSION_TWO), Host),
     field("linux.resources.network.priorities[].priority", Refused(NOT_IN_VERSION_TWO), Host),

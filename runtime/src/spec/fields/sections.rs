@@ -1,7 +1,10 @@
 //! The sections but `process` and `linux.resources`.
 
 use super::Treatment::{Guest, Host, Refused, Void};
-use super::{Field, HOST_HARDWARE, HOST_PROGRAM, JOINING, NO_SECURITY_MODULE, NOT_IN_GUEST, field};
+use super::{
+    Field, HOST_HARDWARE, HOST_PROGRAM, JOINING, NO_PERSONALITY_FLAGS, NO_SECURITY_MODULE,
+    NOT_IN_GUEST, field,
+};
 
 const READ_ONLY_BY_RUNTIME: &str = "the version says how the rest is read";
 const NO_LISTENER: &str = "it is about the listener of SCMP_ACT_NOTIFY, which is refused";
@@ -55,8 +58,8 @@ pub(super) const FIELDS: &[Field] = &[
     field("linux.gidMappings[].containerID", Refused(NOT_IN_GUEST), Host),
     field("linux.gidMappings[].hostID", Refused(NOT_IN_GUEST), Host),
     field("linux.gidMappings[].size", Refused(NOT_IN_GUEST), Host),
-    field("linux.timeOffsets.*.secs", Refused(NOT_IN_GUEST), Host),
-    field("linux.timeOffsets.*.nanosecs", Refused(NOT_IN_GUEST), Host),
+    field("linux.timeOffsets.*.secs", Guest, Host),
+    field("linux.timeOffsets.*.nanosecs", Guest, Host),
     field("linux.devices[].path", Guest, Host),
     field("linux.devices[].type", Guest, Host),
     field("linux.devices[].major", Guest, Host),
@@ -94,8 +97,8 @@ pub(super) const FIELDS: &[Field] = &[
     field("linux.memoryPolicy.mode", Refused(HOST_HARDWARE), Host),
     field("linux.memoryPolicy.nodes", Refused(HOST_HARDWARE), Host),
     field("linux.memoryPolicy.flags", Refused(HOST_HARDWARE), Host),
-    field("linux.personality.domain", Refused(NOT_IN_GUEST), Host),
-    field("linux.personality.flags", Refused(NOT_IN_GUEST), Refused(NOT_IMPLEMENTED)),
+    field("linux.personality.domain", Guest, Host),
+    field("linux.personality.flags", Refused(NO_PERSONALITY_FLAGS), Refused(NOT_IMPLEMENTED)),
 ];
 
 const NO_IDMAP: &str = "id-mapped mounts are not supported";

@@ -31,14 +31,6 @@ pub(super) const VALUES: &[Value] = &[
         Host,
     ),
     value(
-        "linux.namespaces[].type",
-        "`time`",
-        r#"{"linux":{"namespaces":[{"type":"mount"},{"type":"pid"},{"type":"ipc"},{"type":"uts"},
-            {"type":"network"},{"type":"time"}]}}"#,
-        Refused(NOT_IN_GUEST),
-        Host,
-    ),
-    value(
         "linux.namespaces",
         "without `cgroup`",
         r#"{"linux":{"namespaces":[{"type":"mount"},{"type":"pid"},{"type":"ipc"},{"type":"uts"},

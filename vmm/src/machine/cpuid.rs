@@ -4,10 +4,13 @@
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
+use super::quirks::Quirks;
+
 const FEATURES: u32 = 1;
 const PERFORMANCE_MONITORING: u32 = 0xa;
 const EXTENDED_STATE: u32 = 0xd;
 const TOPOLOGIES: [u32; 2] = [0xb, 0x1f];
+const KVM_FEATURES: u32 = 0x4000_0001;
 const EXTENDED_FEATURES: u32 = 0x8000_0001;
 const EXTENDED_SIZES: u32 = 0x8000_0008;
 const SVM_FEATURES: u32 = 0x8000_000a;
@@ -23,6 +26,8 @@ const HYPERVISOR: u32 = 1 << 31;
 const PDCM: u32 = 1 << 15;
 // FEATURES, edx.
 const MULTI_THREADING: u32 = 1 << 28;
+// KVM_FEATURES, eax: an interrupt is acknowledged in memory, without an exit.
+const ACKNOWLEDGE_IN_MEMORY: u32 = 1 << 6;
 // EXTENDED_FEATURES, ecx.
 const SVM: u32 = 1 << 2;
 const AMD_CORE_COUNTERS: u32 = 1 << 23 | 1 << 24 | 1 << 28;
@@ -32,10 +37,13 @@ const LEVEL_CORE: u32 = 2 << 8;
 
 /// The table for one vCPU. `supported` is what `KVM_GET_SUPPORTED_CPUID` gave.
 #[must_use]
-pub fn for_vcpu(supported: &CpuId, vcpu: u8, vcpus: u8) -> CpuId {
+pub fn for_vcpu(supported: &CpuId, vcpu: u8, vcpus: u8, quirks: Quirks) -> CpuId {
     let mut table = supported.clone();
     for entry in table.as_mut_slice() {
         adapt(entry, u32::from(vcpu), u32::from(vcpus));
+        if quirks.repeats_interrupts && entry.function == KVM_FEATURES {
+            entry.eax &= !ACKNOWLEDGE_IN_MEMORY;
+        }
     }
     table
 }
@@ -115,7 +123,7 @@ mod tests {
 
     fn adapted(function: u32, index: u32, vcpu: u8, vcpus: u8) -> kvm_cpuid_entry2 {
         let table = CpuId::from_entries(&[entry(function, index)]).unwrap();
-        for_vcpu(&table, vcpu, vcpus).as_slice()[0]
+        for_vcpu(&table, vcpu, vcpus, Quirks::default()).as_slice()[0]
     }
 
     #[test]
@@ -123,6 +131,16 @@ mod tests {
         assert_eq!(adapted(FEATURES, 0, 0, 1).ecx & VMX, 0);
         assert_eq!(adapted(EXTENDED_FEATURES, 0, 0, 1).ecx & SVM, 0);
         assert_eq!(adapted(SVM_FEATURES, 0, 0, 1).edx, 0);
+    }
+
+    #[test]
+    fn where_interrupts_are_repeated_each_is_acknowledged_by_an_exit() {
+        let table = CpuId::from_entries(&[entry(KVM_FEATURES, 0)]).unwrap();
+        let features = |repeats_interrupts| {
+            for_vcpu(&table, 0, 1, Quirks { repeats_interrupts }).as_slice()[0].eax
+        };
+        assert_eq!(features(false), u32::MAX);
+        assert_eq!(features(true), !ACKNOWLEDGE_IN_MEMORY);
     }
 
     #[test]

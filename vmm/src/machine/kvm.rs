@@ -10,6 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::layout::{KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS};
 use super::memory::Memory;
+use super::quirks::Quirks;
 use super::{cpuid, registers, sys};
 
 /// What a guest of ours needs of KVM, and what for.
@@ -186,7 +187,7 @@ impl Vm {
             .vm
             .create_vcpu(u64::from(id))
             .map_err(|source| KvmError::CreateVcpu { id, source })?;
-        vcpu.set_cpuid2(&cpuid::for_vcpu(&self.supported, id, vcpus))
+        vcpu.set_cpuid2(&cpuid::for_vcpu(&self.supported, id, vcpus, Quirks::of_this_host()))
             .map_err(setting("features"))?;
         let msrs = registers::firmware_msrs().map_err(KvmError::Registers)?;
         vcpu.set_msrs(&msrs).map_err(setting("model-specific registers"))?;

@@ -12,5 +12,6 @@ pub mod kvm;
 pub mod layout;
 pub mod memory;
 pub mod mptable;
+pub mod quirks;
 pub mod registers;
 mod sys;

@@ -25,5 +25,6 @@ mod stdio;
 pub mod streams;
 mod sys;
 mod table;
+mod update;
 
 pub use inside::failure::StartError;

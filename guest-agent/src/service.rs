@@ -106,6 +106,16 @@ impl service::Agent for Service {
         let done = done.map_err(|error| status(&error))?;
         Ok(rpc::FreezeContainerResponse { done, ..Default::default() })
     }
+
+    async fn update_container(
+        &self,
+        _: &TtrpcContext,
+        request: rpc::UpdateContainerRequest,
+    ) -> Reply<rpc::UpdateContainerResponse> {
+        let updated = self.0.update(&container_id(&request.container_id)?, &request.files);
+        let failure = updated.map_err(|error| status(&error))?.unwrap_or_default();
+        Ok(rpc::UpdateContainerResponse { failure, ..Default::default() })
+    }
 }
 
 /// A handler is dropped where it stands when its connection closes. What makes a process goes on,

@@ -7,10 +7,14 @@
 //! Hostile: the container may have changed what is below its groups, not these files.
 
 pub mod freezer;
+pub mod limits;
+pub mod writes;
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+use limits::Version;
 
 /// The folders of one container's groups: one of each hierarchy with v1, one with v2.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +27,19 @@ impl<'a> Groups<'a> {
     #[must_use]
     pub const fn new(folders: &'a [PathBuf]) -> Self {
         Self { folders }
+    }
+
+    /// Which version these are of. v1 has a memory controller's or a freezer's own folder.
+    #[must_use]
+    pub fn version(self) -> Version {
+        let v1 = ["freezer.state", "memory.limit_in_bytes", "cpu.shares"];
+        if v1.iter().any(|name| self.file(name).is_some()) { Version::V1 } else { Version::V2 }
+    }
+
+    /// The number in a file; absent: there is no such file, or no number in it.
+    #[must_use]
+    pub fn number(self, name: &str) -> Option<u64> {
+        self.read(name).ok()?.trim().parse().ok()
     }
 
     /// The file of this name, in whichever group has it.

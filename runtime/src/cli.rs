@@ -93,6 +93,8 @@ pub enum Verb {
     Pause(PauseArgs),
     /// Resume all processes that were paused
     Resume(ResumeArgs),
+    /// Change the limits of a container
+    Update(Box<UpdateArgs>),
     /// List containers
     List(ListArgs),
     /// Show the processes inside a container
@@ -112,7 +114,7 @@ pub enum Verb {
 }
 
 /// Which container.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct Target {
     /// The container's name
     #[arg(value_name = "CONTAINER-ID")]
@@ -278,6 +280,71 @@ pub struct ResumeArgs {
     pub target: Target,
 }
 
+/// `update`. Values are read by the verb: what is none is refused by its flag, as runc has it.
+#[derive(Debug, Default, Args)]
+pub struct UpdateArgs {
+    /// Take the limits from this file (- is standard input), not from the flags
+    #[arg(long, short, value_name = "FILE")]
+    pub resources: Option<PathBuf>,
+    /// Memory limit: bytes, or with a unit (k, m, g); -1 for none
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub memory: Option<String>,
+    /// Memory that is left to the container under pressure
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub memory_reservation: Option<String>,
+    /// Memory and swap together; -1 for no limit
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub memory_swap: Option<String>,
+    /// As runc has it; without effect: kernels no longer limit it
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub kernel_memory: Option<String>,
+    /// As runc has it; without effect
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub kernel_memory_tcp: Option<String>,
+    /// Period of the processor quota, in microseconds
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub cpu_period: Option<String>,
+    /// Processor time in a period, in microseconds; -1 for no limit
+    #[arg(long, value_name = "MICROSECONDS", allow_negative_numbers = true)]
+    pub cpu_quota: Option<String>,
+    /// Processor time that may be saved up for bursts, in microseconds
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub cpu_burst: Option<String>,
+    /// Share of the processors, relative to other containers
+    #[arg(long, value_name = "SHARES")]
+    pub cpu_share: Option<String>,
+    /// Period of the real-time quota, in microseconds
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub cpu_rt_period: Option<String>,
+    /// Real-time processor time in a period, in microseconds
+    #[arg(long, value_name = "MICROSECONDS", allow_negative_numbers = true)]
+    pub cpu_rt_runtime: Option<String>,
+    /// 1: the container gets what nobody else wants of the processors
+    #[arg(long, value_name = "0|1", allow_negative_numbers = true)]
+    pub cpu_idle: Option<String>,
+    /// Processors to use
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes to use
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_mems: Option<String>,
+    /// How many processes there may be; -1 for no limit
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub pids_limit: Option<String>,
+    /// Share of the disks, 10 to 1000
+    #[arg(long, value_name = "WEIGHT")]
+    pub blkio_weight: Option<String>,
+    /// Schema of Intel RDT/CAT for the L3 cache
+    #[arg(long, value_name = "SCHEMA")]
+    pub l3_cache_schema: Option<String>,
+    /// Schema of Intel RDT/MBA for memory bandwidth
+    #[arg(long, value_name = "SCHEMA")]
+    pub mem_bw_schema: Option<String>,
+    /// The container.
+    #[command(flatten)]
+    pub target: Target,
+}
+
 /// Text for people or JSON for programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
@@ -380,6 +447,10 @@ mod tests {
             "runc ps --format json id",
             "runc ps id -ef",
             "runc spec --rootless --bundle /b",
+            "runc pause id",
+            "runc update --memory -1 --memory-swap -1 --cpu-quota -1 --pids-limit -1 id",
+            "runc update id --cpu-share 5 -r -",
+            "runc update --resources=/r.json id",
             "runc run id --isolation microvm --compat",
             "runc --version-is-not-a-flag",
         ] {

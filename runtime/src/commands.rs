@@ -18,6 +18,7 @@ mod spec;
 mod start;
 mod state;
 mod table;
+mod update;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ pub use run::RunError;
 pub use spec::WriteSpecError;
 pub use start::StartError;
 pub use state::LookUpError;
+pub use update::UpdateError;
 
 /// Every error of ours, with most verbs.
 const EXIT_FAILURE: u8 = 1;
@@ -66,6 +68,9 @@ pub enum CommandError {
     /// `pause` and `resume`.
     #[error(transparent)]
     Pause(#[from] PauseError),
+    /// `update`.
+    #[error(transparent)]
+    Update(#[from] UpdateError),
     /// `delete`.
     #[error(transparent)]
     Delete(#[from] DeleteError),
@@ -101,6 +106,7 @@ impl CommandError {
             Self::LookUp(_)
             | Self::Kill(_)
             | Self::Pause(_)
+            | Self::Update(_)
             | Self::Delete(_)
             | Self::Ps(_)
             | Self::Spec(_)
@@ -142,6 +148,7 @@ pub fn run(cli: Cli) -> Result<u8, CommandError> {
         Verb::Exec(args) => return Ok(exec::run(&context, &args)?),
         Verb::Pause(args) => pause::pause(&context, &args)?,
         Verb::Resume(args) => pause::resume(&context, &args)?,
+        Verb::Update(args) => update::run(&context, &args)?,
         Verb::List(args) => list::run(&context, &args)?,
         Verb::Ps(args) => ps::run(&context, &args)?,
         Verb::Spec(args) => spec::run(&args)?,

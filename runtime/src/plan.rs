@@ -22,6 +22,7 @@ mod refusal;
 mod scheduling;
 pub(crate) mod seccomp;
 mod shape;
+mod update;
 
 use std::path::{Path, PathBuf};
 
@@ -37,6 +38,7 @@ pub use refusal::{Refusal, unsupported};
 pub use scheduling::SchedulingError;
 pub use seccomp::SeccompError;
 pub use shape::{ShapeError, VmDefaults, VmShape};
+pub use update::{RunningVm, UpdatePlan, UpdatePlanError};
 
 /// One sandbox, complete: what the monitor and the agent get to see, but for descriptors.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]

@@ -23,7 +23,7 @@ use crate::kind::SandboxKind;
 
 use request::{
     Attachment, CreateRequest, Created, ExecRequest, KillRequest, ProcessRow, SandboxRef,
-    StartFailureKind,
+    StartFailureKind, UpdateRequest,
 };
 
 /// Why a verb failed, by the kind of sandbox: each kind's own words.
@@ -61,6 +61,10 @@ error_of_either_kind!(
 error_of_either_kind!(
     /// Why a container's processes were not frozen, or not set going again.
     FreezeError
+);
+error_of_either_kind!(
+    /// Why a container's limits are as they were.
+    UpdateError
 );
 error_of_either_kind!(
     /// Why the processes are not known.
@@ -191,6 +195,23 @@ pub fn resume(kind: SandboxKind, sandbox: &SandboxRef) -> Result<(), FreezeError
     match kind {
         SandboxKind::Microvm => microvm::resume(sandbox).map_err(FreezeError::Microvm),
         SandboxKind::Namespace => namespace::resume(sandbox).map_err(FreezeError::Namespace),
+    }
+}
+
+/// Changes the container's limits.
+///
+/// # Errors
+/// Then they are as they were.
+pub fn update(
+    kind: SandboxKind,
+    sandbox: &SandboxRef,
+    request: &UpdateRequest,
+) -> Result<(), UpdateError> {
+    match kind {
+        SandboxKind::Microvm => microvm::update(sandbox, request).map_err(UpdateError::Microvm),
+        SandboxKind::Namespace => {
+            namespace::update(sandbox, request).map_err(UpdateError::Namespace)
+        }
     }
 }
 

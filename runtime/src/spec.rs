@@ -13,6 +13,7 @@
 
 pub mod fields;
 pub mod process;
+pub mod resources;
 pub mod rootfs;
 pub mod rules;
 pub mod template;
@@ -98,6 +99,27 @@ pub fn write_copy(state_folder: &Path, bytes: &[u8]) -> Result<(), SpecError> {
         .map_err(|source| SpecError::Copy { path, source })
 }
 
+/// Replaces the copy by what is so from now on.
+///
+/// # Errors
+/// When the state folder refuses.
+pub fn replace_copy(state_folder: &Path, spec: &Spec) -> Result<(), SpecError> {
+    let bytes = serde_json::to_vec(spec).map_err(|error| SpecError::Copy {
+        path: state_folder.join(CONFIG),
+        source: error.into(),
+    })?;
+    write_copy(state_folder, &bytes)
+}
+
+/// Reads a part of a configuration from standard input.
+///
+/// # Errors
+/// When it is too large or something else.
+pub fn read_standard_input<T: DeserializeOwned>() -> Result<T, SpecError> {
+    let path = Path::new("standard input");
+    parse(path, &read_all(path, io::stdin().lock())?)
+}
+
 /// Reads the copy that `create` put into a state folder.
 ///
 /// # Errors
@@ -115,9 +137,15 @@ pub fn read_document<T: DeserializeOwned>(path: &Path) -> Result<T, SpecError> {
 }
 
 fn read_bounded(path: &Path) -> Result<Vec<u8>, SpecError> {
+    let file =
+        File::open(path).map_err(|source| SpecError::Read { path: path.to_path_buf(), source })?;
+    read_all(path, file)
+}
+
+fn read_all(path: &Path, from: impl Read) -> Result<Vec<u8>, SpecError> {
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut bytes))
+    from.take(MAX_CONFIG_BYTES + 1)
+        .read_to_end(&mut bytes)
         .map_err(|source| SpecError::Read { path: path.to_path_buf(), source })?;
     if bytes.len() as u64 > MAX_CONFIG_BYTES {
         return Err(SpecError::TooLarge { path: path.to_path_buf() });

@@ -37,24 +37,28 @@ pub enum CgroupError {
 
 /// The container's group.
 pub(super) fn plan(resources: Option<&LinuxResources>) -> Result<CgroupPlan, CgroupError> {
-    let mut files = Vec::new();
-    if let Some(resources) = resources {
-        if let Some(memory) = resources.memory() {
-            push_memory(&mut files, memory)?;
-        }
-        if let Some(cpu) = resources.cpu() {
-            push_cpu(&mut files, cpu);
-        }
-        if let Some(pids) = resources.pids().filter(|pids| pids.limit() != 0) {
-            push(&mut files, "pids.max", number_or_max(pids.limit()));
-        }
-        for limit in resources.hugepage_limits().iter().flatten() {
-            push_huge_pages(&mut files, limit);
-        }
-        push_unified(&mut files, resources)?;
-    }
+    let files = resources.map(files).transpose()?.unwrap_or_default();
     let device_program = device_rules::program(resources).map_err(CgroupError::Devices)?;
     Ok(CgroupPlan { files, device_program })
+}
+
+/// The group's files, and what is written to them in this order.
+pub(super) fn files(resources: &LinuxResources) -> Result<Files, CgroupError> {
+    let mut files = Vec::new();
+    if let Some(memory) = resources.memory() {
+        push_memory(&mut files, memory)?;
+    }
+    if let Some(cpu) = resources.cpu() {
+        push_cpu(&mut files, cpu);
+    }
+    if let Some(pids) = resources.pids().filter(|pids| pids.limit() != 0) {
+        push(&mut files, "pids.max", number_or_max(pids.limit()));
+    }
+    for limit in resources.hugepage_limits().iter().flatten() {
+        push_huge_pages(&mut files, limit);
+    }
+    push_unified(&mut files, resources)?;
+    Ok(files)
 }
 
 type Files = Vec<(String, String)>;

@@ -60,6 +60,13 @@ pub(super) fn unsupported_process(process: &Process) -> Vec<Refusal> {
     found.0
 }
 
+/// As [`unsupported`], for other limits.
+pub(super) fn unsupported_resources(resources: &LinuxResources) -> Vec<Refusal> {
+    let mut found = Found(Vec::new());
+    refuse_resources(&mut found, resources);
+    found.0
+}
+
 /// All refusals as one message.
 pub(super) fn list(refusals: &[Refusal]) -> String {
     let mut text = String::from("Not possible in a microVM");

@@ -23,10 +23,12 @@ mod id_map;
 mod kvm;
 mod monitor;
 mod proxy;
+mod record;
 mod rpc;
 mod shares;
 mod stdio;
 mod stop;
+mod update;
 
 use cofferdam_protocol::id::ProcessToken;
 
@@ -42,6 +44,7 @@ pub use rpc::CallError;
 pub use shares::ShareError;
 pub use stdio::StdioError;
 pub use stop::{DeleteError, KillError, delete, kill};
+pub use update::{UpdateError, update};
 
 use crate::sandbox::request::{ProcessRow, SandboxRef, StartFailureKind};
 

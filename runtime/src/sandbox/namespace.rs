@@ -15,6 +15,7 @@
 //! Hostile: the container, as soon as it runs: its files, what its processes do to each other, the
 //! groups that it makes below its own. Not hostile: the spec and the caller.
 
+mod cache_allocation;
 mod cgroup;
 mod children;
 mod construct;
@@ -40,6 +41,7 @@ mod socket;
 mod sys;
 mod terminal;
 mod unsupported;
+mod update;
 mod working_folder;
 
 use std::process::ExitCode;
@@ -50,6 +52,7 @@ pub use exec::{ExecError, ExecStarted, ResizeError, SignalError, WaitError, exec
 pub use freezer::{FreezeError, pause, resume};
 pub use lifecycle::{DeleteError, KillError, ProcessesError, delete, kill, processes};
 pub use unsupported::{Unsupported, unsupported};
+pub use update::{UpdateError, update};
 
 /// Runs this process as a helper, if it was started as one; to be asked before the command line is
 /// parsed.

@@ -9,6 +9,7 @@ use oci_spec::runtime::Spec;
 use crate::host::process::ProcessIdentity;
 use crate::host::stdio::ProcessStdio;
 use crate::spec::SpecError;
+use crate::spec::resources::ResourceChange;
 
 /// A container to be made. Everything in it is validated: the bundle exists, the spec has passed
 /// [`crate::spec`], the id is free and its state folder made.
@@ -76,6 +77,17 @@ pub struct KillRequest {
     pub signal: i32,
     /// Every process, not just the first.
     pub all: bool,
+}
+
+/// Other limits for a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpdateRequest {
+    /// The limits.
+    pub change: ResourceChange,
+    /// `--l3-cache-schema`.
+    pub l3_cache_schema: Option<String>,
+    /// `--mem-bw-schema`.
+    pub memory_bandwidth_schema: Option<String>,
 }
 
 /// A process in a container, for `ps`.

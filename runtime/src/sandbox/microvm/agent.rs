@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use cofferdam_protocol::agent::start_failure::Kind;
 use cofferdam_protocol::agent::{
-    CreateContainerRequest, CreateContainerResponse, ExecRequest, ExecResponse,
+    CgroupFile, CreateContainerRequest, CreateContainerResponse, ExecRequest, ExecResponse,
     FreezeContainerRequest, FreezeContainerResponse, ListProcessesRequest, ListProcessesResponse,
     ProcessEntry, ResizeTerminalRequest, ResizeTerminalResponse, SignalRequest, SignalResponse,
-    StartContainerRequest, StartContainerResponse, StartFailure, WaitRequest, WaitResponse,
+    StartContainerRequest, StartContainerResponse, StartFailure, UpdateContainerRequest,
+    UpdateContainerResponse, WaitRequest, WaitResponse,
 };
 use cofferdam_protocol::bounds::MAX_PLAN_BYTES;
 use cofferdam_protocol::id::{ContainerId, ProcessToken};
@@ -37,6 +38,9 @@ pub enum AgentError {
     /// A step of the container's set-up.
     #[error("The guest cannot set the process up: {0}")]
     Setup(String),
+    /// A limit.
+    #[error("The guest's kernel refused {0}")]
+    Limits(String),
     /// There is no such program.
     #[error("{0}")]
     NotFound(String),
@@ -51,7 +55,11 @@ impl AgentError {
         match self {
             Self::NotFound(_) => Some(StartFailureKind::NotFound),
             Self::NotExecutable(_) => Some(StartFailureKind::NotExecutable),
-            Self::Call(_) | Self::PlanTooLong(_) | Self::Plan(_) | Self::Setup(_) => None,
+            Self::Call(_)
+            | Self::PlanTooLong(_)
+            | Self::Plan(_)
+            | Self::Setup(_)
+            | Self::Limits(_) => None,
         }
     }
 }
@@ -160,6 +168,31 @@ impl Agent {
         let answer: FreezeContainerResponse =
             self.connection.call("FreezeContainer", &request, REQUEST_TIMEOUT)?;
         Ok(answer.done)
+    }
+
+    /// Writes to files of the container's cgroup: all or none.
+    pub(super) fn update(
+        &mut self,
+        id: &ContainerId,
+        files: &[(String, String)],
+    ) -> Result<(), AgentError> {
+        let file = |(name, text): &(String, String)| CgroupFile {
+            name: name.clone(),
+            text: text.clone(),
+            ..Default::default()
+        };
+        let request = UpdateContainerRequest {
+            container_id: id.to_string(),
+            files: files.iter().map(file).collect(),
+            ..Default::default()
+        };
+        let answer: UpdateContainerResponse =
+            self.connection.call("UpdateContainer", &request, REQUEST_TIMEOUT)?;
+        if answer.failure.is_empty() {
+            Ok(())
+        } else {
+            Err(AgentError::Limits(printable(&answer.failure)))
+        }
     }
 
     /// Asks for a process's end; the answer comes when it has ended.

@@ -4,6 +4,7 @@
 //! the socket's name in the state folder needs more.
 
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,11 +16,12 @@ use super::agent::{Agent, AgentError};
 use super::control::{self, ControlError, ControlSocket, StreamsConnection};
 use super::kvm::{self, KvmError};
 use super::monitor::{Monitor, MonitorError, MonitorSetup};
+use super::record::Record;
 use super::shares::{OpenShare, ShareError, Sources};
 use super::stdio::{HostStreams, StdioError};
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::config::Config;
-use crate::plan::{PlanError, PlanInput, SandboxPlan, VmDefaults};
+use crate::plan::{PlanError, PlanInput, RunningVm, SandboxPlan, VmDefaults};
 use crate::sandbox::request::{CreateRequest, Created, StartFailureKind};
 
 /// Why a container was not made.
@@ -51,6 +53,9 @@ pub enum CreateError {
     /// The monitor's socket.
     #[error("The microVM cannot be reached")]
     Control(#[source] ControlError),
+    /// A file in the state folder.
+    #[error("The record of the microVM cannot be written")]
+    Record(#[source] io::Error),
     /// The agent.
     #[error("The container cannot be made in the guest")]
     Agent(#[source] AgentError),
@@ -77,6 +82,7 @@ pub fn create(request: CreateRequest, config: &Config) -> Result<Created, Create
     let (monitor, socket) = prepared.boot(config)?;
     prepared.make_container(timeout)?;
     prepared.attach(timeout)?;
+    prepared.record(config)?;
     socket.release();
     Ok(prepared.into_created(monitor))
 }
@@ -153,6 +159,16 @@ impl Prepared {
         StreamsConnection::attach(&self.state_folder, attach, &descriptors, timeout)
             .map_err(CreateError::Control)?;
         Ok(())
+    }
+
+    /// For later verbs.
+    fn record(&self, config: &Config) -> Result<(), CreateError> {
+        let vm = RunningVm {
+            vcpus: self.plan.shape.vcpus,
+            memory_mib: self.plan.shape.memory_mib,
+            overhead_mib: config.microvm.memory_overhead_mib,
+        };
+        Record { vm }.save(&self.state_folder).map_err(CreateError::Record)
     }
 
     fn into_created(self, monitor: Monitor) -> Created {

@@ -1,0 +1,44 @@
+//! What `create` knows of a microVM and later verbs need: a file in the state folder.
+
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::replace::replace_file;
+use crate::plan::RunningVm;
+
+const FILE: &str = "microvm.json";
+
+/// The record of a microVM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// The machine.
+    pub(super) vm: RunningVm,
+}
+
+impl Record {
+    /// Writes it: completely, or not at all.
+    pub(super) fn save(&self, state_folder: &Path) -> io::Result<()> {
+        replace_file(&state_folder.join(FILE), &serde_json::to_vec(self)?, 0o600)
+    }
+
+    /// Reads it.
+    pub(super) fn load(state_folder: &Path) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&std::fs::read(state_folder.join(FILE))?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_saved_is_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = Record { vm: RunningVm { vcpus: 2, memory_mib: 256, overhead_mib: 48 } };
+        assert!(Record::load(folder.path()).is_err());
+        record.save(folder.path()).unwrap();
+        assert_eq!(Record::load(folder.path()).unwrap(), record);
+    }
+}

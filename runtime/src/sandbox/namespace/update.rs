@@ -1,0 +1,76 @@
+//! `update`: other limits for the container's groups.
+
+use std::io;
+
+use oci_spec::runtime::LinuxResources;
+
+use super::cache_allocation::{self, CacheAllocationError};
+use super::record::Record;
+use crate::cgroup::Groups;
+use crate::cgroup::limits::{self, LimitError, Present, Version};
+use crate::cgroup::writes::{self, WriteError};
+use crate::sandbox::request::{SandboxRef, UpdateRequest};
+use crate::spec::SpecError;
+
+/// Why the limits are as they were.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdateError {
+    /// `create` did not finish, or the state folder was changed.
+    #[error("The record of the container cannot be read")]
+    Record(#[source] io::Error),
+    /// The saved configuration.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The limits contradict each other.
+    #[error("The limits cannot be kept")]
+    Limits(#[from] LimitError),
+    /// Less memory than is used, where that was not to be. The words are runc's.
+    #[error("rejecting memory limit {limit} <= usage {usage}")]
+    BelowUsage {
+        /// What was asked for.
+        limit: i64,
+        /// What is used.
+        usage: u64,
+    },
+    /// The kernel refused.
+    #[error("The container's limits cannot be set")]
+    Write(#[from] WriteError),
+    /// Intel RDT.
+    #[error(transparent)]
+    CacheAllocation(#[from] CacheAllocationError),
+}
+
+/// Changes the limits of the container's groups.
+///
+/// # Errors
+/// Then they are as they were.
+pub fn update(sandbox: &SandboxRef, request: &UpdateRequest) -> Result<(), UpdateError> {
+    let record = Record::load(&sandbox.state_folder).map_err(UpdateError::Record)?;
+    let groups = Groups::new(&record.cgroups);
+    let wanted = &request.change.written;
+    let version = groups.version();
+    let present = Present { memory_limit: groups.number("memory.limit_in_bytes") };
+    let list = limits::writes(version, wanted, present)?;
+    if version == Version::V2 {
+        check_usage(wanted, groups)?;
+    }
+    let schemas = cache_allocation::schemas(request)?;
+    writes::apply(groups, &list)?;
+    if let Some(schemas) = schemas {
+        schemas.write(&sandbox.id, &sandbox.spec()?)?;
+    }
+    Ok(())
+}
+
+/// v2 takes a limit below what is used and kills; v1 refuses it by itself.
+fn check_usage(wanted: &LinuxResources, groups: Groups<'_>) -> Result<(), UpdateError> {
+    let memory = wanted.memory().unwrap_or_default();
+    let limit = memory.limit().filter(|limit| *limit > 0);
+    let (Some(limit), Some(true)) = (limit, memory.check_before_update()) else { return Ok(()) };
+    match groups.number("memory.current") {
+        Some(usage) if limit.unsigned_abs() <= usage => {
+            Err(UpdateError::BelowUsage { limit, usage })
+        }
+        _ => Ok(()),
+    }
+}

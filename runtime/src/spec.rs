@@ -11,11 +11,13 @@
 //! Hostile: nothing, the bundle is the operator's. But the root file system in it is the tenant's:
 //! no path inside it is looked at here.
 
+pub mod cpu_list;
 pub mod fields;
 pub mod process;
 pub mod resources;
 pub mod rootfs;
 pub mod rules;
+mod spelling;
 pub mod template;
 
 use std::fs::File;
@@ -155,14 +157,17 @@ fn read_all(path: &Path, from: impl Read) -> Result<Vec<u8>, SpecError> {
 
 /// Parses; only a document that does not parse is read a second time, for the place.
 fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, SpecError> {
-    serde_json::from_slice(bytes).map_err(|first| {
+    serde_json::from_slice(bytes).or_else(|first| {
+        let respelt = spelling::as_the_types_have_it(bytes);
+        let bytes = respelt.as_deref().unwrap_or(bytes);
         let mut again = serde_json::Deserializer::from_slice(bytes);
         let (field, source) = match serde_path_to_error::deserialize::<_, T>(&mut again) {
             Err(error) => (error.path().to_string(), error.into_inner()),
+            Ok(document) if respelt.is_some() && again.end().is_ok() => return Ok(document),
             // A whole document with something behind it.
             Ok(_) => (".".to_owned(), first),
         };
-        SpecError::Parse { path: path.to_path_buf(), field, source }
+        Err(SpecError::Parse { path: path.to_path_buf(), field, source })
     })
 }
 
@@ -191,6 +196,20 @@ mod tests {
     #[test]
     fn garbage_behind_the_document_is_refused() {
         assert!(matches!(load_text("{\"ociVersion\": \"1.0.2\"} x"), Err(SpecError::Parse { .. })));
+    }
+
+    #[test]
+    fn names_are_spelt_as_the_specification_has_them() {
+        let scheduler = |flag: &str| {
+            let text = r#"{"ociVersion":"1.0.2","process":{"cwd":"/","user":{"uid":0,"gid":0},
+                "scheduler":{"policy":"SCHED_OTHER","flags":["FLAG"]}}}"#;
+            load_text(&text.replace("FLAG", flag))
+        };
+        for flag in ["SCHED_FLAG_RESET_ON_FORK", "SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_RECLAIM"] {
+            scheduler(flag).unwrap();
+        }
+        let error = scheduler("SCHED_FLAG_DL_OVERRUN\",\"SCHED_FLAG_X").unwrap_err();
+        assert!(error.to_string().ends_with("at process.scheduler.flags[1]"), "{error}");
     }
 
     #[test]

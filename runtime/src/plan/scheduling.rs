@@ -8,7 +8,7 @@ use oci_spec::runtime::{
     IOPriorityClass, LinuxIOPriority, LinuxSchedulerFlag, LinuxSchedulerPolicy, Process, Scheduler,
 };
 
-use super::shape::parse_cpu_list;
+use crate::spec::cpu_list;
 
 /// Why a process cannot be scheduled as it asks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +40,7 @@ pub(super) fn set_affinity(
     let Some(affinity) = process.exec_cpu_affinity() else { return Ok(()) };
     let cpus = |field, list: Option<&str>| match list {
         None | Some("") => Ok(Vec::new()),
-        Some(list) => parse_cpu_list(list)
+        Some(list) => cpu_list::parse(list)
             .ok_or_else(|| SchedulingError::Cpus { field, list: list.to_owned() }),
     };
     plan.initial_cpus = cpus("initial", affinity.initial().as_deref())?;

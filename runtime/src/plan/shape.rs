@@ -3,6 +3,8 @@
 use cofferdam_protocol::bounds::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 use oci_spec::runtime::{LinuxCpu, LinuxResources, Spec};
 
+use crate::spec::cpu_list;
+
 /// Below this not even a shell starts; the same bound that container engines have.
 const MIN_LIMIT_MIB: u64 = 6;
 
@@ -64,7 +66,7 @@ impl VmShape {
         let cpu = resources.and_then(|resources| resources.cpu().as_ref());
         let host_cpus = match cpu.and_then(|cpu| cpu.cpus().as_deref()) {
             Some(list) if !list.trim().is_empty() => {
-                parse_cpu_list(list).ok_or_else(|| ShapeError::Cpus(list.to_owned()))?
+                cpu_list::parse(list).ok_or_else(|| ShapeError::Cpus(list.to_owned()))?
             }
             _ => Vec::new(),
         };
@@ -110,25 +112,6 @@ fn memory_mib(resources: Option<&LinuxResources>, defaults: VmDefaults) -> Resul
         Ok(total) if total <= MAX_MEMORY_MIB => Ok(total),
         _ => Err(ShapeError::MemoryTooLarge(total)),
     }
-}
-
-/// `0-2,7` as 0, 1, 2, 7.
-pub(super) fn parse_cpu_list(list: &str) -> Option<Vec<u32>> {
-    /// More than any Linux host has (`NR_CPUS` at most).
-    const MAX_CPU: u32 = 8191;
-    let parse = |part: &str| part.trim().parse().ok().filter(|cpu: &u32| *cpu <= MAX_CPU);
-    let mut cpus = Vec::new();
-    for part in list.trim().split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (parse(first)?, parse(last)?);
-        if first > last {
-            return None;
-        }
-        cpus.extend(first..=last);
-    }
-    cpus.sort_unstable();
-    cpus.dedup();
-    Some(cpus)
 }
 
 #[cfg(test)]
@@ -181,12 +164,5 @@ mod tests {
         let tiny = VmDefaults { memory_mib: 16, ..DEFAULTS };
         let spec = serde_json::from_str(r#"{"ociVersion":"1.0.2"}"#).unwrap();
         assert_eq!(VmShape::new(&spec, tiny), Err(ShapeError::MemoryTooSmall(16)));
-    }
-
-    #[test]
-    fn a_list_that_is_none_is_named() {
-        for list in ["x", "3-1", "1,,2", "99999999"] {
-            assert_eq!(parse_cpu_list(list), None, "{list}");
-        }
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::{self, CgroupError};
 use super::refusal::{self, Refusal};
-use super::shape;
+use crate::spec::cpu_list;
 
 /// The period of the CPU controller where the configuration says none, in microseconds.
 const DEFAULT_PERIOD_US: u64 = 100_000;
@@ -102,7 +102,7 @@ impl UpdatePlan {
 }
 
 fn parse_cpus(list: &str) -> Result<Vec<u32>, UpdatePlanError> {
-    shape::parse_cpu_list(list).ok_or_else(|| UpdatePlanError::Cpus(list.to_owned()))
+    cpu_list::parse(list).ok_or_else(|| UpdatePlanError::Cpus(list.to_owned()))
 }
 
 fn check_memory(wanted: &LinuxResources, vm: RunningVm) -> Result<(), UpdatePlanError> {

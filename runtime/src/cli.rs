@@ -130,6 +130,9 @@ pub struct CreateArgs {
     /// Unix socket that gets the master side of the container's terminal
     #[arg(long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
+    /// Unix socket that gets a descriptor of the process
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
     /// File to write the process id to
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
@@ -232,6 +235,9 @@ pub struct ExecArgs {
     /// Leave the process alone once it runs
     #[arg(long, short)]
     pub detach: bool,
+    /// Unix socket that gets a descriptor of the process
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
     /// File to write the process id to
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,

@@ -13,6 +13,8 @@
 
 pub mod cpu_list;
 pub mod fields;
+mod lenient;
+pub mod memory_policy;
 pub mod process;
 pub mod resources;
 pub mod rootfs;
@@ -39,7 +41,7 @@ const MAX_CONFIG_BYTES: u64 = 4 << 20;
 pub struct LoadedSpec {
     /// What it says.
     pub spec: Spec,
-    /// The file, for the copy.
+    /// The file, for the copy; without what is passed over.
     pub bytes: Vec<u8>,
 }
 
@@ -70,6 +72,9 @@ pub enum SpecError {
         /// What is wrong, with line and column.
         source: serde_json::Error,
     },
+    /// The memory policy is none.
+    #[error(transparent)]
+    MemoryPolicy(#[from] memory_policy::InvalidMemoryPolicy),
     /// The copy cannot be written.
     #[error("Cannot write {path}")]
     Copy {
@@ -86,7 +91,7 @@ pub enum SpecError {
 /// When it is missing, too large, or not a configuration.
 pub fn load(bundle: &Path) -> Result<LoadedSpec, SpecError> {
     let path = bundle.join(CONFIG);
-    let bytes = read_bounded(&path)?;
+    let bytes = read_cleaned(&path)?;
     let spec = parse(&path, &bytes)?;
     Ok(LoadedSpec { spec, bytes })
 }
@@ -135,7 +140,15 @@ pub fn read_copy(state_folder: &Path) -> Result<Spec, SpecError> {
 /// # Errors
 /// When it is missing, too large, or something else.
 pub fn read_document<T: DeserializeOwned>(path: &Path) -> Result<T, SpecError> {
-    parse(path, &read_bounded(path)?)
+    parse(path, &read_cleaned(path)?)
+}
+
+fn read_cleaned(path: &Path) -> Result<Vec<u8>, SpecError> {
+    let bytes = read_bounded(path)?;
+    // What is no JSON is the parser's to complain about.
+    let Ok(document) = serde_json::from_slice(&bytes) else { return Ok(bytes) };
+    memory_policy::check(&document)?;
+    Ok(lenient::clean(document).unwrap_or(bytes))
 }
 
 fn read_bounded(path: &Path) -> Result<Vec<u8>, SpecError> {

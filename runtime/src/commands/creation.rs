@@ -24,7 +24,7 @@ use crate::host::process::ProcessIdentity;
 use crate::host::replace::replace_file;
 use crate::host::signals::{Interrupted, Interrupts};
 use crate::host::stdio::ProcessStdio;
-use crate::host::terminal::{self, ConsoleSocketError};
+use crate::host::terminal::{self, HandOverError};
 use crate::host::undo::Undo;
 use crate::isolation::{self, Effective, IsolationError};
 use crate::kind::SandboxKind;
@@ -79,9 +79,9 @@ pub enum CreationError {
     /// A hook.
     #[error(transparent)]
     Hook(#[from] HookError),
-    /// The console socket.
+    /// The console socket, or that of `--pidfd-socket`.
     #[error(transparent)]
-    ConsoleSocket(#[from] ConsoleSocketError),
+    HandOver(#[from] HandOverError),
     /// Ctrl-C, or whoever wants it to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
@@ -194,6 +194,9 @@ pub(super) fn create(
     run_hooks(kind, &checked.loaded.spec, &entry.record)?;
     interrupts.check()?;
     let terminal = hand_over_terminal(created.terminal, args.console_socket.as_deref())?;
+    if let Some(socket) = &args.pidfd_socket {
+        terminal::send_pidfd(socket, created.pid)?;
+    }
     write_pid_file(args.pid_file.as_deref(), created.pid, &mut undo)?;
     entry.record.phase = Status::Created;
     entry.save(&lock)?;
@@ -331,8 +334,15 @@ fn run_hooks(kind: SandboxKind, spec: &Spec, record: &Record) -> Result<(), Hook
 pub(super) fn hand_over_terminal(
     terminal: Option<OwnedFd>,
     socket: Option<&Path>,
-) -> Result<Option<OwnedFd>, ConsoleSocketError> {
-    let (Some(master), Some(socket)) = (&terminal, socket) else { return Ok(terminal) };
+) -> Result<Option<OwnedFd>, HandOverError> {
+    let Some(master) = &terminal else { return Ok(None) };
+    let Some(socket) = socket else {
+        // Without it the container's lines are shown all the same, with one return too many.
+        if let Err(error) = terminal::keep_line_feeds(master.as_fd()) {
+            tracing::debug!("Cannot change the terminal's mode: {error}");
+        }
+        return Ok(terminal);
+    };
     terminal::send_to_console_socket(socket, master.as_fd())?;
     Ok(None)
 }

@@ -17,7 +17,7 @@ use crate::host::relay::{SignalSink, relay};
 use crate::host::replace::replace_file;
 use crate::host::signals::{Interrupts, SignalStream};
 use crate::host::stdio::ProcessStdio;
-use crate::host::terminal::{ConsoleSocketError, WindowSize};
+use crate::host::terminal::{self, HandOverError, WindowSize};
 use crate::sandbox::request::{Attachment, ExecRequest, StartFailureKind};
 use crate::sandbox::{self, ExecStarted};
 use crate::spec::process::{ProcessOverrides, assemble};
@@ -56,9 +56,9 @@ pub enum ExecError {
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] sandbox::ExecError),
-    /// The console socket.
+    /// The console socket, or that of `--pidfd-socket`.
     #[error(transparent)]
-    ConsoleSocket(#[from] ConsoleSocketError),
+    HandOver(#[from] HandOverError),
     /// The end of the process.
     #[error(transparent)]
     Wait(#[from] sandbox::WaitError),
@@ -99,6 +99,9 @@ pub(super) fn run(context: &Context, args: &ExecArgs) -> Result<u8, ExecError> {
     let attachment = if args.detach { Attachment::Detached } else { Attachment::Foreground };
     let request = request(args, &entry, spec, process)?;
     let mut started = sandbox::exec(entry.record.isolation, request, attachment)?;
+    if let Some(socket) = &args.pidfd_socket {
+        terminal::send_pidfd(socket, started.pid()).inspect_err(|_| stop(&started))?;
+    }
     write_pid_file(args.pid_file.as_deref(), started.pid()).inspect_err(|_| stop(&started))?;
     let socket = args.console_socket.as_deref();
     let terminal = hand_over_terminal(started.take_terminal(), socket).inspect_err(|_| {
@@ -142,7 +145,8 @@ fn process(args: &ExecArgs, spec: &Spec) -> Result<Process, ExecError> {
 }
 
 fn capability(name: &str) -> Result<Capability, ExecError> {
-    Capability::from_str(name).map_err(|_| ExecError::UnknownCapability(name.to_owned()))
+    let bare = name.strip_prefix("CAP_").unwrap_or(name);
+    Capability::from_str(bare).map_err(|_| ExecError::UnknownCapability(name.to_owned()))
 }
 
 fn check(args: &ExecArgs, process: &Process) -> Result<(), ExecError> {

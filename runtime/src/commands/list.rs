@@ -11,6 +11,10 @@ use crate::state::store::Entry;
 const HEADER: [&str; 6] = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"];
 
 pub(super) fn run(context: &Context, args: &ListArgs) -> Result<(), LookUpError> {
+    // The default may not be there yet; one that was named should be.
+    if let Some(root) = &context.global.root {
+        std::fs::metadata(root).map_err(LookUpError::Root)?;
+    }
     let entries = context.store.list()?;
     if args.quiet {
         let ids: String = entries.iter().map(|entry| format!("{}\n", entry.record.id)).collect();

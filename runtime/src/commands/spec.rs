@@ -32,9 +32,33 @@ pub(super) fn run(args: &SpecArgs) -> Result<(), WriteSpecError> {
     } else {
         template::ROOTFUL.to_owned()
     };
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let text = if unified { text } else { without_cgroup_namespace(&text) };
     let written = File::create_new(&path).and_then(|mut file| file.write_all(text.as_bytes()));
     written.map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => WriteSpecError::Exists(path),
         _ => WriteSpecError::Write { path, source },
     })
+}
+
+/// As runc's: with v1 the namespace hides less than the mounts of the hierarchies need.
+fn without_cgroup_namespace(template: &str) -> String {
+    template.replace(",\n\t\t\t{\n\t\t\t\t\"type\": \"cgroup\"\n\t\t\t}", "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cgroup_namespace_is_one_that_can_be_left_out() {
+        for template in [template::ROOTFUL.to_owned(), template::rootless(1, 1)] {
+            let without = without_cgroup_namespace(&template);
+            let count = |text: &str| {
+                let document: serde_json::Value = serde_json::from_str(text).unwrap();
+                document["linux"]["namespaces"].as_array().unwrap().len()
+            };
+            assert_eq!(count(&without) + 1, count(&template));
+        }
+    }
 }

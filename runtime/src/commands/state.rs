@@ -15,6 +15,9 @@ pub enum LookUpError {
     /// The state folder.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The folder that `--root` names.
+    #[error("Cannot find the folder of --root")]
+    Root(#[source] io::Error),
     /// Standard output refuses.
     #[error("Cannot write the output")]
     Output(#[from] io::Error),

@@ -124,6 +124,9 @@ impl Subscriber for Log {
         let level = *metadata.level();
         if let Some(mut file) = self.file.as_ref() {
             let _ = file.write_all(self.line(level, &message.0).as_bytes());
+        } else if self.level >= Level::DEBUG {
+            // As runc has it: who asks for everything gets it as for a file.
+            let _ = io::stderr().write_all(self.line(level, &message.0).as_bytes());
         } else if metadata.target() != FATAL {
             let _ = writeln!(
                 io::stderr(),

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{
+    OptionalActions, OutputModes, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr,
+};
 
 /// Lines and characters in a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +72,17 @@ pub fn set_window_size(terminal: BorrowedFd<'_>, size: WindowSize) -> io::Result
     Ok(rustix::termios::tcsetwinsize(terminal, size)?)
 }
 
+/// Lets line feeds through as they are: the terminal at which they are shown adds its own carriage
+/// returns. As runc does it for a container whose terminal it relays itself.
+///
+/// # Errors
+/// When it is no terminal.
+pub fn keep_line_feeds(master: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attributes = tcgetattr(master)?;
+    attributes.output_modes.remove(OutputModes::ONLCR);
+    Ok(tcsetattr(master, OptionalActions::Now, &attributes)?)
+}
+
 /// The user's terminal in raw mode, until this is dropped: keys go through to the container, which
 /// has a terminal of its own to handle them.
 #[derive(Debug)]
@@ -112,10 +125,11 @@ impl Drop for RawMode {
     }
 }
 
-/// A terminal could not be handed over.
+/// A descriptor could not be handed over.
 #[derive(Debug, thiserror::Error)]
-#[error("Cannot send the terminal to the console socket {socket}")]
-pub struct ConsoleSocketError {
+#[error("Cannot send {what} to the socket {socket}")]
+pub struct HandOverError {
+    what: &'static str,
     socket: PathBuf,
     source: io::Error,
 }
@@ -124,24 +138,36 @@ pub struct ConsoleSocketError {
 ///
 /// # Errors
 /// When nobody listens there.
-pub fn send_to_console_socket(
-    socket: &Path,
-    master: BorrowedFd<'_>,
-) -> Result<(), ConsoleSocketError> {
-    send(socket, master)
-        .map_err(|source| ConsoleSocketError { socket: socket.to_path_buf(), source })
+pub fn send_to_console_socket(socket: &Path, master: BorrowedFd<'_>) -> Result<(), HandOverError> {
+    ptsname(master, Vec::new())
+        .map_err(io::Error::from)
+        .and_then(|name| send(socket, master, name.as_bytes()))
+        .map_err(|source| HandOverError {
+            what: "the terminal",
+            socket: socket.to_path_buf(),
+            source,
+        })
 }
 
-fn send(socket: &Path, master: BorrowedFd<'_>) -> io::Result<()> {
+/// Sends a descriptor of a process to the socket of `--pidfd-socket`.
+///
+/// # Errors
+/// When nobody listens there, or the process is gone.
+pub fn send_pidfd(socket: &Path, pid: i32) -> Result<(), HandOverError> {
+    crate::host::process::open_pidfd(pid)
+        .and_then(|pidfd| send(socket, pidfd.as_fd(), b"pidfd"))
+        .map_err(|source| HandOverError { what: "the pidfd", socket: socket.to_path_buf(), source })
+}
+
+fn send(socket: &Path, descriptor: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     let stream = UnixStream::connect(socket)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [master];
+    let descriptors = [descriptor];
     if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let name = ptsname(master, Vec::new())?;
-    sendmsg(stream, &[IoSlice::new(name.as_bytes())], &mut ancillary, SendFlags::NOSIGNAL)?;
+    sendmsg(stream, &[IoSlice::new(name)], &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
@@ -181,6 +207,19 @@ mod tests {
         assert!(!echoes());
         drop(raw);
         assert!(echoes());
+    }
+
+    #[test]
+    fn a_relayed_terminal_adds_no_carriage_returns() {
+        let pair = TerminalPair::open(None).unwrap();
+        let mut cooked = tcgetattr(&pair.slave).unwrap();
+        cooked.output_modes |= OutputModes::OPOST | OutputModes::ONLCR;
+        tcsetattr(&pair.slave, OptionalActions::Now, &cooked).unwrap();
+        keep_line_feeds(pair.master.as_fd()).unwrap();
+        rustix::io::write(&pair.slave, b"a\n").unwrap();
+        let mut shown = [0; 8];
+        let length = rustix::io::read(&pair.master, &mut shown).unwrap();
+        assert_eq!(&shown[..length], b"a\n");
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod process;
 mod record;
 mod report;
 mod report_log;
+mod scheduling;
 mod sealed;
 mod seccomp_cache;
 mod shadow;

@@ -20,7 +20,7 @@ pub struct ProcessOverrides {
     pub user: Option<UserOverride>,
     /// `--additional-gids`: added to the container's.
     pub additional_gids: Vec<u32>,
-    /// `--cap`: added to every set but the inheritable one.
+    /// `--cap`: added to every set but the inheritable one; to the ambient one where that is used.
     pub capabilities: Vec<Capability>,
     /// `--no-new-privs`.
     pub no_new_privileges: bool,
@@ -113,7 +113,10 @@ fn add_capabilities(process: &mut Process, added: &[Capability]) {
     sets.set_bounding(with_added(sets.bounding()));
     sets.set_effective(with_added(sets.effective()));
     sets.set_permitted(with_added(sets.permitted()));
-    sets.set_ambient(with_added(sets.ambient()));
+    // Ambient needs inheritable, which is not added to: without any of it there is no use. As runc.
+    if sets.inheritable().as_ref().is_some_and(|set| !set.is_empty()) {
+        sets.set_ambient(with_added(sets.ambient()));
+    }
     process.set_capabilities(Some(sets));
 }
 
@@ -170,15 +173,20 @@ mod tests {
     }
 
     #[test]
-    fn a_capability_is_added_to_four_sets() {
+    fn a_capability_is_added_to_three_sets_and_to_ambient_where_that_is_of_use() {
         let flags = ProcessOverrides { capabilities: vec![Capability::SysPtrace], ..overrides() };
-        let process = assemble(&container(), flags);
-        let sets = process.capabilities().clone().unwrap();
         let has = |set: &Option<Capabilities>| {
             set.as_ref().is_some_and(|set| set.contains(&Capability::SysPtrace))
         };
-        assert!(has(sets.bounding()) && has(sets.effective()) && has(sets.permitted()));
-        assert!(has(sets.ambient()));
-        assert!(!has(sets.inheritable()));
+        let mut own = container();
+        for inheritable in [vec![], vec![Capability::Kill]] {
+            let mut sets = own.capabilities().clone().unwrap();
+            sets.set_inheritable(Some(inheritable.iter().copied().collect()));
+            own.set_capabilities(Some(sets));
+            let sets = assemble(&own, flags.clone()).capabilities().clone().unwrap();
+            assert!(has(sets.bounding()) && has(sets.effective()) && has(sets.permitted()));
+            assert_eq!(has(sets.ambient()), !inheritable.is_empty());
+            assert!(!has(sets.inheritable()));
+        }
     }
 }

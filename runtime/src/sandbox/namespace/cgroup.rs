@@ -144,6 +144,14 @@ fn parse_mount(line: &str) -> Option<Hierarchy> {
     Some(Hierarchy { mount_point: mount_point.into(), root: root.into(), controllers })
 }
 
+/// Whether a group, if there is one, stops every process that enters it: by itself or by one above.
+pub(super) fn is_frozen(folder: &Path) -> bool {
+    let reads = |name: &str, frozen: &[&str]| {
+        fs::read_to_string(folder.join(name)).is_ok_and(|state| frozen.contains(&state.trim()))
+    };
+    reads("freezer.state", &["FREEZING", "FROZEN"]) || reads("cgroup.freeze", &["1"])
+}
+
 /// Whether this is the folder of a group.
 pub(super) fn exists(folder: &Path) -> bool {
     folder.join("cgroup.procs").exists()

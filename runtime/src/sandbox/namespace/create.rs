@@ -53,9 +53,13 @@ pub enum CreateError {
     /// The filter cannot be compiled.
     #[error("The seccomp profile cannot be used")]
     Seccomp(#[source] SeccompError),
-    /// Somebody else's processes are in the container's control group.
-    #[error("The control group {0} is in use")]
+    /// Somebody else's processes are in the container's control group. The words are runc's.
+    #[error("container's cgroup is not empty: there are processes in {0}")]
     CgroupInUse(PathBuf),
+    /// A frozen group would freeze whoever enters it, the runtime's own processes as well. The
+    /// words are runc's.
+    #[error("container's cgroup unexpectedly frozen: {0}")]
+    CgroupFrozen(PathBuf),
     /// `--systemd-cgroup` where systemd does not manage the control groups.
     #[error("--systemd-cgroup needs a host that systemd has booted, with cgroup v2 only")]
     NoSystemd,
@@ -215,7 +219,7 @@ fn process_plan(spec: &Spec, request: &CreateRequest, seccomp: Option<SeccompFil
     ProcessPlan {
         preserve_fds: request.preserve_fds,
         new_session_keyring: !request.no_new_keyring,
-        ..ProcessPlan::from_spec(&process, seccomp)
+        ..ProcessPlan::from_spec(&process, spec.linux().as_ref(), seccomp)
     }
 }
 
@@ -277,7 +281,8 @@ fn cgroups_path(request: &CreateRequest, spec: &Spec) -> Result<PathBuf, CreateE
         let parts = path.to_string_lossy().matches(':').count();
         return if parts == 2 { Ok(path) } else { Err(CreateError::CgroupPath(path)) };
     }
-    let path = said.unwrap_or_else(|| format!("/cofferdam-{id}").into());
+    // As runc: scripts look for a container's group by its name.
+    let path = said.unwrap_or_else(|| format!("/{id}").into());
     let climbs = path.components().any(|c| matches!(c, std::path::Component::ParentDir));
     let named = path.components().any(|c| matches!(c, std::path::Component::Normal(_)));
     if climbs || !named {
@@ -292,8 +297,13 @@ fn planned_groups(request: &CreateRequest, path: &Path) -> Result<Vec<PathBuf>, 
         return Ok(Vec::new());
     }
     let planned = cgroup::planned(path).map_err(host("find the control groups"))?;
-    match planned.iter().find(|f| !cgroup::processes(std::slice::from_ref(f)).is_empty()) {
-        Some(used) => Err(CreateError::CgroupInUse(used.clone())),
+    if let Some(used) =
+        planned.iter().find(|f| !cgroup::processes(std::slice::from_ref(f)).is_empty())
+    {
+        return Err(CreateError::CgroupInUse(used.clone()));
+    }
+    match planned.iter().find(|folder| cgroup::is_frozen(folder)) {
+        Some(frozen) => Err(CreateError::CgroupFrozen(frozen.clone())),
         None => Ok(planned),
     }
 }

@@ -31,7 +31,8 @@ pub enum ExecError {
     #[error("The container does not run")]
     NotRunning,
     /// `--cgroup` leads out of the container's group, or to none.
-    #[error("{0} is not a control group below the container's")]
+    /// The words are runc's.
+    #[error("bad sub cgroup path: {0} is no control group below the container's")]
     Cgroup(String),
     /// A process could not be started.
     #[error("Cannot {step}")]
@@ -109,7 +110,20 @@ pub fn exec(request: ExecRequest, _: Attachment) -> Result<ExecStarted, ExecErro
 
 /// What the caller said, over what the container has.
 fn process_plan(request: &ExecRequest, record: Record) -> ProcessPlan {
-    let mut plan = ProcessPlan::from_spec(&request.process, record.seccomp);
+    let container = request.spec.process().clone().unwrap_or_default();
+    let mut process = request.process.clone();
+    // What the process says nothing of is as the container's is.
+    if process.scheduler().is_none() {
+        process.set_scheduler(container.scheduler().clone());
+    }
+    if process.io_priority().is_none() {
+        process.set_io_priority(*container.io_priority());
+    }
+    if process.exec_cpu_affinity().is_none() {
+        process.set_exec_cpu_affinity(container.exec_cpu_affinity().clone());
+    }
+    let linux = request.spec.linux().as_ref();
+    let mut plan = ProcessPlan::from_spec(&process, linux, record.seccomp);
     plan.preserve_fds = request.preserve_fds;
     plan.no_new_privileges |= record.no_new_privileges;
     plan.new_session_keyring = record.new_session_keyring;

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::mounts::{self, MountFinish};
 use super::process::{ProcessError, ProcessPlan};
 use super::report::{Report, Reporter, describe};
+use super::scheduling;
 use crate::sandbox::request::StartFailureKind;
 
 /// Answer to `start` when the program could not be executed. None comes when it could: the
@@ -70,9 +71,6 @@ impl ProcessExecutor {
 
     /// The hooks see the container as created, with this process as it sees itself.
     fn run_start_hooks(&self) -> Result<(), StartFailure> {
-        if self.start_hooks.is_empty() {
-            return Ok(());
-        }
         let environment: HashMap<String, String> = self
             .process
             .env
@@ -94,15 +92,23 @@ impl ProcessExecutor {
 
     /// Returns only when the program could not be executed.
     fn start(&self) -> StartFailure {
-        if let Err(failure) = self.run_start_hooks() {
-            return failure;
+        let failed = |e: ProcessError| StartFailure { kind: e.kind(), message: describe(&e) };
+        // Before the filter, which may forbid to look.
+        let mut program = self.process.find_program();
+        if let Err(e) = self.process.load_late_seccomp() {
+            return failed(e);
         }
-        // Once more: a hook may have brought the program or taken it away.
-        let error = match self.process.find_program() {
+        if !self.start_hooks.is_empty() {
+            if let Err(failure) = self.run_start_hooks() {
+                return failure;
+            }
+            // Once more: a hook may have brought the program or taken it away.
+            program = self.process.find_program();
+        }
+        failed(match program {
             Ok(program) => self.process.execute(&program),
             Err(e) => e,
-        };
-        StartFailure { kind: error.kind(), message: describe(&error) }
+        })
     }
 }
 
@@ -120,6 +126,7 @@ impl Executor for ProcessExecutor {
     }
 
     fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        scheduling::run_everywhere();
         self.process.prepare().map_err(|e| ExecutorSetEnvsError::SetEnvs(self.report(&e).into()))
     }
 

@@ -16,6 +16,7 @@ use rustix::process::{Pid, PidfdFlags};
 use super::job::JoinJob;
 use super::process::ProcessError;
 use super::report::{Report, Reporter, describe};
+use super::scheduling::{self, Affinity};
 use super::sys::{self, Fork};
 
 /// The kinds of namespaces, as `/proc/<pid>/ns` calls them.
@@ -76,14 +77,28 @@ fn try_run(job: &mut JoinJob, reporter: &Reporter) -> Result<(), ProcessError> {
 /// The new process, until it is the program.
 fn become_process(job: &mut JoinJob, target: Target) -> ProcessError {
     match enter(job, target) {
-        Ok(program) => job.process.execute(&program),
+        Ok(program) => match job.process.load_late_seccomp() {
+            Ok(()) => job.process.execute(&program),
+            Err(e) => e,
+        },
         Err(e) => e,
     }
 }
 
 fn enter(job: &mut JoinJob, target: Target) -> Result<PathBuf, ProcessError> {
+    if let Some(cpus) = &job.process.scheduling.affinity.before {
+        scheduling::run_on(cpus).map_err(step("bind the process to its first CPUs"))?;
+    }
     for mut group in &target.groups {
         group.write_all(b"0").map_err(step("enter the container's control groups"))?;
+    }
+    match &job.process.scheduling.affinity {
+        Affinity { after: Some(cpus), .. } => {
+            scheduling::run_on(cpus).map_err(step("bind the process to its CPUs"))?;
+        }
+        Affinity { before: None, .. } => scheduling::run_everywhere(),
+        // The kernel has moved it as far as the groups demand.
+        Affinity { before: Some(_), .. } => {}
     }
     let apparmor = job.process.apparmor_profile.as_ref().map(|_| open_apparmor()).transpose();
     let apparmor = apparmor.map_err(step("open the AppArmor attribute"))?;

@@ -4,10 +4,13 @@
 //!
 //! ```text
 //!   prepare (full privileges, inside the container's namespaces)
-//!      limits, session keyring, working folder, streams' owner, groups,
-//!      seccomp (without no_new_privs it needs a privilege), bounding set, ids, capabilities
+//!      scheduling, limits, session keyring, working folder, streams' owner, groups,
+//!      descriptors closed on exec, seccomp (without no_new_privs it needs a privilege), bounding
+//!      set, ids, capabilities
+//!   load_late_seccomp
+//!      seccomp (with no_new_privs)
 //!   execute
-//!      descriptors closed on exec, seccomp (with no_new_privs), signals reset, execve
+//!      signals reset, execve
 //! ```
 //!
 //! Hostile: everything that is read below the container's root (`/etc/passwd`, links in the way of
@@ -25,9 +28,12 @@ use std::path::{Path, PathBuf};
 use caps::{CapSet, Capability, CapsHashSet};
 use libcontainer::capabilities::CapabilityExt;
 use nix::unistd::{Gid, Uid};
-use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimit, PosixRlimitType, Process};
+use oci_spec::runtime::{
+    Capabilities, Linux, LinuxCapabilities, PosixRlimit, PosixRlimitType, Process,
+};
 use serde::{Deserialize, Serialize};
 
+use super::scheduling::{SchedulingError, SchedulingPlan};
 use super::sys;
 use crate::sandbox::request::StartFailureKind;
 
@@ -56,6 +62,7 @@ pub(super) struct ProcessPlan {
     pub(super) oom_score_adj: Option<i32>,
     pub(super) apparmor_profile: Option<String>,
     pub(super) preserve_fds: u32,
+    pub(super) scheduling: SchedulingPlan,
 }
 
 /// A compiled filter on disk, below the state folder.
@@ -94,13 +101,16 @@ pub(super) enum ProcessError {
     #[error("exec: {0:?}: permission denied")]
     NotExecutable(String),
     /// The program was found and the kernel refused to run it.
-    #[error("exec {program:?}")]
+    #[error("exec {program}: {}", words_of(error))]
     Execute {
         /// What was to run.
         program: String,
-        /// Why not.
-        source: io::Error,
+        /// Why not; in the text already, in runc's words.
+        error: io::Error,
     },
+    /// The kernel will not run it as it should be run.
+    #[error(transparent)]
+    Scheduling(#[from] SchedulingError),
     /// A step of the preparation.
     #[error("Cannot {step}")]
     Step {
@@ -117,13 +127,21 @@ impl ProcessError {
         match self {
             Self::NotFound(_) => Some(StartFailureKind::NotFound),
             Self::NotExecutable(_) => Some(StartFailureKind::NotExecutable),
-            Self::Execute { source, .. } => match source.kind() {
+            Self::Execute { error, .. } => match error.kind() {
                 io::ErrorKind::NotFound => Some(StartFailureKind::NotFound),
                 _ => Some(StartFailureKind::NotExecutable),
             },
-            Self::Step { .. } => None,
+            Self::Scheduling(_) | Self::Step { .. } => None,
         }
     }
+}
+
+/// An error of the kernel as Go, and so runc, says it.
+fn words_of(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
 
 /// Gives a failed system call the words for what it was to do.
@@ -140,7 +158,11 @@ impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
 impl ProcessPlan {
     /// What the specification says, with nothing added. A set of capabilities that is absent is
     /// empty, as runc has it.
-    pub(super) fn from_spec(process: &Process, seccomp: Option<SeccompFile>) -> Self {
+    pub(super) fn from_spec(
+        process: &Process,
+        linux: Option<&Linux>,
+        seccomp: Option<SeccompFile>,
+    ) -> Self {
         let user = process.user();
         Self {
             args: process.args().clone().unwrap_or_default(),
@@ -162,6 +184,7 @@ impl ProcessPlan {
             oom_score_adj: process.oom_score_adj(),
             apparmor_profile: process.apparmor_profile().clone().filter(|p| !p.is_empty()),
             preserve_fds: 0,
+            scheduling: SchedulingPlan::from_spec(process, linux),
         }
     }
 
@@ -206,6 +229,7 @@ impl ProcessPlan {
 
     /// Everything between having entered the container and executing: see the drawing above.
     pub(super) fn prepare(&self) -> Result<(), ProcessError> {
+        self.scheduling.apply()?;
         self.set_limits()?;
         if self.new_session_keyring {
             join_new_keyring()?;
@@ -220,6 +244,8 @@ impl ProcessPlan {
             nix::sys::prctl::set_no_new_privs().during("set no_new_privs")?;
         }
         self.set_groups()?;
+        // Before the filter: it may forbid this call.
+        sys::close_on_exec_from(3 + self.preserve_fds).during("close descriptors")?;
         if !self.no_new_privileges {
             self.load_seccomp()?;
         }
@@ -247,20 +273,17 @@ impl ProcessPlan {
             .iter()
             .map(|e| c_string(e.as_bytes()))
             .collect::<Result<Vec<_>, _>>()?;
-        sys::close_on_exec_from(3 + self.preserve_fds).during("close descriptors")?;
         sys::reset_signals();
-        if self.no_new_privileges {
-            self.load_seccomp()?;
-        }
         nix::unistd::execve(&path, &args, &env).map_err(|e| ProcessError::Execute {
             program: program.display().to_string(),
-            source: e.into(),
+            error: e.into(),
         })
     }
 
-    /// The environment, with `HOME` where the spec has none.
+    /// The environment as runc has it: of a name that is there twice the last holds, and `HOME`
+    /// is added where there is none, or an empty one.
     fn environment(&self) -> Vec<String> {
-        let mut env = self.env.clone();
+        let mut env = last_of_each_name(&self.env);
         if !env.iter().any(|entry| entry.starts_with("HOME=") && entry.len() > 5) {
             env.retain(|entry| entry != "HOME=");
             env.push(format!("HOME={}", home_of(self.uid)));
@@ -317,6 +340,12 @@ impl ProcessPlan {
         }
     }
 
+    /// With no_new_privs the filter is loaded as late as can be, so that it need not allow what is
+    /// done before.
+    pub(super) fn load_late_seccomp(&self) -> Result<(), ProcessError> {
+        if self.no_new_privileges { self.load_seccomp() } else { Ok(()) }
+    }
+
     fn load_seccomp(&self) -> Result<(), ProcessError> {
         SECCOMP.with_borrow(|program| match (&self.seccomp, program) {
             (None, _) => Ok(()),
@@ -364,6 +393,12 @@ impl CapabilityPlan {
     pub(super) fn from_spec(spec: &LinuxCapabilities) -> Self {
         let permitted = to_mask(spec.permitted().as_ref());
         let inheritable = to_mask(spec.inheritable().as_ref());
+        for capability in to_set(to_mask(spec.ambient().as_ref()) & !(permitted & inheritable)) {
+            // The words are runc's.
+            tracing::warn!(
+                "can't raise ambient capability {capability}: not permitted and inheritable"
+            );
+        }
         Self {
             bounding: to_mask(spec.bounding().as_ref()),
             effective: to_mask(spec.effective().as_ref()),
@@ -491,6 +526,15 @@ fn home_in(passwd: &str, uid: u32) -> Option<String> {
     })
 }
 
+fn last_of_each_name(env: &[String]) -> Vec<String> {
+    let mut seen = std::collections::HashSet::new();
+    let name = |entry: &str| entry.split_once('=').map_or(entry.to_owned(), |(n, _)| n.to_owned());
+    let mut kept: Vec<String> =
+        env.iter().rev().filter(|entry| seen.insert(name(entry))).cloned().collect();
+    kept.reverse();
+    kept
+}
+
 fn c_string(bytes: &[u8]) -> Result<CString, ProcessError> {
     CString::new(bytes)
         .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
@@ -511,6 +555,12 @@ mod tests {
     }
 
     #[test]
+    fn of_a_name_that_is_there_twice_the_last_holds() {
+        let env = ["A=1", "HOME=/x", "B=2", "A=3", "HOME="].map(str::to_owned);
+        assert_eq!(last_of_each_name(&env), ["B=2", "A=3", "HOME="]);
+    }
+
+    #[test]
     fn ambient_capabilities_that_the_kernel_would_refuse_are_not_asked_for() {
         let spec: LinuxCapabilities = serde_json::from_value(serde_json::json!({
             "permitted": ["CAP_KILL", "CAP_CHOWN"],
@@ -528,7 +578,7 @@ mod tests {
         let plan = |program: &str| {
             let mut process = Process::default();
             process.set_args(Some(vec![program.to_owned()]));
-            ProcessPlan::from_spec(&process, None)
+            ProcessPlan::from_spec(&process, None, None)
         };
         let kind = |program| plan(program).find_program().map_err(|e| e.kind());
         assert_eq!(kind("no-such-program"), Err(Some(StartFailureKind::NotFound)));

@@ -29,10 +29,13 @@ pub(super) fn make(spec: &Spec, rootfs: &Path) -> Shadow {
             .set_capabilities(None)
             .set_no_new_privileges(None)
             .set_rlimits(None)
-            .set_oom_score_adj(None);
+            .set_oom_score_adj(None)
+            .set_scheduler(None)
+            .set_io_priority(None)
+            .set_exec_cpu_affinity(None);
     }
     if let Some(linux) = shadow.linux_mut() {
-        linux.set_seccomp(None);
+        linux.set_seccomp(None).set_memory_policy(None).set_personality(None);
         let propagation = linux.rootfs_propagation().as_deref().map(plain_propagation);
         linux.set_rootfs_propagation(propagation);
     }

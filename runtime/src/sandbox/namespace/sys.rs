@@ -255,3 +255,83 @@ pub(super) fn bring_up_loopback() -> io::Result<()> {
     }
     Ok(())
 }
+
+/// personality(2): the ordinary one.
+pub(super) const PER_LINUX: u64 = 0;
+/// personality(2): `uname` says i686.
+pub(super) const PER_LINUX32: u64 = 8;
+
+/// Sets the execution domain of this process.
+pub(super) fn set_personality(domain: u64) -> io::Result<()> {
+    // SAFETY: a plain number.
+    if unsafe { libc::personality(domain) } >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What sched_setattr(2) is told.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct SchedulerAttributes {
+    pub(super) policy: u32,
+    pub(super) flags: u64,
+    pub(super) nice: i32,
+    pub(super) priority: u32,
+    pub(super) runtime: u64,
+    pub(super) deadline: u64,
+    pub(super) period: u64,
+}
+
+/// `struct sched_attr`, version 0.
+#[repr(C)]
+struct KernelSchedulerAttributes {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+/// Sets the scheduler of this thread.
+pub(super) fn set_scheduler(said: &SchedulerAttributes) -> io::Result<()> {
+    const SIZE: u32 = 48;
+    let attributes = KernelSchedulerAttributes {
+        size: SIZE,
+        policy: said.policy,
+        flags: said.flags,
+        nice: said.nice,
+        priority: said.priority,
+        runtime: said.runtime,
+        deadline: said.deadline,
+        period: said.period,
+    };
+    // SAFETY: the structure has the size that it says and lives through the call.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets the I/O priority of this process and of its group, as runc does.
+pub(super) fn set_io_priority(priority: i32) -> io::Result<()> {
+    const WHO_PROCESS_GROUP: libc::c_int = 2;
+    // SAFETY: plain numbers; 0 is this process's own group.
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS_GROUP, 0, priority) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets the memory policy of this thread.
+pub(super) fn set_memory_policy(mode: i32, nodes: &[u64]) -> io::Result<()> {
+    let empty = nodes.iter().all(|word| *word == 0);
+    let (mask, length) =
+        if empty { (std::ptr::null(), 0) } else { (nodes.as_ptr(), nodes.len() * 64) };
+    // SAFETY: the mask has `length` bits, or is absent with none.
+    let result = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets the CPUs of this thread.
+pub(super) fn set_affinity(cpus: &[u64]) -> io::Result<()> {
+    // SAFETY: the mask has as many bytes as are said.
+    let result =
+        unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(cpus), cpus.as_ptr()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -58,9 +58,6 @@ impl Found {
 pub(super) fn in_exec(process: &Process) -> Vec<Unsupported> {
     let mut found = Found(Vec::new());
     in_process(process, &mut found);
-    found.set(process.scheduler().is_some(), "process.scheduler", "not for exec");
-    found.set(process.io_priority().is_some(), "process.ioPriority", "not for exec");
-    found.set(process.exec_cpu_affinity().is_some(), "process.execCPUAffinity", "not implemented");
     found.0
 }
 

@@ -29,6 +29,7 @@ use crate::inside::channel;
 use crate::inside::container::{ContainerInit, NAMESPACES};
 use crate::inside::failure::{StartError, Step};
 use crate::inside::newcomer::Newcomer;
+use crate::inside::{identity, users};
 use crate::layout::Layout;
 use crate::listing;
 use crate::process::{Exit, Process};
@@ -142,17 +143,15 @@ impl Agent {
     async fn create_in(&self, cgroup: &Cgroup, plan: &ContainerPlan) -> Result<Birth, StartError> {
         let step = || "starting the container's first process".to_owned();
         let (ours, theirs) = stdio::pipes(plan.process.stdio).step(step)?;
+        users::prepare(plan, &theirs)?;
         let (agent_end, child_end) = channel::pair().step(step)?;
         let init =
             ContainerInit { plan, layout: &self.layout, streams: theirs, channel: child_end };
-        let child = sys::spawn(NAMESPACES, cgroup.as_fd(), || init.run()).step(step)?;
+        let namespaces = NAMESPACES | users::namespace(plan);
+        let child = sys::spawn(namespaces, cgroup.as_fd(), || init.run()).step(step)?;
         let exit = self.reaper.watch(child.pid);
         let mut birth = Birth::new(child, exit, agent_end, ours);
-        let ready = match birth.reach(Stage::Ready).await {
-            Ok(()) => cgroup.restrict_devices(&plan.cgroup),
-            Err(error) => Err(error),
-        };
-        match ready {
+        match make_ready(&mut birth, cgroup, plan).await {
             Ok(()) => Ok(birth),
             Err(error) => {
                 birth.undo().await;
@@ -215,7 +214,9 @@ impl Agent {
         let step = || "starting a process in the container".to_owned();
         let (ours, theirs) = stdio::pipes(plan.stdio).step(step)?;
         let (agent_end, child_end) = channel::pair().step(step)?;
-        let newcomer = Newcomer { plan, init: init.as_fd(), streams: theirs, channel: child_end };
+        let users = users::of(init.pid)?;
+        let newcomer =
+            Newcomer { plan, init: init.as_fd(), users, streams: theirs, channel: child_end };
         let child = self.spawn_beside(init, cgroup, newcomer).step(step)?;
         let exit = self.reaper.watch(child.pid);
         Ok(Birth::new(child, exit, agent_end, ours))
@@ -420,4 +421,22 @@ impl Birth {
         };
         Ok((process, channel, exit))
     }
+}
+
+/// Follows a container's first process until it waits for the start.
+async fn make_ready(
+    birth: &mut Birth,
+    cgroup: &Cgroup,
+    plan: &ContainerPlan,
+) -> Result<(), StartError> {
+    if let Some(mapped) = &plan.user_namespace {
+        users::admit(birth.pid(), mapped, &plan.process)?;
+        cgroup.give_to(mapped).step(|| "giving the cgroup to the container".to_owned())?;
+        birth.go_on().await?;
+    }
+    birth.reach(Stage::Ready).await?;
+    if plan.user_namespace.is_some() {
+        identity::set_limits_of(birth.pid(), &plan.process)?;
+    }
+    cgroup.restrict_devices(&plan.cgroup)
 }

@@ -41,6 +41,16 @@ impl Birth {
         follow_to(&self.channel, stage, &mut self.streams.terminal).await
     }
 
+    /// Its pid in the agent's pid namespace.
+    pub(crate) const fn pid(&self) -> u32 {
+        self.child.pid
+    }
+
+    /// Lets it go on from where it waits.
+    pub(crate) async fn go_on(&self) -> Result<(), StartError> {
+        self.channel.start().await.step(|| "letting the new process go on".to_owned())
+    }
+
     /// Ends it. It is gone when this returns.
     pub(crate) async fn undo(self) {
         // It may have ended by itself.

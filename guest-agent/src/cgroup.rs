@@ -6,11 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cofferdam_protocol::plan::CgroupPlan;
+use cofferdam_protocol::plan::{CgroupPlan, IdMappingPlan, UserNamespacePlan};
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::inside::failure::{StartError, Step};
 use crate::inside::hidden::write_whole;
+use crate::inside::users;
 use crate::sys;
 
 /// A cgroup stays busy until the kernel has taken its last process apart.
@@ -77,6 +78,17 @@ impl Cgroup {
         let mut text = String::new();
         fs::File::from(file).take(limit).read_to_string(&mut text)?;
         Ok(text)
+    }
+
+    /// Lets the root of a user namespace divide the group, as `Documentation/cgroup-v2` delegates it.
+    pub(crate) fn give_to(&self, users: &UserNamespacePlan) -> io::Result<()> {
+        const DELEGATED: [&str; 4] =
+            [".", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"];
+        let root = |list: &[IdMappingPlan]| users::outside(list, 0);
+        let (uid, gid) = (root(&users.uids), root(&users.gids));
+        DELEGATED
+            .into_iter()
+            .try_for_each(|file| std::os::unix::fs::chown(self.path.join(file), uid, gid))
     }
 
     /// Puts the device rules into force. After the container's own devices are made.

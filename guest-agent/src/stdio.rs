@@ -53,6 +53,16 @@ fn output() -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
 }
 
 impl ChildStreams {
+    /// Gives them to a user, so that it can open them again by `/dev/stdout` and its like.
+    pub(crate) fn give_to(&self, uid: u32) -> io::Result<()> {
+        let user = rustix::fs::Uid::from_raw(uid);
+        let streams = [&self.stdin, &self.stdout, &self.stderr];
+        for stream in streams.into_iter().flatten() {
+            rustix::fs::fchown(stream, Some(user), None)?;
+        }
+        Ok(())
+    }
+
     /// Makes them this process's descriptors 0, 1 and 2. Before it leaves the agent's root.
     pub(crate) fn become_standard(&self) -> io::Result<()> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY;

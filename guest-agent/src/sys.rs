@@ -197,10 +197,20 @@ pub(crate) fn set_affinity(cpus: &[u32]) -> io::Result<()> {
 
 /// Sets a resource limit of this process by its number.
 pub(crate) fn set_resource_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    set_resource_limit_of(0, resource, soft, hard)
+}
+
+/// Sets a resource limit of a process; 0 is this one.
+pub(crate) fn set_resource_limit_of(
+    pid: u32,
+    resource: u32,
+    soft: u64,
+    hard: u64,
+) -> io::Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     let old: *mut libc::rlimit64 = std::ptr::null_mut();
-    // SAFETY: pid 0 is this process, `limit` is valid, and no old limit is asked for.
-    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, old) })?;
+    // SAFETY: `limit` is valid, and no old limit is asked for.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const limit, old) })?;
     Ok(())
 }
 

@@ -41,6 +41,8 @@ pub struct ContainerPlan {
     pub sysctl: BTreeMap<String, String>,
     /// Limits in the guest.
     pub cgroup: CgroupPlan,
+    /// A user namespace of its own, which owns the others; absent: the guest's users.
+    pub user_namespace: Option<UserNamespacePlan>,
     /// A time namespace of its own, with these offsets; absent: the guest's clocks.
     pub time_offsets: Option<Vec<TimeOffsetPlan>>,
     /// Start hooks (`startContainer`), run in the container's namespaces before its program.
@@ -69,6 +71,28 @@ pub struct MountPlan {
     pub recursive_cleared: u64,
     /// Propagation flags set afterwards, one `mount(2)` call for each.
     pub propagation: Vec<u64>,
+}
+
+/// A user namespace: numbers inside stand for numbers outside, which are those of the files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UserNamespacePlan {
+    /// Users.
+    pub uids: Vec<IdMappingPlan>,
+    /// Groups.
+    pub gids: Vec<IdMappingPlan>,
+}
+
+/// A range of mapped numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdMappingPlan {
+    /// The first inside.
+    pub inside: u32,
+    /// What it stands for outside.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
 }
 
 /// The distance of one clock of a time namespace from the guest's.

@@ -75,13 +75,15 @@ mod tests {
         include_str!("../tests/oci_fields/full.json"),
     ];
 
+    const TEXTS: &[&str] =
+        &["", "\0", "/", "..", "/a/../..", "0-8191,0-8191", "a\u{202e}b", "-1", "bind"];
+
     /// Values that are at the edge of something.
     fn odd_value() -> impl Strategy<Value = Value> {
-        let texts = ["", "\0", "/", "..", "/a/../..", "0-8191,0-8191", "a\u{202e}b", "-1", "bind"];
         let long = "x".repeat(5000);
         let numbers = [i64::MIN, -2, -1, 0, 1, 4096, 65_536, 1 << 31, 1 << 32, i64::MAX];
         prop_oneof![
-            proptest::sample::select(&texts[..]).prop_map(|text| json!(text)),
+            proptest::sample::select(TEXTS).prop_map(|text| json!(text)),
             proptest::sample::select(numbers.to_vec()).prop_map(|number| json!(number)),
             Just(json!(u64::MAX)),
             Just(json!(long)),

@@ -21,6 +21,8 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod doctor;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod host;
 pub mod isolation;
 pub mod kind;

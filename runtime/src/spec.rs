@@ -169,7 +169,7 @@ fn read_all(path: &Path, from: impl Read) -> Result<Vec<u8>, SpecError> {
 }
 
 /// Parses; only a document that does not parse is read a second time, for the place.
-fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, SpecError> {
+pub(crate) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, SpecError> {
     serde_json::from_slice(bytes).or_else(|first| {
         let respelt = spelling::as_the_types_have_it(bytes);
         let bytes = respelt.as_deref().unwrap_or(bytes);

@@ -119,6 +119,11 @@ impl ChildEnd {
     /// Says that the container is made, and waits for the start. False: the agent gave up.
     pub(crate) fn ready_and_wait(&self) -> io::Result<bool> {
         self.send(&[READY])?;
+        self.wait()
+    }
+
+    /// Waits until the agent lets this process go on. False: it gave up.
+    pub(crate) fn wait(&self) -> io::Result<bool> {
         let mut byte = [0];
         let received = rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut byte))?;
         Ok(received == 1 && byte == [START])

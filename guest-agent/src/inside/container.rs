@@ -12,7 +12,7 @@ use super::channel::ChildEnd;
 use super::failure::{StartError, Step};
 use super::program::Program;
 use super::root::{Kind, Root};
-use super::{devices, hidden, hooks, identity, mounts, terminal, time};
+use super::{devices, hidden, hooks, identity, mounts, terminal, time, users};
 use crate::layout::Layout;
 use crate::stdio::ChildStreams;
 use crate::sys;
@@ -53,14 +53,31 @@ impl ContainerInit<'_> {
 
     fn make(&self) -> Result<Program, StartError> {
         begin(&self.streams, &[self.channel.raw()])?;
-        identity::set_oom_score(&self.plan.process)?;
+        match self.plan.user_namespace {
+            Some(_) => self.enter_users()?,
+            None => identity::set_oom_score(&self.plan.process)?,
+        }
         let namespace = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP);
         namespace.step(|| "making the cgroup namespace".to_owned())?;
         time::unshare(self.plan.time_offsets.as_deref())?;
         self.make_root()?;
         self.set_names()?;
+        if self.plan.user_namespace.is_none() {
+            identity::set_limits(&self.plan.process)?;
+        }
         identity::assume(&self.plan.process)?;
         Program::find(&self.plan.process)
+    }
+
+    /// The process was born into a user namespace that owns the others. The agent maps its users,
+    /// and does what takes privileges outside of it: see [`users::admit`].
+    fn enter_users(&self) -> Result<(), StartError> {
+        let admitted = self.channel.wait().step(|| "waiting for the users to be mapped".to_owned());
+        if !admitted? {
+            // The agent is gone, or has an error of its own to tell.
+            sys::exit_now(1)
+        }
+        users::become_root()
     }
 
     /// None: the agent gave up before the start.
@@ -80,7 +97,7 @@ impl ContainerInit<'_> {
         let root = self.mount_root()?;
         let shares = Root::open(&self.layout.shares).step(|| "opening the shares".to_owned())?;
         mounts::make_all(&root, shares.as_fd(), &plan.mounts)?;
-        devices::make_nodes(&root, &plan.devices, &self.layout.scratch)?;
+        devices::make_nodes(&root, &plan.devices)?;
         devices::make_links(&root, &plan.symlinks)?;
         if let StdioPlan::Terminal { rows, columns } = plan.process.stdio {
             let slave = terminal::connect(&root, rows, columns, &self.channel)?;
@@ -88,7 +105,9 @@ impl ContainerInit<'_> {
         }
         let folder = root.find_or_make(&plan.process.cwd, Kind::Folder);
         folder.step(|| format!("making the working folder {}", plan.process.cwd))?;
-        hidden::set_parameters(&plan.sysctl)?;
+        hidden::set_parameters(
+            plan.sysctl.iter().filter(|(key, _)| !users::sets_outside(plan, key)),
+        )?;
         mounts::finish(&root, &plan.mounts)?;
         hidden::make_readonly(&root, &plan.readonly_paths)?;
         hidden::mask(&root, &plan.masked_paths)?;

@@ -1,7 +1,7 @@
 //! Device nodes and symbolic links of the container.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use cofferdam_protocol::plan::{DeviceKind, DeviceNodePlan};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
@@ -11,34 +11,29 @@ use super::failure::{StartError, Step};
 use super::mounts::{attach, clone_tree};
 use super::root::{Kind, Root};
 
+/// Where the guest keeps nodes of its own, before the process changes its root.
+const NODES: &str = "/dev";
+
 /// Makes every node. What exists stays as it is, as with runc.
-pub(crate) fn make_nodes(
-    root: &Root,
-    devices: &[DeviceNodePlan],
-    scratch: &str,
-) -> Result<(), StartError> {
+pub(crate) fn make_nodes(root: &Root, devices: &[DeviceNodePlan]) -> Result<(), StartError> {
     for device in devices {
-        make_node(root, device, scratch).step(|| format!("making the device {}", device.path))?;
+        make_node(root, device).step(|| format!("making the device {}", device.path))?;
     }
     Ok(())
 }
 
-fn make_node(root: &Root, device: &DeviceNodePlan, scratch: &str) -> io::Result<()> {
+fn make_node(root: &Root, device: &DeviceNodePlan) -> io::Result<()> {
     let (folder, name) = root.parent_of(&device.path)?;
     match mknod(folder.as_fd(), name, device) {
         Err(Errno::EXIST) => Ok(()),
-        // A share of the host: no nodes may be made there. Make it in the guest and bind it.
-        Err(Errno::PERM) => bind_node(root, device, scratch),
+        // A share of the host, or a user namespace: no nodes may be made. Bind one of the guest's.
+        Err(Errno::PERM) => bind_node(root, device),
         made => Ok(made?),
     }
 }
 
 fn mknod(folder: BorrowedFd<'_>, name: &str, device: &DeviceNodePlan) -> Result<(), Errno> {
-    let kind = match device.kind {
-        DeviceKind::Char => FileType::CharacterDevice,
-        DeviceKind::Block => FileType::BlockDevice,
-        DeviceKind::Fifo => FileType::Fifo,
-    };
+    let kind = file_type(device.kind);
     let number = match device.kind {
         DeviceKind::Char | DeviceKind::Block => rustix::fs::makedev(device.major, device.minor),
         DeviceKind::Fifo => 0,
@@ -49,17 +44,41 @@ fn mknod(folder: BorrowedFd<'_>, name: &str, device: &DeviceNodePlan) -> Result<
     rustix::fs::chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
 }
 
-/// A node in a folder of the guest's own, bound onto a file in the container.
-fn bind_node(root: &Root, device: &DeviceNodePlan, scratch: &str) -> io::Result<()> {
+/// A node of the guest's own, bound onto a file in the container. In a user namespace none can be
+/// made, so that it is the one that has the same name and number, with the mode that it has.
+fn bind_node(root: &Root, device: &DeviceNodePlan) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = rustix::fs::openat(CWD, scratch, flags, Mode::empty())?;
+    let folder = rustix::fs::openat(CWD, NODES, flags, Mode::empty())?;
     let name = format!("device-{}", rustix::process::getpid().as_raw_nonzero());
-    mknod(folder.as_fd(), &name, device)?;
-    let bound = clone_tree(folder.as_fd(), &name, false);
-    let removed = rustix::fs::unlinkat(&folder, &name, AtFlags::empty());
+    let node = match mknod(folder.as_fd(), &name, device) {
+        Ok(()) => {
+            let made = clone_tree(folder.as_fd(), &name, false);
+            rustix::fs::unlinkat(&folder, &name, AtFlags::empty())?;
+            made?
+        }
+        Err(Errno::PERM | Errno::ACCESS) => existing_node(folder.as_fd(), device)?,
+        Err(error) => return Err(error.into()),
+    };
     let target = root.find_or_make(&device.path, Kind::File)?;
-    attach(bound?.as_fd(), target.as_fd())?;
-    Ok(removed?)
+    Ok(attach(node.as_fd(), target.as_fd())?)
+}
+
+fn existing_node(folder: BorrowedFd<'_>, device: &DeviceNodePlan) -> Result<OwnedFd, Errno> {
+    let name = device.path.rsplit('/').next().unwrap_or_default();
+    let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let same_kind = FileType::from_raw_mode(stat.st_mode) == file_type(device.kind);
+    if same_kind && stat.st_rdev == rustix::fs::makedev(device.major, device.minor) {
+        return clone_tree(folder, name, false);
+    }
+    Err(Errno::PERM)
+}
+
+const fn file_type(kind: DeviceKind) -> FileType {
+    match kind {
+        DeviceKind::Char => FileType::CharacterDevice,
+        DeviceKind::Block => FileType::BlockDevice,
+        DeviceKind::Fifo => FileType::Fifo,
+    }
 }
 
 /// Makes the symbolic links (link, target) where nothing is.

@@ -1,6 +1,5 @@
 //! Masked and read-only paths, and kernel parameters.
 
-use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -88,8 +87,11 @@ fn existing(root: &Root, path: &str) -> Result<Option<OwnedFd>, Errno> {
 }
 
 /// Sets kernel parameters through the agent's `/proc`: those of a namespace are the caller's own.
-pub(crate) fn set_parameters(parameters: &BTreeMap<String, String>) -> Result<(), StartError> {
-    if parameters.is_empty() {
+pub(crate) fn set_parameters<'p>(
+    parameters: impl Iterator<Item = (&'p String, &'p String)>,
+) -> Result<(), StartError> {
+    let mut parameters = parameters.peekable();
+    if parameters.peek().is_none() {
         return Ok(());
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

@@ -23,13 +23,23 @@ pub(crate) fn set_oom_score(plan: &ProcessPlan) -> Result<(), StartError> {
         .step(|| format!("setting oom_score_adj to {score}"))
 }
 
+/// Sets the limits of this process, which takes privileges in the guest's own user namespace.
+pub(crate) fn set_limits(plan: &ProcessPlan) -> Result<(), StartError> {
+    set_limits_of(0, plan)
+}
+
+/// As [`set_limits`], of any process.
+pub(crate) fn set_limits_of(pid: u32, plan: &ProcessPlan) -> Result<(), StartError> {
+    for limit in &plan.rlimits {
+        sys::set_resource_limit_of(pid, limit.resource, limit.soft, limit.hard)
+            .step(|| format!("setting resource limit {}", limit.resource))?;
+    }
+    Ok(())
+}
+
 /// Becomes the process of the plan, as runc does it: a seccomp filter that needs privileges to be
 /// installed comes before they are dropped, any other is left to the caller.
 pub(crate) fn assume(plan: &ProcessPlan) -> Result<(), StartError> {
-    for limit in &plan.rlimits {
-        sys::set_resource_limit(limit.resource, limit.soft, limit.hard)
-            .step(|| format!("setting resource limit {}", limit.resource))?;
-    }
     scheduling::assume(plan)?;
     own_stdio(plan).step(|| "giving the standard streams to the user".to_owned())?;
     if plan.no_new_privileges {
@@ -91,7 +101,12 @@ fn refuse_outside() -> io::Result<()> {
 fn own_stdio(plan: &ProcessPlan) -> Result<(), Errno> {
     let own = |stream: BorrowedFd<'_>| {
         let user = rustix::fs::Uid::from_raw(plan.uid);
-        rustix::fs::fchown(stream, Some(user), None)
+        match rustix::fs::fchown(stream, Some(user), None) {
+            // In a user namespace, that of a pipe whose owner is not one of its users; it has been
+            // given to the right one outside.
+            Err(Errno::PERM | Errno::INVAL) => Ok(()),
+            owned => owned,
+        }
     };
     let owned = match plan.stdio {
         StdioPlan::Pipes { stdin, stdout, stderr } => [stdin, stdout, stderr],

@@ -30,3 +30,4 @@ pub(crate) mod root;
 pub(crate) mod scheduling;
 pub(crate) mod terminal;
 pub(crate) mod time;
+pub(crate) mod users;

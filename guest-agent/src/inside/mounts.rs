@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use cofferdam_protocol::plan::{MountPlan, MountSource};
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
@@ -188,7 +188,14 @@ struct FilesystemMount<'a> {
 impl FilesystemMount<'_> {
     fn make(&self, root: &Root, path: &str, target: BorrowedFd<'_>) -> io::Result<()> {
         if !self.copy_up {
-            return filesystem(self.fstype, self.source, self.data, self.flags, target);
+            let made = filesystem(self.fstype, self.source, self.data, self.flags, target);
+            return match made {
+                // In a user namespace that does not own the network: the guest's own, as runc has it.
+                Err(error) if is_refused(&error) && self.fstype == "sysfs" => {
+                    bind_sysfs(self.flags, target)
+                }
+                made => made,
+            };
         }
         let flags = self.flags & !libc::MS_RDONLY;
         filesystem(self.fstype, self.source, self.data, flags, target)?;
@@ -197,6 +204,16 @@ impl FilesystemMount<'_> {
         copy_up::copy_folder(target, mounted.as_fd())?;
         if self.flags & libc::MS_RDONLY != 0 { set_readonly(mounted.as_fd()) } else { Ok(()) }
     }
+}
+
+fn is_refused(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EPERM)
+}
+
+fn bind_sysfs(flags: u64, target: BorrowedFd<'_>) -> io::Result<()> {
+    let tree = clone_tree(CWD, "/sys", true)?;
+    mount_setattr(tree.as_fd(), true, &bind_attributes(flags))?;
+    Ok(attach(tree.as_fd(), target)?)
 }
 
 /// `mount(2)` at what `target` is, through the agent's own `/proc`.

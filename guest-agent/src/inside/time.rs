@@ -6,6 +6,7 @@ use std::fs;
 use cofferdam_protocol::plan::TimeOffsetPlan;
 use nix::sched::CloneFlags;
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::failure::{StartError, Step};
 
@@ -20,7 +21,12 @@ pub(crate) fn unshare(offsets: Option<&[TimeOffsetPlan]>) -> Result<(), StartErr
     nix::sched::unshare(CLONE_NEWTIME).step(step)?;
     if !offsets.is_empty() {
         let lines = lines(offsets);
-        fs::write("/proc/self/timens_offsets", &lines)
+        // The file is its user's own only while the process may be looked at; this is the
+        // container's first, so that there is nobody to look.
+        set_dumpable_behavior(DumpableBehavior::Dumpable).step(step)?;
+        let written = fs::write("/proc/self/timens_offsets", &lines);
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).step(step)?;
+        written
             .step(|| format!("setting the clocks of the time namespace: {}", lines.trim_end()))?;
     }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;

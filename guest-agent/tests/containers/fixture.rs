@@ -199,6 +199,7 @@ pub(crate) fn plan(args: &[&str]) -> ContainerPlan {
         readonly_paths: Vec::new(),
         sysctl: std::collections::BTreeMap::new(),
         cgroup: CgroupPlan::default(),
+        user_namespace: None,
         time_offsets: None,
         start_hooks: Vec::new(),
         hook_state: "{\"status\":\"created\"}".to_owned(),

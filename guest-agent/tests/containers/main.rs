@@ -22,6 +22,7 @@ mod identity;
 mod kernel;
 mod newcomers;
 mod streams;
+mod users;
 
 /// Nothing here takes a second; a hang is a failure.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -35,7 +36,7 @@ macro_rules! cases {
 }
 
 fn main() {
-    let cases: [Case; 32] = cases![
+    let cases: [Case; 35] = cases![
         ends::exit_codes_are_a_shells,
         streams::output_is_sent_before_the_end_is_told,
         streams::input_reaches_the_program_and_its_end_too,
@@ -60,6 +61,9 @@ fn main() {
         kernel::one_more_process_has_its_own_processors_and_scheduler,
         kernel::clocks_of_a_time_namespace_are_the_containers_own,
         newcomers::one_more_process_shares_everything,
+        users::users_of_a_namespace_are_the_containers_own,
+        users::a_user_who_is_not_mapped_is_refused,
+        users::one_more_process_joins_the_user_namespace,
         newcomers::one_more_process_that_fails_leaves_nothing,
         streams::a_terminal_is_one_in_both_kinds_of_process,
         ends::signals_reach_their_process,

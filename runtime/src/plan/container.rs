@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use cofferdam_protocol::plan::{ContainerPlan, HookPlan, TimeOffsetPlan};
+use cofferdam_protocol::plan::{
+    ContainerPlan, HookPlan, IdMappingPlan, TimeOffsetPlan, UserNamespacePlan,
+};
 use nix::libc;
-use oci_spec::runtime::{Hook, LinuxNamespaceType, LinuxTimeOffset, Spec};
+use oci_spec::runtime::{Hook, LinuxIdMapping, LinuxNamespaceType, LinuxTimeOffset, Spec};
 
 use super::{PlanError, PlanInput, SharePlan, cgroup, devices, mount_options, mounts, process};
 
@@ -29,6 +31,7 @@ pub(super) fn plan(input: &PlanInput<'_>) -> Result<(ContainerPlan, Vec<SharePla
         readonly_paths: linux.and_then(|linux| linux.readonly_paths().clone()).unwrap_or_default(),
         sysctl: sysctl(spec)?,
         cgroup: cgroup::plan(resources).map_err(PlanError::Cgroup)?,
+        user_namespace: user_namespace(spec),
         time_offsets: time_offsets(spec),
         start_hooks: start_hooks(spec),
         hook_state: hook_state(input),
@@ -61,6 +64,22 @@ fn sysctl(spec: &Spec) -> Result<BTreeMap<String, String>, PlanError> {
         parameters.insert(dotted, value.clone());
     }
     Ok(parameters)
+}
+
+/// The files of the container keep the host's owners: the numbers outside are the host's.
+fn user_namespace(spec: &Spec) -> Option<UserNamespacePlan> {
+    let linux = spec.linux().as_ref()?;
+    let mut namespaces = linux.namespaces().iter().flatten();
+    namespaces.find(|namespace| namespace.typ() == LinuxNamespaceType::User)?;
+    let plan = |mapping: &LinuxIdMapping| IdMappingPlan {
+        inside: mapping.container_id(),
+        outside: mapping.host_id(),
+        count: mapping.size(),
+    };
+    Some(UserNamespacePlan {
+        uids: linux.uid_mappings().iter().flatten().map(plan).collect(),
+        gids: linux.gid_mappings().iter().flatten().map(plan).collect(),
+    })
 }
 
 /// Offsets of a namespace that is not asked for are a mistake that the rules have found.

@@ -120,17 +120,6 @@ fn refuse_linux(found: &mut Found, linux: &Linux) {
     refuse_namespaces(found, linux);
     refuse_devices(found, linux);
     let some = |there: bool| there;
-    let mappings = |list: Option<usize>| list.is_some_and(|length| length > 0);
-    found.add(
-        mappings(linux.uid_mappings().as_ref().map(Vec::len)),
-        "linux.uidMappings",
-        NOT_IN_GUEST,
-    );
-    found.add(
-        mappings(linux.gid_mappings().as_ref().map(Vec::len)),
-        "linux.gidMappings",
-        NOT_IN_GUEST,
-    );
     let devices = linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty());
     found.add(devices, "linux.netDevices", HOST_HARDWARE);
     found.add(some(linux.intel_rdt().is_some()), "linux.intelRdt", HOST_HARDWARE);
@@ -169,12 +158,6 @@ fn refuse_namespaces(found: &mut Found, linux: &Linux) {
             _ => JOINING,
         };
         found.add_if(path, || format!("linux.namespaces[{index}].path"), reason);
-        let own = match namespace.typ() {
-            LinuxNamespaceType::User => Some("user"),
-            _ => None,
-        };
-        let name = || format!("linux.namespaces[{index}].type {}", own.unwrap_or_default());
-        found.add_if(own.is_some(), name, NOT_IN_GUEST);
     }
     let lacks = |typ| list.iter().all(|namespace| namespace.typ() != typ);
     let network = lacks(LinuxNamespaceType::Network);

@@ -23,14 +23,6 @@ const fn value(
 
 pub(super) const VALUES: &[Value] = &[
     value(
-        "linux.namespaces[].type",
-        "`user`",
-        r#"{"linux":{"namespaces":[{"type":"mount"},{"type":"pid"},{"type":"ipc"},{"type":"uts"},
-            {"type":"network"},{"type":"user"}]}}"#,
-        Refused(NOT_IN_GUEST),
-        Host,
-    ),
-    value(
         "linux.namespaces",
         "without `cgroup`",
         r#"{"linux":{"namespaces":[{"type":"mount"},{"type":"pid"},{"type":"ipc"},{"type":"uts"},

@@ -51,6 +51,11 @@ impl Cgroup {
         Ok(Self { path: path.to_owned(), folder })
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn set_limits(&self, plan: &CgroupPlan) -> Result<(), StartError> {
         for (file, value) in &plan.files {
             self.write(file, value).step(|| format!("writing {value:?} to cgroup file {file}"))?;

@@ -17,6 +17,7 @@ mod freeze;
 mod inside;
 pub mod layout;
 mod listing;
+mod observe;
 pub mod process;
 pub mod reaper;
 mod serve;

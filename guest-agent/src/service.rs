@@ -116,6 +116,26 @@ impl service::Agent for Service {
         let failure = updated.map_err(|error| status(&error))?.unwrap_or_default();
         Ok(rpc::UpdateContainerResponse { failure, ..Default::default() })
     }
+
+    async fn read_cgroup(
+        &self,
+        _: &TtrpcContext,
+        request: rpc::ReadCgroupRequest,
+    ) -> Reply<rpc::ReadCgroupResponse> {
+        let files = self.0.read_cgroup(&container_id(&request.container_id)?, &request.files);
+        let files = files.map_err(|error| status(&error))?;
+        Ok(rpc::ReadCgroupResponse { files, ..Default::default() })
+    }
+
+    async fn wait_oom(
+        &self,
+        _: &TtrpcContext,
+        request: rpc::WaitOomRequest,
+    ) -> Reply<rpc::WaitOomResponse> {
+        let kills = self.0.wait_oom(&container_id(&request.container_id)?, request.known).await;
+        let kills = kills.map_err(|error| status(&error))?;
+        Ok(rpc::WaitOomResponse { kills, ..Default::default() })
+    }
 }
 
 /// A handler is dropped where it stands when its connection closes. What makes a process goes on,

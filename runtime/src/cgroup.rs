@@ -8,6 +8,8 @@
 
 pub mod freezer;
 pub mod limits;
+pub mod oom;
+pub mod statistics;
 pub mod writes;
 
 use std::fs;

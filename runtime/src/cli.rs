@@ -95,6 +95,8 @@ pub enum Verb {
     Resume(ResumeArgs),
     /// Change the limits of a container
     Update(Box<UpdateArgs>),
+    /// Show what a container uses, and when its memory runs out, as lines of JSON
+    Events(EventsArgs),
     /// List containers
     List(ListArgs),
     /// Show the processes inside a container
@@ -351,6 +353,20 @@ pub struct UpdateArgs {
     pub target: Target,
 }
 
+/// `events`.
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Time between two lines, as 5s, 500ms or 1m30s
+    #[arg(long, value_name = "TIME", default_value = "5s", allow_hyphen_values = true)]
+    pub interval: String,
+    /// Show what it uses now, and no more
+    #[arg(long)]
+    pub stats: bool,
+    /// The container.
+    #[command(flatten)]
+    pub target: Target,
+}
+
 /// Text for people or JSON for programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
@@ -454,6 +470,8 @@ mod tests {
             "runc ps id -ef",
             "runc spec --rootless --bundle /b",
             "runc pause id",
+            "runc events --stats id",
+            "runc events --interval 100ms id",
             "runc update --memory -1 --memory-swap -1 --cpu-quota -1 --pids-limit -1 id",
             "runc update id --cpu-share 5 -r -",
             "runc update --resources=/r.json id",

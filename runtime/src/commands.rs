@@ -6,6 +6,7 @@ mod create;
 mod creation;
 mod delete;
 mod doctor;
+mod events;
 mod exec;
 mod features;
 mod kill;
@@ -31,6 +32,7 @@ use crate::state::store::Store;
 
 pub use creation::CreationError;
 pub use delete::DeleteError;
+pub use events::EventsError;
 pub use exec::ExecError;
 pub use kill::KillError;
 pub use pause::PauseError;
@@ -71,6 +73,9 @@ pub enum CommandError {
     /// `update`.
     #[error(transparent)]
     Update(#[from] UpdateError),
+    /// `events`.
+    #[error(transparent)]
+    Events(#[from] EventsError),
     /// `delete`.
     #[error(transparent)]
     Delete(#[from] DeleteError),
@@ -106,6 +111,7 @@ impl CommandError {
             Self::LookUp(_)
             | Self::Kill(_)
             | Self::Pause(_)
+            | Self::Events(_)
             | Self::Update(_)
             | Self::Delete(_)
             | Self::Ps(_)
@@ -149,6 +155,7 @@ pub fn run(cli: Cli) -> Result<u8, CommandError> {
         Verb::Pause(args) => pause::pause(&context, &args)?,
         Verb::Resume(args) => pause::resume(&context, &args)?,
         Verb::Update(args) => update::run(&context, &args)?,
+        Verb::Events(args) => events::run(&context, &args)?,
         Verb::List(args) => list::run(&context, &args)?,
         Verb::Ps(args) => ps::run(&context, &args)?,
         Verb::Spec(args) => spec::run(&args)?,

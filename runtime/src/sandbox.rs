@@ -17,13 +17,15 @@ pub mod namespace;
 pub mod request;
 
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
+use crate::cgroup::statistics::Statistics;
 use crate::config::Config;
 use crate::kind::SandboxKind;
 
 use request::{
     Attachment, CreateRequest, Created, ExecRequest, KillRequest, ProcessRow, SandboxRef,
-    StartFailureKind, UpdateRequest,
+    StartFailureKind, UpdateRequest, WatchOutcome,
 };
 
 /// Why a verb failed, by the kind of sandbox: each kind's own words.
@@ -65,6 +67,10 @@ error_of_either_kind!(
 error_of_either_kind!(
     /// Why a container's limits are as they were.
     UpdateError
+);
+error_of_either_kind!(
+    /// Why nothing is known of what a container uses.
+    StatisticsError
 );
 error_of_either_kind!(
     /// Why the processes are not known.
@@ -212,6 +218,50 @@ pub fn update(
         SandboxKind::Namespace => {
             namespace::update(sandbox, request).map_err(UpdateError::Namespace)
         }
+    }
+}
+
+/// Begins to watch a container.
+///
+/// # Errors
+/// When it does not run or cannot be reached.
+pub fn watch(kind: SandboxKind, sandbox: &SandboxRef) -> Result<Watch, StatisticsError> {
+    Ok(match kind {
+        SandboxKind::Microvm => Watch::Microvm(microvm::watch(sandbox)?),
+        SandboxKind::Namespace => Watch::Namespace(namespace::watch(sandbox)?),
+    })
+}
+
+/// A container that is watched.
+#[derive(Debug)]
+pub enum Watch {
+    /// In a microVM.
+    Microvm(microvm::Watch),
+    /// In namespaces.
+    Namespace(namespace::Watch),
+}
+
+impl Watch {
+    /// What the container's processes use now.
+    ///
+    /// # Errors
+    /// When it is not known.
+    pub fn statistics(&mut self) -> Result<Statistics, StatisticsError> {
+        Ok(match self {
+            Self::Microvm(watch) => watch.statistics()?,
+            Self::Namespace(watch) => watch.statistics()?,
+        })
+    }
+
+    /// Waits until something happens, at most this long.
+    ///
+    /// # Errors
+    /// When nothing more can be seen.
+    pub fn wait(&mut self, until: Instant) -> Result<WatchOutcome, StatisticsError> {
+        Ok(match self {
+            Self::Microvm(watch) => watch.wait(until)?,
+            Self::Namespace(watch) => watch.wait(until)?,
+        })
     }
 }
 

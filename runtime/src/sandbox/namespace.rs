@@ -39,6 +39,7 @@ mod sealed;
 mod seccomp_cache;
 mod shadow;
 mod socket;
+mod statistics;
 mod sys;
 mod terminal;
 mod unsupported;
@@ -52,6 +53,7 @@ pub use entry::HelperError;
 pub use exec::{ExecError, ExecStarted, ResizeError, SignalError, WaitError, exec};
 pub use freezer::{FreezeError, pause, resume};
 pub use lifecycle::{DeleteError, KillError, ProcessesError, delete, kill, processes};
+pub use statistics::{StatisticsError, Watch, watch};
 pub use unsupported::{Unsupported, unsupported};
 pub use update::{UpdateError, update};
 

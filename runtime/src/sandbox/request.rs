@@ -90,6 +90,17 @@ pub struct UpdateRequest {
     pub memory_bandwidth_schema: Option<String>,
 }
 
+/// What a watch of a container saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchOutcome {
+    /// The time was up, or it was a false alarm.
+    Nothing,
+    /// The kernel ran out of the container's memory, so many times.
+    OutOfMemory(u64),
+    /// The container ended.
+    Ended,
+}
+
 /// A process in a container, for `ps`.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct ProcessRow {

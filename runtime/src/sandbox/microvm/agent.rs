@@ -2,15 +2,17 @@
 //!
 //! Hostile: the answers. Numbers are brought into their ranges here, texts are made printable.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use cofferdam_protocol::agent::start_failure::Kind;
 use cofferdam_protocol::agent::{
     CgroupFile, CreateContainerRequest, CreateContainerResponse, ExecRequest, ExecResponse,
     FreezeContainerRequest, FreezeContainerResponse, ListProcessesRequest, ListProcessesResponse,
-    ProcessEntry, ResizeTerminalRequest, ResizeTerminalResponse, SignalRequest, SignalResponse,
-    StartContainerRequest, StartContainerResponse, StartFailure, UpdateContainerRequest,
-    UpdateContainerResponse, WaitRequest, WaitResponse,
+    ProcessEntry, ReadCgroupRequest, ReadCgroupResponse, ResizeTerminalRequest,
+    ResizeTerminalResponse, SignalRequest, SignalResponse, StartContainerRequest,
+    StartContainerResponse, StartFailure, UpdateContainerRequest, UpdateContainerResponse,
+    WaitOomRequest, WaitOomResponse, WaitRequest, WaitResponse,
 };
 use cofferdam_protocol::bounds::MAX_PLAN_BYTES;
 use cofferdam_protocol::id::{ContainerId, ProcessToken};
@@ -192,6 +194,42 @@ impl Agent {
             Ok(())
         } else {
             Err(AgentError::Limits(printable(&answer.failure)))
+        }
+    }
+
+    /// What files of the container's cgroup say; those that there are.
+    pub(super) fn read_cgroup(
+        &mut self,
+        id: &ContainerId,
+        names: &[&str],
+    ) -> Result<BTreeMap<String, String>, AgentError> {
+        let request = ReadCgroupRequest {
+            container_id: id.to_string(),
+            files: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..Default::default()
+        };
+        let answer: ReadCgroupResponse =
+            self.connection.call("ReadCgroup", &request, REQUEST_TIMEOUT)?;
+        let asked = answer.files.into_iter().filter(|file| names.contains(&file.name.as_str()));
+        Ok(asked.map(|file| (file.name, file.text)).collect())
+    }
+
+    /// Asks to be told when the kernel has killed more for want of memory than are known.
+    pub(super) fn ask_oom(&mut self, id: &ContainerId, known: u64) -> Result<Pending, AgentError> {
+        let request = WaitOomRequest { container_id: id.to_string(), known, ..Default::default() };
+        Ok(self.connection.send("WaitOom", &request, REQUEST_TIMEOUT)?)
+    }
+
+    /// How many it has killed, if it was told until then.
+    pub(super) fn oom_kills(
+        &mut self,
+        pending: Pending,
+        until: Instant,
+    ) -> Result<Option<u64>, AgentError> {
+        match self.connection.receive::<WaitOomResponse>(pending, Some(until)) {
+            Ok(answer) => Ok(Some(answer.kills)),
+            Err(CallError::Timeout { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 

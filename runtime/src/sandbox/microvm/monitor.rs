@@ -40,7 +40,7 @@ use crate::host::sys::{self, GatedChild, Program};
 use crate::plan::VmShape;
 
 /// Where the monitor writes how the sandbox ended.
-const EXIT_RECORD: &str = "exit";
+pub(super) const EXIT_RECORD: &str = "exit";
 /// The monitor's log, and the guest's console where the operator wants it.
 const LOG: &str = "monitor.log";
 const CONSOLE: &str = "console.log";

@@ -91,4 +91,7 @@ pub struct Statistics {
     pub guest_kib: u64,
     /// Exits of vCPUs to user space.
     pub exits: u64,
+    /// Microseconds from the guest's first instruction to a ready agent; 0 before.
+    #[serde(default)]
+    pub boot_us: u64,
 }

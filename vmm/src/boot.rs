@@ -11,7 +11,6 @@
 use std::fs::File;
 use std::os::fd::{OwnedFd, RawFd};
 use std::process::ExitCode;
-use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -33,6 +32,7 @@ use crate::descriptors::{self, Inheritance};
 use crate::devices::control::Control;
 use crate::devices::event_loop::{Devices, owner};
 use crate::devices::statistics::ResidentSource;
+use crate::figures::Figures;
 use crate::file_server;
 use crate::happening::Happening;
 use crate::jail::landlock::{self, Enforcement, LandlockError};
@@ -222,7 +222,7 @@ fn fill(
     memory::advise_huge_pages(memory, &image.range());
     image.place(kernel, memory, layout)?;
     let initramfs = initramfs::place(initramfs, memory, layout, image.range().end)?;
-    let command_line = command_line::build(DEVICES as u32);
+    let command_line = command_line::build(DEVICES as u32, vcpus);
     memory::write(memory, layout::COMMAND_LINE_ADDRESS, command_line.as_bytes())?;
     boot_params::write(memory, layout, command_line.len() as u32, initramfs)?;
     memory::write(memory, layout::MP_TABLE_ADDRESS, &mptable::build(vcpus))?;
@@ -278,11 +278,11 @@ impl Loaded {
         let devices: [Box<dyn VirtioDevice>; DEVICES] =
             [Box::new(vsock_device), Box::new(rng_device), Box::new(self.fs_device)];
         let windows = windows(&self.vm, &self.memory, devices)?;
-        let exits = Arc::new(AtomicU64::new(0));
+        let figures = Arc::new(Figures::default());
         let line = event().map_err(BootError::Device)?;
         self.vm.set_interrupt(&line, layout::SERIAL_IRQ)?;
         let console = Mutex::new(Console::new(line, self.console));
-        let bus = Arc::new(Bus { console, devices: windows, exits: Arc::clone(&exits) });
+        let bus = Arc::new(Bus { console, devices: windows, figures: Arc::clone(&figures) });
         let token = Token { owner: owner::SIGNALS, index: 0 };
         poller.add(&self.signals, token, Interest::READ).map_err(BootError::Device)?;
         let control = Control::open(Arc::clone(&poller), owner::CONTROL, self.control)
@@ -295,7 +295,7 @@ impl Loaded {
             control,
             signals: self.signals,
             resident,
-            exits,
+            figures,
             happenings: self.crew.happenings(),
         };
         Ok(Equipped {

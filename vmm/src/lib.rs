@@ -21,6 +21,7 @@ pub mod console;
 pub mod crew;
 pub mod descriptors;
 pub mod devices;
+pub mod figures;
 pub mod file_server;
 pub mod happening;
 pub mod jail;

@@ -38,6 +38,13 @@ impl BootClock {
         }
     }
 
+    /// From the guest's first instruction on: the stages that are its own, as far as they are over.
+    #[must_use]
+    pub fn guest_us(&self) -> u64 {
+        let own = self.stages_us.iter().filter(|(stage, _)| *stage >= BootStage::Kernel);
+        own.map(|(_, us)| us).sum()
+    }
+
     /// What the stages took that are over.
     #[must_use]
     pub fn stages_us(&self) -> Vec<(BootStage, u64)> {
@@ -92,6 +99,9 @@ mod tests {
         clock.reach(BootStage::Kernel, at(7));
         assert_eq!(clock.stages_us(), [(BootStage::Jail, 5), (BootStage::Load, 2)]);
         assert_eq!(clock.stage(), BootStage::Kernel);
+        clock.reach(BootStage::Devices, at(40));
+        clock.reach(BootStage::Ready, at(44));
+        assert_eq!(clock.guest_us(), 37);
     }
 
     #[test]

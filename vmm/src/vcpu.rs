@@ -8,13 +8,14 @@
 //!                        └── shutdown, error ──▶ lost (terminal): the sandbox ends
 //! ```
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cofferdam_virtio::mmio::MmioTransport;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::console::Console;
+use crate::figures::Figures;
 use crate::machine::layout::{MMIO_ADDRESS, MMIO_WINDOW_BYTES, SERIAL_PORT};
 
 const SERIAL_REGISTERS: u16 = 8;
@@ -28,8 +29,8 @@ pub struct Bus {
     pub console: Mutex<Console>,
     /// The virtio-mmio devices, at one window each. As the console's.
     pub devices: Vec<Mutex<MmioTransport>>,
-    /// How often vCPUs left the guest for this process.
-    pub exits: Arc<AtomicU64>,
+    /// Where exits are counted.
+    pub figures: Arc<Figures>,
 }
 
 /// Why a guest cannot go on.
@@ -78,7 +79,7 @@ pub fn run(id: u8, mut vcpu: VcpuFd, bus: &Arc<Bus>) -> GuestLost {
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => continue,
             Err(source) => return GuestLost::Run { vcpu: id, source },
         };
-        bus.exits.fetch_add(1, Ordering::Relaxed);
+        bus.figures.exits.fetch_add(1, Ordering::Relaxed);
         if let Some(lost) = handle(id, exit, bus) {
             return lost;
         }

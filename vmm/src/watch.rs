@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -91,6 +92,7 @@ impl Watch {
                 }
             }
         }
+        self.bus.figures.boot_us.store(self.clock.guest_us(), Ordering::Relaxed);
         let report = BootReport::Ready { stages_us: self.clock.stages_us() };
         // A runtime that no longer reads has given this sandbox up.
         send_boot_report(&self.outlets.report, &report)
@@ -132,7 +134,6 @@ fn lost(reason: String) -> ExitRecord {
 mod tests {
     use std::io::{Read as _, Seek as _};
     use std::sync::Mutex;
-    use std::sync::atomic::AtomicU64;
     use std::sync::mpsc;
 
     use cofferdam_protocol::frame::read_frame;
@@ -157,7 +158,7 @@ mod tests {
                 report: report.try_clone().unwrap(),
                 exit_record: exit_record.try_clone().unwrap(),
             },
-            bus: Arc::new(Bus { console, devices: vec![], exits: Arc::new(AtomicU64::new(0)) }),
+            bus: Arc::new(Bus { console, devices: vec![], figures: Arc::default() }),
         };
         let code = watch.run();
         drop(sender);

@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
@@ -28,6 +28,7 @@ use super::control::{ClientId, Control, Phase};
 use super::lifeline::{Exit, Lifeline, LifelineError, News};
 use super::statistics::ResidentSource;
 use super::streams::Streams;
+use crate::figures::Figures;
 use crate::happening::Happening;
 use crate::report::chain;
 
@@ -71,8 +72,8 @@ pub struct Devices {
     pub signals: SignalFd,
     /// Memory figures.
     pub resident: ResidentSource,
-    /// The vCPUs' exits so far.
-    pub exits: Arc<AtomicU64>,
+    /// What the other threads count.
+    pub figures: Arc<Figures>,
     /// The main thread's ear.
     pub happenings: Sender<Happening>,
 }
@@ -219,7 +220,8 @@ impl Loop {
             Ok(resident) => ControlResponse::Statistics(Statistics {
                 monitor_kib: resident.monitor_kib,
                 guest_kib: resident.guest_kib,
-                exits: self.devices.exits.load(Ordering::Relaxed),
+                exits: self.devices.figures.exits.load(Ordering::Relaxed),
+                boot_us: self.devices.figures.boot_us.load(Ordering::Relaxed),
             }),
             Err(error) => ControlResponse::Refused(format!("The figures cannot be read: {error}")),
         }

@@ -118,13 +118,17 @@ fn measure(subject: &Subject, bundles: &Bundles, runs: u32) -> Result<SubjectRep
         let id = format!("run-{round}");
         run.push(timed(|| subject.verb(&["run", "--bundle", text(&bundles.ends)?, &id]))?);
     }
-    let (mut start, mut delete) = (Vec::new(), Vec::new());
+    let is_vm = subject.name == "microvm";
+    let (mut start, mut boot, mut delete) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..WARM_UP + runs {
         let id = format!("start-{round}");
         start.push(timed(|| {
             subject.verb(&["create", "--bundle", text(&bundles.stays)?, &id])?;
             subject.verb(&["start", &id])
         })?);
+        if is_vm {
+            boot.push(figure(&statistics(&id)?, "boot_us")?);
+        }
         delete.push(timed(|| subject.verb(&["delete", "--force", &id]))?);
     }
     let id = "exec";
@@ -136,7 +140,7 @@ fn measure(subject: &Subject, bundles: &Bundles, runs: u32) -> Result<SubjectRep
         state.push(timed(|| subject.verb(&["state", id]))?);
     }
     subject.verb(&["delete", "--force", id])?;
-    let idle = (subject.name == "microvm").then(|| idle(subject, bundles)).transpose()?;
+    let idle = is_vm.then(|| idle(subject, bundles)).transpose()?;
 
     let operations = [
         ("run true", run),
@@ -145,13 +149,16 @@ fn measure(subject: &Subject, bundles: &Bundles, runs: u32) -> Result<SubjectRep
         ("state", state),
         ("delete --force", delete),
     ];
-    let counted = |samples: Vec<u64>| samples.into_iter().skip(WARM_UP as usize).collect();
+    let counted =
+        |samples: Vec<u64>| samples.into_iter().skip(WARM_UP as usize).collect::<Vec<_>>();
     let operations =
         operations.into_iter().map(|(name, samples)| Operation::new(name, counted(samples)));
+    let boot = is_vm.then(|| Operation::new("kernel to agent", counted(boot)));
     Ok(SubjectReport {
         name: subject.name.to_owned(),
         version: subject.version(),
         operations: operations.collect(),
+        boot,
         idle,
     })
 }
@@ -177,10 +184,14 @@ fn idle(subject: &Subject, bundles: &Bundles) -> Result<Idle> {
     let statistics = statistics(id);
     subject.verb(&["delete", "--force", id])?;
     let statistics = statistics?;
-    let figure = |name: &str| {
-        statistics[name].as_u64().with_context(|| format!("The monitor's statistics: {statistics}"))
-    };
-    Ok(Idle { monitor_kib: figure("monitor_kib")?, guest_kib: figure("guest_kib")? })
+    Ok(Idle {
+        monitor_kib: figure(&statistics, "monitor_kib")?,
+        guest_kib: figure(&statistics, "guest_kib")?,
+    })
+}
+
+fn figure(statistics: &Value, name: &str) -> Result<u64> {
+    statistics[name].as_u64().with_context(|| format!("The monitor's statistics: {statistics}"))
 }
 
 /// Asks a monitor for its figures: one frame to its control socket, one back. A frame is a

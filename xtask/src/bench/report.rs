@@ -24,6 +24,8 @@ pub(super) struct SubjectReport {
     pub(super) version: String,
     /// In the table's order.
     pub(super) operations: Vec<Operation>,
+    /// From the guest's first instruction to a ready agent.
+    pub(super) boot: Option<Operation>,
     /// What one idle container keeps resident, in KiB.
     pub(super) idle: Option<Idle>,
 }
@@ -89,6 +91,10 @@ impl fmt::Display for Report {
         let runs = first.operations.first().map_or(0, |operation| operation.samples_us.len());
         writeln!(f, "Medians of {runs}; in brackets the ratio to {}.", first.name)?;
         for subject in &self.subjects {
+            if let Some(boot) = &subject.boot {
+                let median = milliseconds(boot.median_us);
+                writeln!(f, "Of {}: {} {median} {unit}.", subject.name, boot.name)?;
+            }
             if let Some(idle) = subject.idle {
                 writeln!(
                     f,

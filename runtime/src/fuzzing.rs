@@ -20,7 +20,8 @@ const DEFAULTS: VmDefaults = VmDefaults { vcpus: 1, memory_mib: 256, overhead_mi
 /// Parses, checks and plans. Whatever the bytes are: no panic, no hang, and what passes the rules
 /// and is planned has in it what the agent can pass to system calls.
 pub fn config_to_plan(bytes: &[u8]) {
-    let Ok(spec) = spec::parse::<Spec>(Path::new("config.json"), bytes) else { return };
+    let Ok(bytes) = spec::cleaned(bytes.to_vec()) else { return };
+    let Ok(spec) = spec::parse::<Spec>(Path::new("config.json"), &bytes) else { return };
     if rules::check(&spec).is_err() {
         return;
     }

@@ -19,7 +19,6 @@ pub mod process;
 pub mod resources;
 pub mod rootfs;
 pub mod rules;
-mod spelling;
 pub mod template;
 
 use std::fs::File;
@@ -144,7 +143,11 @@ pub fn read_document<T: DeserializeOwned>(path: &Path) -> Result<T, SpecError> {
 }
 
 fn read_cleaned(path: &Path) -> Result<Vec<u8>, SpecError> {
-    let bytes = read_bounded(path)?;
+    cleaned(read_bounded(path)?)
+}
+
+/// The document as the types read it.
+pub(crate) fn cleaned(bytes: Vec<u8>) -> Result<Vec<u8>, SpecError> {
     // What is no JSON is the parser's to complain about.
     let Ok(document) = serde_json::from_slice(&bytes) else { return Ok(bytes) };
     memory_policy::check(&document)?;
@@ -170,17 +173,14 @@ fn read_all(path: &Path, from: impl Read) -> Result<Vec<u8>, SpecError> {
 
 /// Parses; only a document that does not parse is read a second time, for the place.
 pub(crate) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, SpecError> {
-    serde_json::from_slice(bytes).or_else(|first| {
-        let respelt = spelling::as_the_types_have_it(bytes);
-        let bytes = respelt.as_deref().unwrap_or(bytes);
+    serde_json::from_slice(bytes).map_err(|first| {
         let mut again = serde_json::Deserializer::from_slice(bytes);
         let (field, source) = match serde_path_to_error::deserialize::<_, T>(&mut again) {
             Err(error) => (error.path().to_string(), error.into_inner()),
-            Ok(document) if respelt.is_some() && again.end().is_ok() => return Ok(document),
             // A whole document with something behind it.
             Ok(_) => (".".to_owned(), first),
         };
-        Err(SpecError::Parse { path: path.to_path_buf(), field, source })
+        SpecError::Parse { path: path.to_path_buf(), field, source }
     })
 }
 

@@ -27,7 +27,7 @@ mod update;
 use std::path::{Path, PathBuf};
 
 use cofferdam_protocol::id::ContainerId;
-use cofferdam_protocol::plan::{ContainerPlan, ProcessPlan, StdioPlan};
+use cofferdam_protocol::plan::{ContainerPlan, IdMappingPlan, ProcessPlan, StdioPlan};
 use cofferdam_protocol::vm_config::ShareKind;
 use oci_spec::runtime::{Process, Spec};
 
@@ -62,6 +62,19 @@ pub struct SharePlan {
     pub recursive: bool,
     /// What the host itself enforces, whatever the guest does.
     pub access: ShareAccess,
+    /// Other owners than the files have.
+    pub owners: Option<OwnersPlan>,
+}
+
+/// An id-mapped mount: each number inside, as the files have it, is seen as the one outside.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct OwnersPlan {
+    /// Users.
+    pub uids: Vec<IdMappingPlan>,
+    /// Groups.
+    pub gids: Vec<IdMappingPlan>,
+    /// On the mounts below as well.
+    pub recursive: bool,
 }
 
 /// Who may write to a share, as the host's mount enforces it.
@@ -162,6 +175,7 @@ impl SandboxPlan {
             kind: ShareKind::Folder,
             recursive: true,
             access: ShareAccess::Writable,
+            owners: None,
         }];
         shares.extend(binds);
         Ok(Self { shape, shares, container })

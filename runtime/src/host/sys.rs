@@ -170,6 +170,29 @@ pub(crate) fn set_mount_attributes(
     propagation: u64,
 ) -> io::Result<()> {
     let change = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation, userns_fd: 0 };
+    set_attributes(tree, recursive, &change)
+}
+
+/// Shows the owners of a detached mount's files as a user namespace maps them.
+pub(crate) fn map_mount_owners(
+    tree: BorrowedFd<'_>,
+    recursive: bool,
+    users: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let change = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::from(users.as_raw_fd().cast_unsigned()),
+    };
+    set_attributes(tree, recursive, &change)
+}
+
+fn set_attributes(
+    tree: BorrowedFd<'_>,
+    recursive: bool,
+    change: &libc::mount_attr,
+) -> io::Result<()> {
     let recursive = if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty string, and the attributes live until the call returns.
     let result = unsafe {
@@ -178,7 +201,7 @@ pub(crate) fn set_mount_attributes(
             tree.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH | recursive,
-            &raw const change,
+            std::ptr::from_ref(change),
             size_of::<libc::mount_attr>(),
         )
     };

@@ -6,7 +6,7 @@ use cofferdam_protocol::plan::{
     ContainerPlan, HookPlan, IdMappingPlan, TimeOffsetPlan, UserNamespacePlan,
 };
 use nix::libc;
-use oci_spec::runtime::{Hook, LinuxIdMapping, LinuxNamespaceType, LinuxTimeOffset, Spec};
+use oci_spec::runtime::{Hook, LinuxNamespaceType, LinuxTimeOffset, Spec};
 
 use super::{PlanError, PlanInput, SharePlan, cgroup, devices, mount_options, mounts, process};
 
@@ -71,14 +71,9 @@ fn user_namespace(spec: &Spec) -> Option<UserNamespacePlan> {
     let linux = spec.linux().as_ref()?;
     let mut namespaces = linux.namespaces().iter().flatten();
     namespaces.find(|namespace| namespace.typ() == LinuxNamespaceType::User)?;
-    let plan = |mapping: &LinuxIdMapping| IdMappingPlan {
-        inside: mapping.container_id(),
-        outside: mapping.host_id(),
-        count: mapping.size(),
-    };
     Some(UserNamespacePlan {
-        uids: linux.uid_mappings().iter().flatten().map(plan).collect(),
-        gids: linux.gid_mappings().iter().flatten().map(plan).collect(),
+        uids: linux.uid_mappings().iter().flatten().map(mounts::id_mapping).collect(),
+        gids: linux.gid_mappings().iter().flatten().map(mounts::id_mapping).collect(),
     })
 }
 

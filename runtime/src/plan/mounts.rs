@@ -3,13 +3,13 @@
 use std::path::{Component, Path, PathBuf};
 
 use cofferdam_protocol::bounds::MAX_SHARES;
-use cofferdam_protocol::plan::{MountPlan, MountSource};
+use cofferdam_protocol::plan::{IdMappingPlan, MountPlan, MountSource};
 use cofferdam_protocol::vm_config::ShareKind;
 use nix::libc;
-use oci_spec::runtime::Mount;
+use oci_spec::runtime::{LinuxIdMapping, Mount};
 
 use super::mount_options::MountOptions;
-use super::{PlanInput, ShareAccess, SharePlan, SourceKind};
+use super::{OwnersPlan, PlanInput, ShareAccess, SharePlan, SourceKind};
 
 /// File systems that a kernel has of its own, without a device or a server.
 const KERNEL_FILESYSTEMS: [&str; 10] = [
@@ -57,14 +57,17 @@ pub enum MountError {
         /// Its type.
         fstype: String,
     },
-    /// Ids of a mount cannot be mapped.
-    #[error("mounts[{index}].options: {option:?} is not possible in a guest")]
+    /// Owners of what has no files yet.
+    #[error("mounts[{index}].options: {option:?} is for bind mounts")]
     Option {
         /// Which mount.
         index: usize,
         /// The option.
         option: String,
     },
+    /// Owners are to be mapped, and nothing says how.
+    #[error("mounts[{0}].options: idmap needs uidMappings, of the mount or in linux")]
+    NoMappings(usize),
     /// A path that is not text.
     #[error("mounts[{0}].destination is not UTF-8")]
     Encoding(usize),
@@ -105,9 +108,6 @@ pub(super) fn plan(input: &PlanInput<'_>) -> Result<(Vec<MountPlan>, Vec<SharePl
     let mut shares: Vec<SharePlan> = Vec::new();
     for (index, mount) in input.spec.mounts().iter().flatten().enumerate() {
         let options = MountOptions::of(mount);
-        if let Some(option) = &options.idmap {
-            return Err(MountError::Option { index, option: option.clone() });
-        }
         let source = if is_bind(mount, &options) {
             let share = share(index, mount, &options, input)?;
             let folder = share.kind == ShareKind::Folder;
@@ -116,6 +116,9 @@ pub(super) fn plan(input: &PlanInput<'_>) -> Result<(Vec<MountPlan>, Vec<SharePl
             let share_index = count.ok_or(MountError::TooMany(shares.len()))?;
             MountSource::Share { index: share_index, recursive: options.is_recursive(), folder }
         } else {
+            if let Some(option) = &options.idmap {
+                return Err(MountError::Option { index, option: option.clone() });
+            }
             filesystem(index, mount, &options)?
         };
         plans.push(MountPlan {
@@ -159,7 +162,42 @@ fn share(
     } else {
         ShareAccess::Writable
     };
-    Ok(SharePlan { source: path, kind, recursive: options.is_recursive(), access })
+    let owners = owners(index, mount, options, input)?;
+    Ok(SharePlan { source: path, kind, recursive: options.is_recursive(), access, owners })
+}
+
+/// A range of numbers as the plans have it.
+pub(super) fn id_mapping(mapping: &LinuxIdMapping) -> IdMappingPlan {
+    IdMappingPlan {
+        inside: mapping.container_id(),
+        outside: mapping.host_id(),
+        count: mapping.size(),
+    }
+}
+
+/// The mount's own mappings, or with the option alone those of the container's user namespace.
+fn owners(
+    index: usize,
+    mount: &Mount,
+    options: &MountOptions,
+    input: &PlanInput<'_>,
+) -> Result<Option<OwnersPlan>, MountError> {
+    let given = |list: &Option<Vec<LinuxIdMapping>>| list.clone().unwrap_or_default();
+    let (mut uids, mut gids) = (given(mount.uid_mappings()), given(mount.gid_mappings()));
+    if uids.is_empty() {
+        if options.idmap.is_none() {
+            return Ok(None);
+        }
+        let linux = input.spec.linux().as_ref();
+        uids = linux.map(|linux| given(linux.uid_mappings())).unwrap_or_default();
+        gids = linux.map(|linux| given(linux.gid_mappings())).unwrap_or_default();
+    }
+    if uids.is_empty() || gids.is_empty() {
+        return Err(MountError::NoMappings(index));
+    }
+    let recursive = options.idmap.as_deref() == Some("ridmap");
+    let plan = |list: Vec<LinuxIdMapping>| list.iter().map(id_mapping).collect();
+    Ok(Some(OwnersPlan { uids: plan(uids), gids: plan(gids), recursive }))
 }
 
 fn filesystem(

@@ -10,11 +10,11 @@ use oci_spec::runtime::{
     LinuxSeccompAction, Process, Spec,
 };
 
-use super::{devices, mount_options, mounts};
+use super::{devices, mounts};
 use crate::spec::fields::{
     FOREIGN_MOUNT, HOST_DISKS, HOST_HARDWARE, HOST_LISTENER, HOST_NETWORK, HOST_PROGRAM, JOINING,
-    JOINING_NETWORK, NO_PERSONALITY_FLAGS, NO_SECURITY_MODULE, NOT_IN_GUEST, NOT_IN_VERSION_TWO,
-    OTHER_PLATFORM, OWN_KERNEL,
+    JOINING_NETWORK, NO_PERSONALITY_FLAGS, NO_SECURITY_MODULE, NOT_IN_VERSION_TWO, OTHER_PLATFORM,
+    OWN_KERNEL,
 };
 
 /// One field that cannot be served.
@@ -37,12 +37,6 @@ pub fn unsupported(spec: &Spec) -> Vec<Refusal> {
         refuse_hooks(&mut found, hooks);
     }
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
-        let mapped = mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
-        found.add_if(mapped, || format!("mounts[{index}].uidMappings"), NOT_IN_GUEST);
-        found.add_if(mapped, || format!("mounts[{index}].gidMappings"), NOT_IN_GUEST);
-        let option = mount_options::MountOptions::of(mount).idmap;
-        let name = || format!("mounts[{index}].options: {}", option.as_deref().unwrap_or_default());
-        found.add_if(option.is_some(), name, NOT_IN_GUEST);
         let foreign = !mounts::in_every_guest(mount);
         found.add_if(foreign, || format!("mounts[{index}].type"), FOREIGN_MOUNT);
     }

@@ -22,6 +22,7 @@ mod freeze;
 mod id_map;
 mod kvm;
 mod monitor;
+mod owners;
 mod proxy;
 mod record;
 mod rpc;

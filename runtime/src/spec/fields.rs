@@ -60,8 +60,6 @@ pub const FIELDS: [&[Field]; 3] = [sections::FIELDS, processes::FIELDS, resource
 /// Every value that differs from its field.
 pub const VALUES: &[Value] = values::VALUES;
 
-/// Nobody has built it.
-pub const NOT_IN_GUEST: &str = "the guest does not do this yet";
 /// Limits on disks.
 pub const HOST_DISKS: &str = "it is about the host's disks, which a guest does not see";
 /// Devices, caches, processors.

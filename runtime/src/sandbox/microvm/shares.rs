@@ -15,6 +15,7 @@ use oci_spec::runtime::Spec;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
+use super::owners;
 use crate::host::sys::set_mount_attributes;
 use crate::plan::{HostFacts, ShareAccess, SharePlan, SourceKind, bind_source};
 
@@ -35,6 +36,14 @@ pub enum ShareError {
         /// The source.
         path: PathBuf,
         /// Why not.
+        source: io::Error,
+    },
+    /// Its owners cannot be mapped.
+    #[error("Cannot map the owners of {}", .path.display())]
+    Owners {
+        /// The source.
+        path: PathBuf,
+        /// Why not: a file system may not be able to.
         source: io::Error,
     },
     /// Its mount cannot be made read-only or private.
@@ -138,12 +147,19 @@ fn share(plan: &SharePlan, file: &File) -> Result<OpenShare, ShareError> {
             attributes(false, libc::MOUNT_ATTR_RDONLY, 0)?;
         }
     }
+    if let Some(mapped) = &plan.owners {
+        owners::map(tree.as_fd(), mapped)
+            .map_err(|source| ShareError::Owners { path: path(), source })?;
+    }
     Ok(OpenShare { tree, kind: plan.kind })
 }
 
 #[cfg(test)]
 mod tests {
+    use cofferdam_protocol::plan::IdMappingPlan;
+
     use super::*;
+    use crate::plan::OwnersPlan;
 
     fn spec(source: &str) -> Spec {
         let mount = format!(r#"{{"destination":"/a","source":"{source}","options":["bind"]}}"#);
@@ -158,6 +174,24 @@ mod tests {
         std::os::unix::fs::symlink("folder", bundle.path().join("link")).unwrap();
         let sources = Sources::open(&spec("link"), bundle.path(), bundle.path()).unwrap();
         assert_eq!(sources.facts.bind_sources, [Some(SourceKind::Folder)]);
+    }
+
+    #[test]
+    fn owners_are_seen_as_they_are_mapped() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        let range = |outside| vec![IdMappingPlan { inside: 0, outside, count: 10 }];
+        let owners = OwnersPlan { uids: range(100_000), gids: range(200_000), recursive: false };
+        let plan = SharePlan {
+            source: folder.path().to_owned(),
+            kind: ShareKind::Folder,
+            recursive: false,
+            access: ShareAccess::Writable,
+            owners: Some(owners),
+        };
+        let shared = share(&plan, &open(folder.path()).unwrap()).unwrap();
+        let stat = rustix::fs::statat(&shared.tree, "file", rustix::fs::AtFlags::empty()).unwrap();
+        assert_eq!((stat.st_uid, stat.st_gid), (100_000, 200_000));
     }
 
     #[test]

@@ -2,8 +2,7 @@
 
 use super::Treatment::{Guest, Host, Refused, Void};
 use super::{
-    Field, HOST_HARDWARE, HOST_PROGRAM, JOINING, NO_PERSONALITY_FLAGS, NO_SECURITY_MODULE,
-    NOT_IN_GUEST, field,
+    Field, HOST_HARDWARE, HOST_PROGRAM, JOINING, NO_PERSONALITY_FLAGS, NO_SECURITY_MODULE, field,
 };
 
 const READ_ONLY_BY_RUNTIME: &str = "the version says how the rest is read";
@@ -20,12 +19,12 @@ pub(super) const FIELDS: &[Field] = &[
     field("mounts[].type", Guest, Host),
     field("mounts[].source", Host, Host),
     field("mounts[].options", Guest, Host),
-    field("mounts[].uidMappings[].containerID", Refused(NOT_IN_GUEST), Refused(NO_IDMAP)),
-    field("mounts[].uidMappings[].hostID", Refused(NOT_IN_GUEST), Refused(NO_IDMAP)),
-    field("mounts[].uidMappings[].size", Refused(NOT_IN_GUEST), Refused(NO_IDMAP)),
-    field("mounts[].gidMappings[].containerID", Refused(NOT_IN_GUEST), Refused(NO_IDMAP)),
-    field("mounts[].gidMappings[].hostID", Refused(NOT_IN_GUEST), Refused(NO_IDMAP)),
-    field("mounts[].gidMappings[].size", Refused(NOT_IN_GUEST), Refused(NO_IDMAP)),
+    field("mounts[].uidMappings[].containerID", Host, Refused(NO_IDMAP)),
+    field("mounts[].uidMappings[].hostID", Host, Refused(NO_IDMAP)),
+    field("mounts[].uidMappings[].size", Host, Refused(NO_IDMAP)),
+    field("mounts[].gidMappings[].containerID", Host, Refused(NO_IDMAP)),
+    field("mounts[].gidMappings[].hostID", Host, Refused(NO_IDMAP)),
+    field("mounts[].gidMappings[].size", Host, Refused(NO_IDMAP)),
     field("hooks.prestart[].path", Host, Host),
     field("hooks.prestart[].args", Host, Host),
     field("hooks.prestart[].env", Host, Host),

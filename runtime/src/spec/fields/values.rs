@@ -2,8 +2,7 @@
 
 use super::Treatment::{self, Guest, Host, Refused, Void};
 use super::{
-    FOREIGN_MOUNT, HOST_HARDWARE, HOST_LISTENER, HOST_NETWORK, JOINING_NETWORK, NOT_IN_GUEST,
-    OWN_KERNEL, Value,
+    FOREIGN_MOUNT, HOST_HARDWARE, HOST_LISTENER, HOST_NETWORK, JOINING_NETWORK, OWN_KERNEL, Value,
 };
 
 const NOT_IMPLEMENTED: &str = "not implemented";
@@ -95,8 +94,8 @@ pub(super) const VALUES: &[Value] = &[
         Refused(FOREIGN_MOUNT),
         Host,
     ),
-    option("`idmap`", OPTION_IDMAP, Refused(NOT_IN_GUEST), Refused(NO_IDMAP)),
-    option("`ridmap`", OPTION_RIDMAP, Refused(NOT_IN_GUEST), Refused(NO_IDMAP)),
+    option("`idmap`", OPTION_IDMAP, Host, Refused(NO_IDMAP)),
+    option("`ridmap`", OPTION_RIDMAP, Host, Refused(NO_IDMAP)),
     option("`tmpcopyup`", OPTION_COPY_UP, Guest, Refused(NOT_IMPLEMENTED)),
     option("`nosymfollow`", OPTION_NOSYMFOLLOW, Guest, Refused(NOT_IMPLEMENTED)),
     option("`sync`", OPTION_SYNC, Guest, Refused(NOT_IMPLEMENTED)),

@@ -1,12 +1,13 @@
-//! A container's control groups on the host as files: freezing, limits, statistics, in both
-//! versions of the kernel's interface.
+//! Control groups on the host as files: freezing, limits, statistics, in both versions of the
+//! kernel's interface; and the group of a whole sandbox.
 //!
-//! What this is not: it does not make groups, and it finds none by itself. `create` recorded the
-//! folders; what a file is called says which version and which controller a folder belongs to.
+//! What this is not: it finds no group by itself. `create` recorded the folders; what a file is
+//! called says which version and which controller a folder belongs to.
 //!
 //! Hostile: the container may have changed what is below its groups, not these files.
 
 pub mod freezer;
+pub mod host;
 pub mod limits;
 pub mod oom;
 pub mod statistics;

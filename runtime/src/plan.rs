@@ -15,6 +15,7 @@ mod device_program;
 mod device_rules;
 mod devices;
 pub mod hardening;
+pub mod host_limits;
 mod mount_options;
 mod mounts;
 mod process;

@@ -26,6 +26,8 @@ pub(crate) struct Program<'a> {
     pub(crate) standard: BorrowedFd<'a>,
     /// The processors that it stays on; empty: all.
     pub(crate) cpus: &'a [u32],
+    /// The control group (v2) that it is born in; absent: the caller's.
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
 }
 
 /// A child that waits at its gate: it goes on when a byte comes through, and answers with an
@@ -46,6 +48,9 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS;
 
+/// A flag of `clone3` alone, above the 32 bits of the others.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
 /// Starts a child in new namespaces that waits for a byte on `gate` and then executes `program`.
 /// `gate` is the child's end of a connected pair of close-on-exec sockets, `far` the caller's:
 /// the child closes it, so that it ends when the caller does.
@@ -65,6 +70,10 @@ pub(crate) fn spawn_gated(
     // SAFETY: an all-zero `clone_args` is valid.
     let mut clone: libc::clone_args = unsafe { std::mem::zeroed() };
     clone.flags = u64::from((NAMESPACES | libc::CLONE_PIDFD).cast_unsigned());
+    if let Some(group) = program.cgroup {
+        clone.flags |= CLONE_INTO_CGROUP;
+        clone.cgroup = u64::from(group.as_raw_fd().cast_unsigned());
+    }
     clone.pidfd = (&raw mut pidfd) as u64;
     clone.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
     // SAFETY: no stack and no CLONE_VM: the child continues here on a copy of this memory, as

@@ -75,8 +75,9 @@ impl RunningVm {
     /// The largest limit of a container in it.
     fn room_mib(self) -> u64 {
         let left = u64::from(self.memory_mib.saturating_sub(self.overhead_mib));
-        // A guest kernel describes each 4 KiB page in 64 bytes.
-        left * 64 / 65
+        // A guest kernel describes each 4 KiB page in 64 bytes: the largest limit that is no more
+        // than this with a whole 64th of it.
+        (left * 64 + 63) / 65
     }
 }
 
@@ -171,6 +172,8 @@ mod tests {
         assert!(limit(128).is_ok());
         assert!(matches!(limit(129), Err(UpdatePlanError::Memory { room_mib: 128, .. })));
         assert!(plan(r#"{"memory":{"limit":-1}}"#).is_ok());
+        let room = |left: u32| RunningVm { memory_mib: 48 + left, ..VM }.room_mib();
+        assert_eq!([64, 65, 97, 130].map(room), [63, 64, 96, 128]);
     }
 
     #[test]

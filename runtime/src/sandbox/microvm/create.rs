@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use cofferdam_protocol::control::Attach;
 use cofferdam_protocol::id::ContainerId;
+use oci_spec::runtime::Spec;
 
 use super::INIT;
 use super::agent::{Agent, AgentError};
 use super::control::{self, ControlError, ControlSocket, StreamsConnection};
+use super::group::{GroupError, SandboxGroup};
 use super::kvm::{self, KvmError};
 use super::monitor::{Monitor, MonitorError, MonitorSetup};
 use super::record::Record;
@@ -53,6 +55,9 @@ pub enum CreateError {
     /// The monitor's socket.
     #[error("The microVM cannot be reached")]
     Control(#[source] ControlError),
+    /// The sandbox's control group.
+    #[error("The microVM cannot be limited on the host")]
+    Group(#[source] GroupError),
     /// A file in the state folder.
     #[error("The record of the microVM cannot be written")]
     Record(#[source] io::Error),
@@ -78,18 +83,26 @@ impl CreateError {
 /// What failed, in which phase; nothing is left behind then but files in the state folder.
 pub fn create(request: CreateRequest, config: &Config) -> Result<Created, CreateError> {
     let timeout = Duration::from_millis(config.microvm.request_timeout_ms);
+    let mut group = SandboxGroup::prepare(&request).map_err(CreateError::Group)?;
     let prepared = Prepared::new(request, config)?;
-    let (monitor, socket) = prepared.boot(config)?;
+    // Before anything is made: a create that is killed from here on leaves to `delete` what it
+    // needs to find the rest.
+    prepared.record(config, group.folders())?;
+    group.create(&prepared.plan.shape).map_err(CreateError::Group)?;
+    let (monitor, socket) = prepared.boot(config, &mut group)?;
     prepared.make_container(timeout)?;
     prepared.attach(timeout)?;
-    prepared.record(config)?;
+    group.limit_processors(&prepared.spec).map_err(CreateError::Group)?;
+    let described = group.description();
+    group.release();
     socket.release();
-    Ok(prepared.into_created(monitor))
+    Ok(prepared.into_created(monitor, described))
 }
 
 /// Everything that can fail without a process having been started.
 struct Prepared {
     id: ContainerId,
+    spec: Spec,
     state_folder: PathBuf,
     streams: HostStreams,
     plan: SandboxPlan,
@@ -123,14 +136,18 @@ impl Prepared {
         let artifacts = Artifacts::open(&config.microvm).map_err(CreateError::Artifacts)?;
         let kvm = kvm::open().map_err(CreateError::Kvm)?;
         let shares = sources.share(&plan.shares).map_err(CreateError::Share)?;
-        Ok(Self { id, state_folder, streams, plan, artifacts, kvm, shares })
+        Ok(Self { id, spec, state_folder, streams, plan, artifacts, kvm, shares })
     }
 
     /// A monitor whose guest is up, and its socket.
-    fn boot(&self, config: &Config) -> Result<(Monitor, ControlSocket), CreateError> {
+    fn boot(
+        &self,
+        config: &Config,
+        group: &mut SandboxGroup,
+    ) -> Result<(Monitor, ControlSocket), CreateError> {
         let socket = ControlSocket::listen(&self.state_folder).map_err(CreateError::Control)?;
         let boot_timeout = Duration::from_millis(config.microvm.boot_timeout_ms);
-        let mut monitor = Monitor::spawn(&MonitorSetup {
+        let mut monitor = Monitor::spawn(MonitorSetup {
             sandbox: &self.id,
             shape: &self.plan.shape,
             artifacts: &self.artifacts,
@@ -140,6 +157,7 @@ impl Prepared {
             boot_timeout,
             console_log: config.microvm.console_log,
             state_folder: &self.state_folder,
+            group,
         })
         .map_err(CreateError::Monitor)?;
         monitor.wait_ready(boot_timeout).map_err(CreateError::Monitor)?;
@@ -162,22 +180,25 @@ impl Prepared {
     }
 
     /// For later verbs.
-    fn record(&self, config: &Config) -> Result<(), CreateError> {
+    fn record(&self, config: &Config, cgroups: &[PathBuf]) -> Result<(), CreateError> {
         let vm = RunningVm {
             vcpus: self.plan.shape.vcpus,
             memory_mib: self.plan.shape.memory_mib,
             overhead_mib: config.microvm.memory_overhead_mib,
         };
-        Record { vm }.save(&self.state_folder).map_err(CreateError::Record)
+        Record { vm, cgroups: cgroups.to_vec() }
+            .save(&self.state_folder)
+            .map_err(CreateError::Record)
     }
 
-    fn into_created(self, monitor: Monitor) -> Created {
+    fn into_created(self, monitor: Monitor, group: String) -> Created {
         let shape = &self.plan.shape;
         let annotation = |name: &str, value: String| (format!("dev.cofferdam.{name}"), value);
         let annotations = vec![
             annotation("guest.kernel", self.artifacts.kernel_version),
             annotation("vm.vcpus", shape.vcpus.to_string()),
             annotation("vm.memory_mib", shape.memory_mib.to_string()),
+            annotation("vm.cgroup", group),
         ];
         Created {
             pid: monitor.release(),

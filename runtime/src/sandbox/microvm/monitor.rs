@@ -32,6 +32,7 @@ use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, pidfd_send_signal, prlimit, waitid,
 };
 
+use super::group::{GroupError, SandboxGroup};
 use super::id_map;
 use super::rpc::printable;
 use super::shares::OpenShare;
@@ -72,6 +73,9 @@ pub enum MonitorError {
     /// The process.
     #[error("Cannot start the monitor in namespaces of its own")]
     Clone(#[source] io::Error),
+    /// The sandbox's group.
+    #[error("Cannot limit the monitor")]
+    Group(#[source] GroupError),
     /// The user namespace.
     #[error("Cannot map the monitor's users ({file})")]
     IdMap {
@@ -127,6 +131,8 @@ pub(super) struct MonitorSetup<'a> {
     /// Keep the guest's console beside the log.
     pub(super) console_log: bool,
     pub(super) state_folder: &'a Path,
+    /// The sandbox's group on the host.
+    pub(super) group: &'a mut SandboxGroup,
 }
 
 /// A live monitor, killed and reaped when dropped.
@@ -142,10 +148,10 @@ pub(super) struct Monitor {
 
 impl Monitor {
     /// Starts a monitor.
-    pub(super) fn spawn(setup: &MonitorSetup<'_>) -> Result<Self, MonitorError> {
+    pub(super) fn spawn(setup: MonitorSetup<'_>) -> Result<Self, MonitorError> {
         let (report, report_writer) = io::pipe().map_err(prepare("report"))?;
         let files = MonitorFiles::open(setup.state_folder, setup.console_log)?;
-        let config = config_file(setup, &files, report_writer.as_fd())?;
+        let config = config_file(&setup, &files, report_writer.as_fd())?;
         let mut kept: Vec<BorrowedFd<'_>> = vec![
             config.as_fd(),
             setup.artifacts.kernel.as_fd(),
@@ -160,7 +166,7 @@ impl Monitor {
         kept.extend(setup.shares.iter().map(|share| share.tree.as_fd()));
 
         let (gate, child_gate) = UnixStream::pair().map_err(prepare("gate"))?;
-        let child = clone_child(setup, &config, &kept, [child_gate.as_fd(), gate.as_fd()])?;
+        let child = clone_child(&setup, &config, &kept, [child_gate.as_fd(), gate.as_fd()])?;
         drop(child_gate);
         let monitor = Self {
             pid: child.pid,
@@ -172,6 +178,7 @@ impl Monitor {
         id_map::write(monitor.pid)
             .map_err(|(file, source)| MonitorError::IdMap { file, source })?;
         allow_descriptors(monitor.pid);
+        setup.group.enter(monitor.pid, setup.shape).map_err(MonitorError::Group)?;
         pass_gate(gate).map_err(|source| MonitorError::Exec {
             program: setup.artifacts.monitor.display().to_string(),
             source,
@@ -307,12 +314,15 @@ fn clone_child(
         text(b"--config-fd")?,
         text(config.as_raw_fd().to_string().as_bytes())?,
     ];
+    let group = setup.group.birthplace().map(File::open).transpose();
+    let group = group.map_err(prepare("control group"))?;
     let program = Program {
         path: &text(setup.artifacts.monitor.as_os_str().as_bytes())?,
         arguments: &arguments,
         kept,
         standard: null.as_fd(),
         cpus: &setup.shape.host_cpus,
+        cgroup: group.as_ref().map(AsFd::as_fd),
     };
     let [child, parent] = gates;
     sys::spawn_gated(&program, child, parent).map_err(MonitorError::Clone)

@@ -1,7 +1,7 @@
 //! What `create` knows of a microVM and later verbs need: a file in the state folder.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,8 @@ const FILE: &str = "microvm.json";
 pub(super) struct Record {
     /// The machine.
     pub(super) vm: RunningVm,
+    /// The folders of its control group on the host.
+    pub(super) cgroups: Vec<PathBuf>,
 }
 
 impl Record {
@@ -36,7 +38,8 @@ mod tests {
     #[test]
     fn what_was_saved_is_loaded() {
         let folder = tempfile::tempdir().unwrap();
-        let record = Record { vm: RunningVm { vcpus: 2, memory_mib: 256, overhead_mib: 48 } };
+        let vm = RunningVm { vcpus: 2, memory_mib: 256, overhead_mib: 48 };
+        let record = Record { vm, cgroups: vec!["/sys/fs/cgroup/a".into()] };
         assert!(Record::load(folder.path()).is_err());
         record.save(folder.path()).unwrap();
         assert_eq!(Record::load(folder.path()).unwrap(), record);

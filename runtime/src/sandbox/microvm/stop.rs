@@ -16,6 +16,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::INIT;
 use super::agent::{Agent, AgentError, REQUEST_TIMEOUT};
 use super::control::{self, ControlError};
+use super::group;
+use super::record::Record;
 use crate::host::process::ProcessIdentity;
 use crate::sandbox::request::{KillRequest, SandboxRef};
 
@@ -53,6 +55,9 @@ pub enum DeleteError {
     /// It does not end.
     #[error("The monitor (process {0}) was killed and does not end")]
     Alive(i32),
+    /// The sandbox's control group.
+    #[error("The control group of the microVM cannot be removed")]
+    Group(#[source] io::Error),
     /// The socket.
     #[error("The control socket cannot be removed")]
     Socket(#[source] io::Error),
@@ -91,6 +96,10 @@ pub fn delete(sandbox: &SandboxRef) -> Result<(), DeleteError> {
         if !ends_within(&monitor, END_TIMEOUT) {
             return Err(DeleteError::Alive(pid));
         }
+    }
+    // Without a record `create` did not get as far as making a group.
+    if let Ok(record) = Record::load(&sandbox.state_folder) {
+        group::remove(&record.cgroups).map_err(DeleteError::Group)?;
     }
     control::remove(&sandbox.state_folder.join(control::SOCKET)).map_err(DeleteError::Socket)
 }

@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 
 use super::agent::{self, Agent, AgentError};
 use super::control::{self, ControlError};
+use super::group::{self, GroupError};
 use super::record::Record;
 use crate::plan::{UpdatePlan, UpdatePlanError};
 use crate::sandbox::request::{SandboxRef, UpdateRequest};
@@ -31,6 +32,9 @@ pub enum UpdateError {
     /// The guest did not do it.
     #[error("The container's limits cannot be set")]
     Agent(#[source] AgentError),
+    /// The sandbox's control group.
+    #[error("The microVM cannot be limited on the host")]
+    Group(#[from] GroupError),
     /// The host's processors.
     #[error("The microVM cannot be moved to other processors")]
     Processors(#[source] io::Error),
@@ -50,9 +54,13 @@ pub fn update(sandbox: &SandboxRef, request: &UpdateRequest) -> Result<(), Updat
     if let Some(cpus) = &plan.host_cpus {
         move_threads(sandbox, cpus).map_err(UpdateError::Processors)?;
     }
-    if plan.files.is_empty() {
-        return Ok(());
+    if !plan.files.is_empty() {
+        update_guest(sandbox, &plan)?;
     }
+    Ok(group::limit_processors(&record.cgroups, &request.change.written)?)
+}
+
+fn update_guest(sandbox: &SandboxRef, plan: &UpdatePlan) -> Result<(), UpdateError> {
     let connection = control::connect_agent(&sandbox.state_folder, agent::REQUEST_TIMEOUT)
         .map_err(UpdateError::Control)?;
     Agent::new(connection).update(&sandbox.id, &plan.files).map_err(UpdateError::Agent)

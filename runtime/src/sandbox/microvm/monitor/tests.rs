@@ -37,7 +37,8 @@ impl Fixture {
     }
 
     fn spawn(&self) -> Result<Monitor, MonitorError> {
-        Monitor::spawn(&MonitorSetup {
+        Monitor::spawn(MonitorSetup {
+            group: &mut SandboxGroup::nowhere(),
             sandbox: &"a".parse().unwrap(),
             shape: &VmShape { vcpus: 1, memory_mib: 64, host_cpus: vec![0] },
             artifacts: &self.artifacts,

@@ -1,0 +1,238 @@
+//! The sandbox's control group on the host: the monitor with its virtual machine, and what they may
+//! take.
+//!
+//! ```text
+//!   prepare ─▶ recorded ─▶ create (v1, v2) ─▶ monitor born in it (v2), or moved into it (v1)
+//!                     └──▶ systemd makes it around the monitor that waits at its gate
+//!   ready ─▶ processor time limited ─▶ released: `delete` removes it
+//!   dropped before: removed
+//! ```
+//! Where making groups is not allowed (an ordinary user, a container with a read-only hierarchy)
+//! there is none, and `state` says so: the guest's memory and processors bound the sandbox then.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use libcgroups::common::{AnyManagerError, CgroupConfig, CgroupManager, create_cgroup_manager};
+use nix_of_libcgroups::unistd::Pid;
+use oci_spec::runtime::{LinuxResources, Spec};
+
+use crate::cgroup::Groups;
+use crate::cgroup::host::{self, HostGroup, HostGroupError};
+use crate::cgroup::limits::{LimitError, Version};
+use crate::cgroup::writes::{self, WriteError};
+use crate::plan::{VmShape, host_limits};
+use crate::sandbox::request::CreateRequest;
+
+/// A group that is not needed any more has no processes but ones that were killed.
+const REMOVE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why the sandbox cannot be limited.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// The folder.
+    #[error(transparent)]
+    Host(#[from] HostGroupError),
+    /// The limits contradict each other.
+    #[error("The limits cannot be kept on the host")]
+    Limits(#[from] LimitError),
+    /// The kernel refused a limit.
+    #[error("The sandbox's limits cannot be set")]
+    Write(#[from] WriteError),
+    /// `--systemd-cgroup` where systemd does not manage the control groups.
+    #[error("--systemd-cgroup needs a host that systemd has booted, with cgroup v2 only")]
+    NoSystemd,
+    /// A path that is none of systemd's.
+    #[error("linux.cgroupsPath is {0}: for systemd it is SLICE:PREFIX:NAME")]
+    SystemdPath(PathBuf),
+    /// systemd refused.
+    #[error("systemd does not make the sandbox's control group")]
+    Systemd(#[source] Box<AnyManagerError>),
+    /// The group that systemd made is not to be found.
+    #[error("The control group that systemd has made cannot be found")]
+    SystemdGroup(#[source] io::Error),
+}
+
+/// Where the sandbox goes.
+#[derive(Debug)]
+enum Place {
+    /// Nowhere of its own, for this reason.
+    Nowhere(String),
+    /// Folders that we make.
+    Folders(HostGroup),
+    /// A unit that systemd makes.
+    Unit { path: PathBuf, id: String },
+}
+
+/// The group, removed when it is dropped before its release.
+#[derive(Debug)]
+pub(super) struct SandboxGroup {
+    place: Place,
+    released: bool,
+}
+
+impl SandboxGroup {
+    /// Where it will be.
+    pub(super) fn prepare(request: &CreateRequest) -> Result<Self, GroupError> {
+        let linux = request.spec.linux().as_ref();
+        let said = linux.and_then(|linux| linux.cgroups_path().clone());
+        let said = said.filter(|path| !path.as_os_str().is_empty());
+        let id = &request.id;
+        let place = if request.systemd_cgroup {
+            let path = said.unwrap_or_else(|| format!("system.slice:cofferdam:{id}").into());
+            Place::Unit { path: systemd_path(path)?, id: id.to_string() }
+        } else {
+            let path = said.unwrap_or_else(|| format!("/cofferdam-{id}").into());
+            let group = HostGroup::planned(&path)?;
+            group.check_unused()?;
+            Place::Folders(group)
+        };
+        Ok(Self { place, released: false })
+    }
+
+    /// For a monitor that is only a test's.
+    #[cfg(test)]
+    pub(super) const fn nowhere() -> Self {
+        Self { place: Place::Nowhere(String::new()), released: false }
+    }
+
+    /// What `delete` has to remove.
+    pub(super) fn folders(&self) -> &[PathBuf] {
+        match &self.place {
+            Place::Folders(group) => group.folders(),
+            Place::Nowhere(_) | Place::Unit { .. } => &[],
+        }
+    }
+
+    /// Makes it, with its limits.
+    pub(super) fn create(&mut self, shape: &VmShape) -> Result<(), GroupError> {
+        let Place::Folders(group) = &self.place else { return Ok(()) };
+        match group.create() {
+            Err(error) if error.is_denied() => {
+                let reason = crate::host::log::with_causes(&error);
+                tracing::warn!("The sandbox has no control group of its own: {reason}");
+                // What was made of it before the refusal.
+                let _ = host::remove(group.folders(), Instant::now());
+                self.place = Place::Nowhere(reason);
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+            Ok(()) => Ok(limit_at_birth(group, shape)?),
+        }
+    }
+
+    /// The folder in which a process can be born.
+    pub(super) fn birthplace(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Folders(group) if group.version() == Version::V2 => {
+                group.folders().first().map(PathBuf::as_path)
+            }
+            Place::Folders(_) | Place::Nowhere(_) | Place::Unit { .. } => None,
+        }
+    }
+
+    /// Moves a process into it that was not born there.
+    pub(super) fn enter(&mut self, pid: i32, shape: &VmShape) -> Result<(), GroupError> {
+        match &self.place {
+            Place::Folders(group) if group.version() == Version::V1 => Ok(group.enter(pid)?),
+            Place::Folders(_) | Place::Nowhere(_) => Ok(()),
+            Place::Unit { path, id } => {
+                start_unit(path, id, pid)?;
+                let group = group_of(pid).map_err(GroupError::SystemdGroup)?;
+                let group = HostGroup::planned(&group)?;
+                limit_at_birth(&group, shape)?;
+                self.place = Place::Folders(group);
+                Ok(())
+            }
+        }
+    }
+
+    /// Limits its processor time.
+    pub(super) fn limit_processors(&self, spec: &Spec) -> Result<(), GroupError> {
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        match resources {
+            Some(resources) => limit_processors(self.folders(), resources),
+            None => Ok(()),
+        }
+    }
+
+    /// What `state` shows of it.
+    pub(super) fn description(&self) -> String {
+        match &self.place {
+            Place::Nowhere(reason) => format!("none: {reason}"),
+            Place::Folders(group) => {
+                group.folders().first().map(|path| path.display().to_string()).unwrap_or_default()
+            }
+            Place::Unit { path, .. } => path.display().to_string(),
+        }
+    }
+
+    /// Lets it stay.
+    pub(super) fn release(mut self) {
+        self.released = true;
+    }
+}
+
+impl Drop for SandboxGroup {
+    fn drop(&mut self) {
+        if self.released {
+            return;
+        }
+        if let Err(error) = remove(self.folders()) {
+            tracing::warn!("Cannot remove the control group of a failed create: {error}");
+        }
+    }
+}
+
+/// Removes a sandbox's groups.
+pub(super) fn remove(folders: &[PathBuf]) -> io::Result<()> {
+    host::remove(folders, Instant::now() + REMOVE_DEADLINE)
+}
+
+/// Limits the processor time of a sandbox that runs.
+pub(super) fn limit_processors(
+    folders: &[PathBuf],
+    resources: &LinuxResources,
+) -> Result<(), GroupError> {
+    if folders.is_empty() {
+        return Ok(());
+    }
+    let groups = Groups::new(folders);
+    let list = host_limits::of_processors(groups.version(), resources)?;
+    Ok(writes::apply(groups, &list)?)
+}
+
+fn limit_at_birth(group: &HostGroup, shape: &VmShape) -> Result<(), WriteError> {
+    let list = host_limits::at_birth(group.version(), shape);
+    writes::apply(Groups::new(group.folders()), &list)
+}
+
+fn systemd_path(path: PathBuf) -> Result<PathBuf, GroupError> {
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    if !(unified && Path::new("/run/systemd/system").is_dir()) {
+        return Err(GroupError::NoSystemd);
+    }
+    match path.to_string_lossy().matches(':').count() {
+        2 => Ok(path),
+        _ => Err(GroupError::SystemdPath(path)),
+    }
+}
+
+/// systemd makes a scope of this process.
+fn start_unit(path: &Path, id: &str, pid: i32) -> Result<(), GroupError> {
+    let manager = create_cgroup_manager(CgroupConfig {
+        cgroup_path: path.to_owned(),
+        systemd_cgroup: true,
+        container_name: id.to_owned(),
+    });
+    let manager = manager.map_err(|error| GroupError::SystemdGroup(io::Error::other(error)))?;
+    manager.add_task(Pid::from_raw(pid)).map_err(|error| GroupError::Systemd(Box::new(error)))
+}
+
+/// The group (v2) that a process is in.
+fn group_of(pid: i32) -> io::Result<PathBuf> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"));
+    Ok(path.ok_or(io::ErrorKind::NotFound)?.into())
+}

@@ -67,7 +67,7 @@ pub(super) const FIELDS: &[Field] = &[
     field("linux.devices[].uid", Guest, Host),
     field("linux.devices[].gid", Guest, Host),
     field("linux.netDevices.*.name", Refused(HOST_HARDWARE), Host),
-    field("linux.cgroupsPath", Void("the guest's cgroup has a name of its own"), Host),
+    field("linux.cgroupsPath", Host, Host),
     field("linux.sysctl", Guest, Host),
     field("linux.seccomp.defaultAction", Guest, Host),
     field("linux.seccomp.defaultErrnoRet", Guest, Host),

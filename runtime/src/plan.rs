@@ -16,7 +16,7 @@ mod device_rules;
 mod devices;
 pub mod hardening;
 pub mod host_limits;
-mod mount_options;
+pub(crate) mod mount_options;
 mod mounts;
 mod process;
 mod refusal;

@@ -21,44 +21,52 @@ use serde::Serialize;
 
 use crate::host::process;
 
-/// Why a hook failed.
+/// Why a hook failed. The words are runc's.
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
     /// Its standard input cannot be made.
-    #[error("Cannot prepare the {moment} hook {path}")]
+    #[error("error running {moment} hook #{number}: cannot prepare {path}")]
     Prepare {
         /// `prestart`, …
         moment: &'static str,
+        /// Which of that moment's, from 0.
+        number: usize,
         /// The program.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
     /// It cannot be run or waited for.
-    #[error("Cannot run the {moment} hook {path}")]
+    #[error("error running {moment} hook #{number}: {path}")]
     Run {
         /// `prestart`, …
         moment: &'static str,
+        /// Which of that moment's, from 0.
+        number: usize,
         /// The program.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
     /// It said that it failed.
-    #[error("The {moment} hook {path} failed ({status})")]
+    #[error("error running {moment} hook #{number}: {path} failed ({status})")]
     Failed {
         /// `prestart`, …
         moment: &'static str,
+        /// Which of that moment's, from 0.
+        number: usize,
         /// The program.
         path: PathBuf,
         /// How it ended.
         status: ExitStatus,
     },
     /// It did not end in its time, and was killed.
-    #[error("The {moment} hook {path} did not end within {seconds} s")]
+    #[error("error running {moment} hook #{number}: {path} did not end within {seconds} s")]
     Timeout {
         /// `prestart`, …
         moment: &'static str,
+        /// Which of that moment's, from 0.
+        number: usize,
         /// The program.
         path: PathBuf,
         /// Its time.
@@ -76,41 +84,46 @@ pub fn run_all(
     hooks: Option<&Vec<Hook>>,
     state: &impl Serialize,
 ) -> Result<(), HookError> {
-    hooks.into_iter().flatten().try_for_each(|hook| run(moment, hook, state))
+    hooks.into_iter().flatten().enumerate().try_for_each(|hook| run(moment, hook, state))
 }
 
 /// Runs the hooks of one moment in their order, each whatever became of those before.
 pub fn run_each(moment: &'static str, hooks: Option<&Vec<Hook>>, state: &impl Serialize) {
-    for hook in hooks.into_iter().flatten() {
+    for hook in hooks.into_iter().flatten().enumerate() {
         if let Err(error) = run(moment, hook, state) {
             tracing::warn!("{}", crate::host::log::with_causes(&error));
         }
     }
 }
 
-fn run(moment: &'static str, hook: &Hook, state: &impl Serialize) -> Result<(), HookError> {
+fn run(
+    moment: &'static str,
+    (number, hook): (usize, &Hook),
+    state: &impl Serialize,
+) -> Result<(), HookError> {
     let path = hook.path();
     let stdin = state_file(state).map_err(|source| HookError::Prepare {
         moment,
+        number,
         path: path.clone(),
         source,
     })?;
-    let failed = |source| HookError::Run { moment, path: path.clone(), source };
+    let failed = |source| HookError::Run { moment, number, path: path.clone(), source };
     let mut child = command(hook, stdin).spawn().map_err(failed)?;
     let status =
         match hook.timeout() {
             None => child.wait().map_err(failed)?,
             Some(seconds) => {
                 let limit = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-                wait_within(&mut child, limit)
-                    .map_err(failed)?
-                    .ok_or_else(|| HookError::Timeout { moment, path: path.clone(), seconds })?
+                wait_within(&mut child, limit).map_err(failed)?.ok_or_else(|| {
+                    HookError::Timeout { moment, number, path: path.clone(), seconds }
+                })?
             }
         };
     if status.success() {
         return Ok(());
     }
-    Err(HookError::Failed { moment, path: path.clone(), status })
+    Err(HookError::Failed { moment, number, path: path.clone(), status })
 }
 
 /// The state in a file of memory: a hook that does not read it cannot block the runtime.

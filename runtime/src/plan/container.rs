@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cofferdam_protocol::plan::{
-    ContainerPlan, HookPlan, IdMappingPlan, TimeOffsetPlan, UserNamespacePlan,
-};
+use cofferdam_protocol::plan::{ContainerPlan, HookPlan, TimeOffsetPlan, UserNamespacePlan};
 use nix::libc;
 use oci_spec::runtime::{Hook, LinuxNamespaceType, LinuxTimeOffset, Spec};
 

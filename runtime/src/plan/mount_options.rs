@@ -6,21 +6,21 @@ use oci_spec::runtime::Mount;
 
 /// What the options of one mount say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct MountOptions {
+pub(crate) struct MountOptions {
     /// `MS_*`, `MS_BIND` and `MS_REC` among them.
-    pub(super) flags: u64,
+    pub(crate) flags: u64,
     /// `MOUNT_ATTR_*` for the whole tree.
-    pub(super) recursive_attributes: u64,
+    pub(crate) recursive_attributes: u64,
     /// `MOUNT_ATTR_*` taken away from the whole tree.
-    pub(super) recursive_cleared: u64,
+    pub(crate) recursive_cleared: u64,
     /// One `mount(2)` call for each.
-    pub(super) propagation: Vec<u64>,
+    pub(crate) propagation: Vec<u64>,
     /// `tmpcopyup`.
-    pub(super) copy_up: bool,
+    pub(crate) copy_up: bool,
     /// The file system's own options, joined by commas.
-    pub(super) data: String,
+    pub(crate) data: String,
     /// An option that asks for mapped owners.
-    pub(super) idmap: Option<String>,
+    pub(crate) idmap: Option<String>,
 }
 
 enum Meaning {
@@ -39,12 +39,12 @@ const ATTR_ATIME: u64 = libc::MOUNT_ATTR__ATIME;
 
 impl MountOptions {
     /// Reads the options of a mount.
-    pub(super) fn of(mount: &Mount) -> Self {
+    pub(crate) fn of(mount: &Mount) -> Self {
         Self::parse(mount.options().as_deref().unwrap_or_default())
     }
 
     /// Reads the options, in order: a later one overrides an earlier one.
-    pub(super) fn parse(options: &[String]) -> Self {
+    pub(crate) fn parse(options: &[String]) -> Self {
         let mut parsed = Self::default();
         let mut data: Vec<&str> = Vec::new();
         for option in options {
@@ -76,17 +76,17 @@ impl MountOptions {
     }
 
     /// Whether the options say that this is a bind mount.
-    pub(super) const fn is_bind(&self) -> bool {
+    pub(crate) const fn is_bind(&self) -> bool {
         self.flags & libc::MS_BIND != 0
     }
 
     /// Whether what is mounted below the source comes along.
-    pub(super) const fn is_recursive(&self) -> bool {
+    pub(crate) const fn is_recursive(&self) -> bool {
         self.flags & libc::MS_REC != 0
     }
 
     /// The flags without those that say what kind of call it is.
-    pub(super) const fn attributes(&self) -> u64 {
+    pub(crate) const fn attributes(&self) -> u64 {
         self.flags & !(libc::MS_BIND | libc::MS_REC | libc::MS_REMOUNT)
     }
 }
@@ -175,7 +175,7 @@ fn propagation(option: &str) -> Option<Meaning> {
 }
 
 /// The `mount(2)` flags of a propagation type.
-pub(super) fn propagation_flags(name: &str) -> Option<u64> {
+pub(crate) fn propagation_flags(name: &str) -> Option<u64> {
     Some(match name {
         "private" => libc::MS_PRIVATE,
         "shared" => libc::MS_SHARED,

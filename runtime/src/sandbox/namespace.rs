@@ -15,6 +15,7 @@
 //! Hostile: the container, as soon as it runs: its files, what its processes do to each other, the
 //! groups that it makes below its own. Not hostile: the spec and the caller.
 
+mod attendant;
 mod cache_allocation;
 mod cgroup;
 mod children;
@@ -25,6 +26,8 @@ mod exec;
 mod executor;
 mod freezer;
 mod helper;
+mod hook;
+mod in_root;
 mod job;
 mod join;
 mod lifecycle;
@@ -39,6 +42,8 @@ mod sealed;
 mod seccomp_cache;
 mod shadow;
 mod socket;
+mod stage;
+mod staged_mount;
 mod statistics;
 mod sys;
 mod terminal;

@@ -27,7 +27,7 @@ fn a_file_system_that_the_kernel_does_not_have() {
 fn a_mount_option_that_the_file_system_does_not_have() {
     let mount =
         json!({ "destination": "/x", "type": "tmpfs", "source": "x", "options": ["bogus=1"] });
-    fails(|config| add_mount(config, mount), &["/x", "EINVAL"]);
+    fails(|config| add_mount(config, mount), &["mounts[6]", "/x", "Invalid argument"]);
 }
 
 #[test]

@@ -27,8 +27,14 @@ fn user_namespace(owners: &OwnersPlan) -> io::Result<OwnedFd> {
     let null = File::open("/dev/null")?;
     // Never executed: the gate stays shut.
     let path = CString::default();
-    let program =
-        Program { path: &path, arguments: &[], kept: &[], standard: null.as_fd(), cpus: &[] };
+    let program = Program {
+        path: &path,
+        arguments: &[],
+        kept: &[],
+        standard: null.as_fd(),
+        cpus: &[],
+        cgroup: None,
+    };
     let child = sys::spawn_gated(&program, gate.as_fd(), far.as_fd())?;
     drop(gate);
     let opened = open_mapped(&child, owners);

@@ -9,6 +9,7 @@
 //! ```text
 //!   helper                        container's first process
 //!     │ container_main_process ──────▶ namespaces, mounts, hooks
+//!     │                                stage:      our mounts, hooks (see its module)
 //!     │                                validate:   program found, mounts completed
 //!     │                                setup_envs: prepared (privileges dropped)
 //!     │ ◀───────────── init ready ────
@@ -18,7 +19,9 @@
 //! ```
 
 use std::collections::HashMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -30,13 +33,16 @@ use libcontainer::process::args::{ContainerArgs, ContainerType};
 use libcontainer::process::container_main_process::container_main_process;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::user_ns::UserNamespaceConfig;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{HookBuilder, HooksBuilder, LinuxNamespaceType, Spec};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::{FdFlags, fcntl_setfd};
 
+use super::attendant::Attendant;
 use super::cgroup;
 use super::executor::ProcessExecutor;
 use super::job::ConstructJob;
 use super::report::{Report, Reporter, describe};
-use super::{report_log, socket, sys, working_folder};
+use super::{helper, report_log, socket, stage, sys, working_folder};
 
 /// The socket that `libcontainer` insists on.
 const NOTIFY_SOCKET: &str = "notify.sock";
@@ -90,8 +96,10 @@ fn construct(
     };
     working_folder::make(&job).map_err(step("make the working folder"))?;
     let log = reporter.try_clone().map_err(step("report"))?;
-    let arguments = arguments(job, notify, listener, log)?;
+    let staging = Staging::prepare(&mut job, reporter).map_err(step("prepare the stage"))?;
+    let arguments = arguments(job, notify, listener, log, staging.numbers())?;
     let made = container_main_process(&arguments).map_err(ConstructError::Container)?;
+    drop(staging);
     let pid = made.as_raw();
     for limit in limits {
         limit.apply(pid).map_err(ConstructError::Process)?;
@@ -108,6 +116,7 @@ fn arguments(
     notify: NotifyListener,
     listener: UnixListener,
     reporter: Reporter,
+    of_stage: Vec<RawFd>,
 ) -> Result<ContainerArgs, ConstructError> {
     let user_ns_config = UserNamespaceConfig::new(&job.spec).map_err(ConstructError::Namespaces)?;
     let mut state = State::new(&job.id, ContainerStatus::Creating, None, job.bundle.clone());
@@ -120,6 +129,7 @@ fn arguments(
         start_hooks: job.start_hooks,
         state: state.clone(),
         listener: Rc::new(listener),
+        of_stage,
         reporter: Rc::new(reporter),
     };
     Ok(ContainerArgs {
@@ -146,6 +156,46 @@ fn arguments(
         as_sibling: true,
         pid_file: None,
     })
+}
+
+/// What a stage finds open, and the process that attends it.
+struct Staging {
+    descriptors: Vec<OwnedFd>,
+    /// Waited for after the descriptors are closed.
+    _attendant: Option<Attendant>,
+}
+
+impl Staging {
+    /// Makes `libcontainer` run the stage, if there is one.
+    fn prepare(job: &mut ConstructJob, reporter: &Reporter) -> io::Result<Self> {
+        let Some(stage) = job.stage.take() else {
+            return Ok(Self { descriptors: Vec::new(), _attendant: None });
+        };
+        let (attendant, socket) = Attendant::start(&stage)?;
+        let mut file = File::from(memfd_create("stage", MemfdFlags::CLOEXEC)?);
+        file.write_all(&serde_json::to_vec(&stage)?)?;
+        file.rewind()?;
+        let descriptors = vec![file.into(), reporter.try_clone()?.into_descriptor(), socket];
+        let mut arguments = vec!["cofferdam".to_owned(), helper::ARGUMENT.to_owned()];
+        arguments.push(stage::ARGUMENT.to_owned());
+        for descriptor in &descriptors {
+            // It is executed: what it is to find must stay open.
+            fcntl_setfd(descriptor, FdFlags::empty())?;
+            arguments.push(descriptor.as_raw_fd().to_string());
+        }
+        let hook = HookBuilder::default().path("/proc/self/exe").args(arguments).build();
+        let hooks = HooksBuilder::default()
+            .create_container(vec![hook.map_err(io::Error::other)?])
+            .build()
+            .map_err(io::Error::other)?;
+        job.spec.set_hooks(Some(hooks));
+        Ok(Self { descriptors, _attendant: Some(attendant) })
+    }
+
+    /// The descriptors' numbers, the same in the container's first process.
+    fn numbers(&self) -> Vec<RawFd> {
+        self.descriptors.iter().map(AsRawFd::as_raw_fd).collect()
+    }
 }
 
 fn has_user_namespace(spec: &Spec) -> bool {

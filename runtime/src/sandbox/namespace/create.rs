@@ -23,6 +23,7 @@ use super::report::Report;
 use super::seccomp_cache;
 use super::shadow;
 use super::socket::{self, START_SOCKET};
+use super::stage::StageJob;
 use super::terminal;
 use super::unsupported::{self, Unsupported};
 use crate::config::Config;
@@ -174,7 +175,10 @@ fn spawn(
     let (job, stdio) = job(request, &hardened.spec, process, cgroups_path);
     let mut helper = Helper::spawn(job, stdio, theirs, preserve_fds)
         .map_err(host("start the process that makes the container"))?;
+    tracing::debug!("nsexec container setup");
     let ready = wait_until_ready(&mut helper)?;
+    tracing::debug!(pid = ready.0, "child process in init(): it waits for start");
+    tracing::debug!("init: closing the pipe to signal completion");
     undo.cgroups.extend(ready.1.iter().cloned());
     record.cgroups = ready.1;
     let identity = ProcessIdentity::of(ready.0).map_err(host("find the container's process"))?;
@@ -196,14 +200,17 @@ fn job(
     process: ProcessPlan,
     cgroups_path: PathBuf,
 ) -> (Job, ProcessStdio) {
-    let shadow = shadow::make(spec, &request.rootfs);
+    let mut shadow = shadow::make(spec, &request.rootfs);
+    let stage =
+        StageJob::take(&mut shadow.spec, request.id.as_str(), &request.rootfs, &request.bundle);
     let job = ConstructJob {
         id: request.id.to_string(),
         bundle: request.bundle,
         rootfs: request.rootfs,
         state_folder: request.state_folder,
-        finish_mounts: mounts::plan(spec),
+        finish_mounts: mounts::plan(&shadow.spec),
         spec: shadow.spec,
+        stage,
         process,
         start_hooks: shadow.start_hooks,
         cgroups_path,
@@ -266,6 +273,7 @@ fn write_seccomp(spec: &Spec, state_folder: &Path) -> Result<Option<SeccompFile>
     let compiled = seccomp_cache::compile(profile).map_err(CreateError::Seccomp)?;
     let path = state_folder.join(SECCOMP_FILE);
     std::fs::write(&path, &compiled.program).map_err(host("write the seccomp filter"))?;
+    tracing::debug!("seccomp filter flags: {}", compiled.flags);
     Ok(Some(SeccompFile { path, flags: compiled.flags }))
 }
 

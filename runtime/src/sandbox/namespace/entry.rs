@@ -6,10 +6,15 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use super::job::Job;
 use super::report::Reporter;
-use super::{construct, join, sys};
+use super::{construct, join, stage, sys};
 
 /// The helper's side: does the job that its arguments name.
 pub(super) fn run(arguments: &[String]) -> Result<(), HelperError> {
+    if let [kind, rest @ ..] = arguments
+        && kind == stage::ARGUMENT
+    {
+        return run_stage(rest);
+    }
     let [job, reports, caller] = arguments else { return Err(HelperError::Arguments) };
     let number = |text: &String| text.parse::<RawFd>().map_err(|_| HelperError::Arguments);
     end_with(number(caller)?)?;
@@ -23,6 +28,17 @@ pub(super) fn run(arguments: &[String]) -> Result<(), HelperError> {
         Job::Join(job) => join::run(*job, reporter),
     }
     Ok(())
+}
+
+/// A stage is told by its exit code: the process that runs it takes it for a hook.
+fn run_stage(arguments: &[String]) -> Result<(), HelperError> {
+    let [job, reports, socket] = arguments else { return Err(HelperError::Arguments) };
+    let number = |text: &String| text.parse::<RawFd>().map_err(|_| HelperError::Arguments);
+    let job_file = File::from(inherited(number(job)?)?);
+    let reporter = Reporter::new(inherited(number(reports)?)?);
+    let socket = inherited(number(socket)?)?;
+    let job = serde_json::from_reader(job_file).map_err(HelperError::Job)?;
+    if stage::run(&job, &reporter, &socket) { Ok(()) } else { sys::exit_now(1) }
 }
 
 /// A helper whose caller was killed has nobody to make a process for.

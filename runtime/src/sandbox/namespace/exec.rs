@@ -95,7 +95,10 @@ pub fn exec(request: ExecRequest, _: Attachment) -> Result<ExecStarted, ExecErro
     }));
     let mut helper = Helper::spawn(job, request.stdio, theirs, request.preserve_fds)
         .map_err(host("start the process that enters the container"))?;
+    tracing::debug!("nsexec container setup");
     let pid = wait_until_executed(&mut helper)?;
+    tracing::debug!(pid, "child process in init(): it has executed its program");
+    tracing::debug!("init: closing the pipe to signal completion");
     // It is our child and not waited for: its number cannot be used again.
     let pidfd = Pid::from_raw(pid)
         .ok_or(io::ErrorKind::NotFound.into())
@@ -124,6 +127,10 @@ fn process_plan(request: &ExecRequest, record: Record) -> ProcessPlan {
     }
     let linux = request.spec.linux().as_ref();
     let mut plan = ProcessPlan::from_spec(&process, linux, record.seccomp);
+    if let Some(cpus) = &plan.scheduling.affinity.before {
+        let mask = cpus.iter().filter(|cpu| **cpu < 128).fold(0_u128, |mask, cpu| mask | 1 << cpu);
+        tracing::debug!("nsexec: affinity: {mask:#x}");
+    }
     plan.preserve_fds = request.preserve_fds;
     plan.no_new_privileges |= record.no_new_privileges;
     plan.new_session_keyring = record.new_session_keyring;

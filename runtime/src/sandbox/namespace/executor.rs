@@ -7,17 +7,18 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
+use std::os::fd::RawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 
 use libcontainer::container::State;
-use libcontainer::hooks::run_hooks;
 use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
 use oci_spec::runtime::{Hook, Spec};
 use serde::{Deserialize, Serialize};
 
+use super::hook::{self, HookState};
 use super::mounts::{self, MountFinish};
 use super::process::{ProcessError, ProcessPlan};
 use super::report::{Report, Reporter, describe};
@@ -43,6 +44,8 @@ pub(super) struct ProcessExecutor {
     pub(super) state: State,
     pub(super) listener: Rc<UnixListener>,
     pub(super) reporter: Rc<Reporter>,
+    /// What a stage found open, and is of no use after it.
+    pub(super) of_stage: Vec<RawFd>,
 }
 
 impl ProcessExecutor {
@@ -71,23 +74,18 @@ impl ProcessExecutor {
 
     /// The hooks see the container as created, with this process as it sees itself.
     fn run_start_hooks(&self) -> Result<(), StartFailure> {
-        let environment: HashMap<String, String> = self
-            .process
-            .env
-            .iter()
-            .filter_map(|e| e.split_once('='))
-            .map(|(k, v)| (k.to_owned(), v.to_owned()))
-            .collect();
-        let pid = rustix::process::getpid().as_raw_nonzero().get();
-        let mut state = self.state.clone();
-        state.status = libcontainer::container::ContainerStatus::Created;
-        state.pid = Some(pid);
-        run_hooks(Some(&self.start_hooks), Some(&state), None, None, Some(&environment)).map_err(
-            |e| StartFailure {
-                kind: None,
-                message: format!("A startContainer hook failed: {}", describe(&e)),
-            },
-        )
+        let state = &self.state;
+        let state = HookState {
+            oci_version: state.oci_version.clone(),
+            id: state.id.clone(),
+            status: "created".to_owned(),
+            pid: rustix::process::getpid().as_raw_nonzero().get(),
+            bundle: state.bundle.clone(),
+            annotations: state.annotations.clone().unwrap_or_default().into_iter().collect(),
+        };
+        let env = self.process.environment();
+        hook::run_all("startContainer", &self.start_hooks, &state, Some(&env))
+            .map_err(|e| StartFailure { kind: None, message: describe(&e) })
     }
 
     /// Returns only when the program could not be executed.
@@ -114,6 +112,9 @@ impl ProcessExecutor {
 
 impl Executor for ProcessExecutor {
     fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        for number in &self.of_stage {
+            drop(super::sys::inherited(*number));
+        }
         let prepared = mounts::finish(&self.finish_mounts)
             .map_err(|source| ProcessError::Step { step: "complete the mounts", source })
             .and_then(|()| self.switch_on_loopback())

@@ -73,6 +73,8 @@ impl Helper {
     ) -> io::Result<Self> {
         let first = 3 + RawFd::try_from(preserve_fds).map_err(io::Error::other)?;
         check_preserved(first)?;
+        // What whoever called the runtime left open is none of the container's, created or not.
+        sys::close_on_exec_from(first.cast_unsigned())?;
         let mut passed = Passed::new(first);
         let program = rustix::io::fcntl_dupfd_cloexec(sealed::open()?, first)?;
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;

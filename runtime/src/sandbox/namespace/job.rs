@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mounts::MountFinish;
 use super::process::ProcessPlan;
+use super::stage::StageJob;
 use crate::host::process::ProcessIdentity;
 
 /// What a helper is to do.
@@ -31,6 +32,8 @@ pub(super) struct ConstructJob {
     pub(super) process: ProcessPlan,
     pub(super) finish_mounts: Vec<MountFinish>,
     pub(super) start_hooks: Vec<Hook>,
+    /// What is done between the mounts and the change of root.
+    pub(super) stage: Option<StageJob>,
     pub(super) cgroups_path: PathBuf,
     pub(super) systemd_cgroup: bool,
     pub(super) no_pivot: bool,

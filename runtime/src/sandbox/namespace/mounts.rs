@@ -35,8 +35,8 @@ fn plan_one(mount: &Mount, unified: bool) -> Option<MountFinish> {
     let options = || mount.options().iter().flatten().map(String::as_str);
     let finish = MountFinish {
         destination: mount.destination().clone(),
-        read_only: mount.typ().as_deref() == Some("cgroup")
-            && !unified
+        read_only: ((mount.typ().as_deref() == Some("cgroup") && !unified)
+            || mount.destination() == Path::new("/dev"))
             && options().any(|o| o == "ro"),
         propagation: options().filter_map(propagation).next_back(),
     };

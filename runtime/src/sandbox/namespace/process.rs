@@ -282,7 +282,7 @@ impl ProcessPlan {
 
     /// The environment as runc has it: of a name that is there twice the last holds, and `HOME`
     /// is added where there is none, or an empty one.
-    fn environment(&self) -> Vec<String> {
+    pub(super) fn environment(&self) -> Vec<String> {
         let mut env = last_of_each_name(&self.env);
         if !env.iter().any(|entry| entry.starts_with("HOME=") && entry.len() > 5) {
             env.retain(|entry| entry != "HOME=");

@@ -52,6 +52,11 @@ impl Reporter {
         }
     }
 
+    /// The pipe, for a process that is executed.
+    pub(super) fn into_descriptor(self) -> OwnedFd {
+        self.0.into()
+    }
+
     /// Another handle to the same pipe.
     pub(super) fn try_clone(&self) -> io::Result<Self> {
         self.0.try_clone().map(Self)

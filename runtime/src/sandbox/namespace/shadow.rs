@@ -35,6 +35,7 @@ pub(super) fn make(spec: &Spec, rootfs: &Path) -> Shadow {
             .set_exec_cpu_affinity(None);
     }
     if let Some(linux) = shadow.linux_mut() {
+        linux.set_masked_paths(linux.masked_paths().clone().map(without_repetitions));
         linux.set_seccomp(None).set_memory_policy(None).set_personality(None);
         let propagation = linux.rootfs_propagation().as_deref().map(plain_propagation);
         linux.set_rootfs_propagation(propagation);
@@ -42,6 +43,11 @@ pub(super) fn make(spec: &Spec, rootfs: &Path) -> Shadow {
     let (hooks, start_hooks) = split_hooks(spec.hooks().clone());
     shadow.set_hooks(hooks);
     Shadow { spec: shadow, start_hooks }
+}
+
+fn without_repetitions(paths: Vec<String>) -> Vec<String> {
+    let mut seen = std::collections::HashSet::new();
+    paths.into_iter().filter(|path| seen.insert(path.clone())).collect()
 }
 
 /// `libcontainer` knows the recursive kinds by the names of the others; it applies all of them

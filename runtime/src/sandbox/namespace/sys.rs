@@ -99,6 +99,60 @@ pub(super) fn fork_sibling() -> io::Result<Fork> {
     }
 }
 
+/// Forks an ordinary child. To be called by a process with one thread only.
+pub(super) fn fork_child() -> io::Result<Fork> {
+    clone_with(0)
+}
+
+/// Forks a child that sleeps in a new user namespace without mappings, until it is killed.
+pub(super) fn fork_into_user_namespace() -> io::Result<nix::unistd::Pid> {
+    match clone_with(u64::from(libc::CLONE_NEWUSER.cast_unsigned()))? {
+        Fork::Caller(pid) => Ok(nix::unistd::Pid::from_raw(pid)),
+        Fork::Child => loop {
+            // SAFETY: pause touches no memory.
+            unsafe { libc::pause() };
+        },
+    }
+}
+
+fn clone_with(flags: u64) -> io::Result<Fork> {
+    let exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    let arguments = CloneArguments { flags, exit_signal, ..CloneArguments::default() };
+    // SAFETY: as in `fork_sibling`.
+    let result = unsafe {
+        libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArguments>())
+    };
+    match i32::try_from(result) {
+        Ok(0) => Ok(Fork::Child),
+        Ok(pid) if pid > 0 => Ok(Fork::Caller(pid)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// setns(2) with a descriptor of one namespace.
+pub(super) fn enter_namespace(namespace: BorrowedFd<'_>, kind: libc::c_int) -> io::Result<()> {
+    // SAFETY: plain numbers.
+    if unsafe { libc::setns(namespace.as_raw_fd(), kind) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// What a signal is called, as Go has it: `bad system call`.
+pub(super) fn signal_words(signal: i32) -> String {
+    // SAFETY: strsignal gives a string that is valid until the next call in this thread.
+    let words = unsafe {
+        let text = libc::strsignal(signal);
+        if text.is_null() {
+            None
+        } else {
+            Some(CStr::from_ptr(text).to_string_lossy().into_owned())
+        }
+    };
+    words.unwrap_or_else(|| signal.to_string()).to_lowercase()
+}
+
 /// Ends a forked process at once: no destructor and no exit handler of its parent's runs in it.
 pub(super) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit does not return and touches no memory.

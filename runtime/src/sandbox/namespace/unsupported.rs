@@ -4,7 +4,9 @@
 
 use std::fmt;
 
-use oci_spec::runtime::{Linux, LinuxSeccomp, LinuxSeccompAction, Mount, Process, Spec};
+use oci_spec::runtime::{
+    Linux, LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Mount, Process, Spec,
+};
 
 /// A field that is asked for and not served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +35,7 @@ pub fn unsupported(spec: &Spec) -> Vec<Unsupported> {
         in_process(process, &mut found);
     }
     for (i, mount) in spec.mounts().iter().flatten().enumerate() {
-        in_mount(i, mount, &mut found);
+        in_mount(i, mount, has_user_namespace(spec), &mut found);
     }
     if let Some(linux) = spec.linux() {
         in_linux(linux, &mut found);
@@ -82,28 +84,31 @@ fn apparmor_is_enabled() -> bool {
 }
 
 /// Options that mean something and that the new mount API calls of `libcontainer` do not carry.
-const MOUNT_OPTIONS: [(&str, &str); 10] = [
-    ("idmap", "id-mapped mounts are not supported"),
-    ("ridmap", "id-mapped mounts are not supported"),
-    ("tmpcopyup", "not implemented"),
+const MOUNT_OPTIONS: [(&str, &str); 3] = [
     ("copy-symlink", "not implemented"),
     ("remount", "not implemented"),
-    ("sync", "not implemented"),
-    ("dirsync", "not implemented"),
     ("mand", "removed from Linux"),
-    ("nosymfollow", "not implemented"),
-    ("iversion", "not implemented"),
 ];
 
-fn in_mount(number: usize, mount: &Mount, found: &mut Found) {
+fn has_user_namespace(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    namespaces.into_iter().flatten().any(|n| n.typ() == LinuxNamespaceType::User)
+}
+
+fn in_mount(number: usize, mount: &Mount, has_user_namespace: bool, found: &mut Found) {
+    let mapped = mount.uid_mappings().as_ref().is_some_and(|m| !m.is_empty());
+    for option in ["idmap", "ridmap"] {
+        let is_set = mount.options().iter().flatten().any(|o| o == option);
+        found.set(
+            is_set && !mapped && !has_user_namespace,
+            format!("mounts[{number}].options: {option}"),
+            "id-mapped mounts need mappings of their own, or a user namespace",
+        );
+    }
     for (option, reason) in MOUNT_OPTIONS {
         let is_set = mount.options().iter().flatten().any(|o| o == option);
         found.set(is_set, format!("mounts[{number}].options: {option}"), reason);
     }
-    let has = |mappings: &Option<Vec<_>>| mappings.as_ref().is_some_and(|m| !m.is_empty());
-    let reason = "id-mapped mounts are not supported";
-    found.set(has(mount.uid_mappings()), format!("mounts[{number}].uidMappings"), reason);
-    found.set(has(mount.gid_mappings()), format!("mounts[{number}].gidMappings"), reason);
 }
 
 fn in_linux(linux: &Linux, found: &mut Found) {

@@ -19,12 +19,12 @@ pub(super) const FIELDS: &[Field] = &[
     field("mounts[].type", Guest, Host),
     field("mounts[].source", Host, Host),
     field("mounts[].options", Guest, Host),
-    field("mounts[].uidMappings[].containerID", Host, Refused(NO_IDMAP)),
-    field("mounts[].uidMappings[].hostID", Host, Refused(NO_IDMAP)),
-    field("mounts[].uidMappings[].size", Host, Refused(NO_IDMAP)),
-    field("mounts[].gidMappings[].containerID", Host, Refused(NO_IDMAP)),
-    field("mounts[].gidMappings[].hostID", Host, Refused(NO_IDMAP)),
-    field("mounts[].gidMappings[].size", Host, Refused(NO_IDMAP)),
+    field("mounts[].uidMappings[].containerID", Host, Host),
+    field("mounts[].uidMappings[].hostID", Host, Host),
+    field("mounts[].uidMappings[].size", Host, Host),
+    field("mounts[].gidMappings[].containerID", Host, Host),
+    field("mounts[].gidMappings[].hostID", Host, Host),
+    field("mounts[].gidMappings[].size", Host, Host),
     field("hooks.prestart[].path", Host, Host),
     field("hooks.prestart[].args", Host, Host),
     field("hooks.prestart[].env", Host, Host),
@@ -100,7 +100,6 @@ pub(super) const FIELDS: &[Field] = &[
     field("linux.personality.flags", Refused(NO_PERSONALITY_FLAGS), Refused(NOT_IMPLEMENTED)),
 ];
 
-const NO_IDMAP: &str = "id-mapped mounts are not supported";
 const NO_SELINUX: &str = "SELinux labels are not supported";
 const NO_SECCOMP_LISTENER: &str = "seccomp listeners are not supported";
 const NOT_IMPLEMENTED: &str = "not implemented";

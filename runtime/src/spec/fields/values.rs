@@ -5,8 +5,6 @@ use super::{
     FOREIGN_MOUNT, HOST_HARDWARE, HOST_LISTENER, HOST_NETWORK, JOINING_NETWORK, OWN_KERNEL, Value,
 };
 
-const NOT_IMPLEMENTED: &str = "not implemented";
-const NO_IDMAP: &str = "id-mapped mounts are not supported";
 const NO_LISTENER: &str = "seccomp listeners are not supported";
 const GIVEN: &str = "a guest gives it to every container, asked for or not";
 
@@ -94,19 +92,17 @@ pub(super) const VALUES: &[Value] = &[
         Refused(FOREIGN_MOUNT),
         Host,
     ),
-    option("`idmap`", OPTION_IDMAP, Host, Refused(NO_IDMAP)),
-    option("`ridmap`", OPTION_RIDMAP, Host, Refused(NO_IDMAP)),
-    option("`tmpcopyup`", OPTION_COPY_UP, Guest, Refused(NOT_IMPLEMENTED)),
-    option("`nosymfollow`", OPTION_NOSYMFOLLOW, Guest, Refused(NOT_IMPLEMENTED)),
-    option("`sync`", OPTION_SYNC, Guest, Refused(NOT_IMPLEMENTED)),
-    option("`dirsync`", OPTION_DIRSYNC, Guest, Refused(NOT_IMPLEMENTED)),
-    option("`iversion`", OPTION_IVERSION, Guest, Refused(NOT_IMPLEMENTED)),
+    option("`idmap`", OPTION_IDMAP, Host, Host),
+    option("`ridmap`", OPTION_RIDMAP, Host, Host),
+    option("`tmpcopyup`", OPTION_COPY_UP, Guest, Host),
+    option("`nosymfollow`", OPTION_NOSYMFOLLOW, Guest, Host),
+    option("`sync`", OPTION_SYNC, Guest, Host),
+    option("`dirsync`", OPTION_DIRSYNC, Guest, Host),
+    option("`iversion`", OPTION_IVERSION, Guest, Host),
 ];
 
-const OPTION_IDMAP: &str =
-    r#"{"mounts":[{"destination":"/a","source":"/b","options":["bind","idmap"]}]}"#;
-const OPTION_RIDMAP: &str =
-    r#"{"mounts":[{"destination":"/a","source":"/b","options":["bind","ridmap"]}]}"#;
+const OPTION_IDMAP: &str = r#"{"mounts":[{"destination":"/a","source":"/b","options":["bind","idmap"],"uidMappings":[{"containerID":0,"hostID":1,"size":1}],"gidMappings":[{"containerID":0,"hostID":1,"size":1}]}]}"#;
+const OPTION_RIDMAP: &str = r#"{"mounts":[{"destination":"/a","source":"/b","options":["bind","ridmap"],"uidMappings":[{"containerID":0,"hostID":1,"size":1}],"gidMappings":[{"containerID":0,"hostID":1,"size":1}]}]}"#;
 const OPTION_COPY_UP: &str =
     r#"{"mounts":[{"destination":"/a","type":"tmpfs","options":["tmpcopyup"]}]}"#;
 const OPTION_NOSYMFOLLOW: &str =

@@ -11,11 +11,13 @@
 mod capability;
 mod cgroup;
 mod container;
+mod device_numbers;
 mod device_program;
 mod device_rules;
 mod devices;
 pub mod hardening;
 pub mod host_limits;
+mod memory_policy;
 pub(crate) mod mount_options;
 mod mounts;
 mod process;
@@ -33,6 +35,7 @@ use cofferdam_protocol::vm_config::ShareKind;
 use oci_spec::runtime::{Process, Spec};
 
 pub use cgroup::CgroupError;
+pub use memory_policy::MemoryPolicyPlan;
 pub use mounts::{MountError, bind_source};
 pub use process::ProcessError;
 pub use refusal::{Refusal, unsupported};
@@ -124,7 +127,12 @@ pub enum SourceKind {
     /// A regular file.
     File,
     /// A character device.
-    CharDevice,
+    CharDevice {
+        /// Its major number.
+        major: u32,
+        /// Its minor number.
+        minor: u32,
+    },
     /// A block device.
     BlockDevice,
     /// A named pipe.

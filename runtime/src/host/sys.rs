@@ -28,6 +28,8 @@ pub(crate) struct Program<'a> {
     pub(crate) cpus: &'a [u32],
     /// The control group (v2) that it is born in; absent: the caller's.
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
+    /// Mode and nodes of its memory (`set_mempolicy`).
+    pub(crate) memory: Option<(u32, &'a [u32])>,
 }
 
 /// A child that waits at its gate: it goes on when a byte comes through, and answers with an
@@ -66,6 +68,7 @@ pub(crate) fn spawn_gated(
     argv.push(ptr::null());
     let kept: Vec<RawFd> = program.kept.iter().map(AsRawFd::as_raw_fd).collect();
     let cpus = cpu_set(program.cpus);
+    let memory = program.memory.map(|(mode, nodes)| (mode, node_mask(nodes)));
     let mut pidfd: RawFd = -1;
     // SAFETY: an all-zero `clone_args` is valid.
     let mut clone: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -91,6 +94,7 @@ pub(crate) fn spawn_gated(
                 gate: gate.as_raw_fd(),
                 far: far.as_raw_fd(),
                 cpus: cpus.as_ref(),
+                memory: memory.as_ref().map(|(mode, nodes)| (*mode, nodes.as_slice())),
             };
             // SAFETY: this is the child, alone on its copy of the memory.
             unsafe { become_program(&setup) }
@@ -113,6 +117,7 @@ struct ChildSetup<'a> {
     gate: RawFd,
     far: RawFd,
     cpus: Option<&'a libc::cpu_set_t>,
+    memory: Option<(u32, &'a [libc::c_ulong])>,
 }
 
 /// The child's whole life before `exec`.
@@ -143,6 +148,12 @@ unsafe fn become_program(setup: &ChildSetup<'_>) -> ! {
         if let Some(cpus) = setup.cpus {
             failed |= libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), cpus) == -1;
         }
+        if let Some((mode, nodes)) = setup.memory {
+            // The kernel looks at one bit less than it is told of.
+            let bits = if nodes.is_empty() { 0 } else { size_of_val(nodes) * 8 + 1 };
+            let mask = if nodes.is_empty() { ptr::null() } else { nodes.as_ptr() };
+            failed |= libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) == -1;
+        }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         failed |= libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut()) == -1;
@@ -156,6 +167,19 @@ unsafe fn become_program(setup: &ChildSetup<'_>) -> ! {
 }
 
 /// `None` for an empty list. Numbers that do not fit the set are left out: no kernel has them.
+/// A bit for each memory node.
+fn node_mask(nodes: &[u32]) -> Vec<libc::c_ulong> {
+    let bits = libc::c_ulong::BITS;
+    let words = nodes.iter().max().map_or(0, |last| last / bits + 1);
+    let mut mask = vec![0 as libc::c_ulong; words as usize];
+    for node in nodes {
+        if let Some(word) = mask.get_mut((node / bits) as usize) {
+            *word |= 1 << (node % bits);
+        }
+    }
+    mask
+}
+
 fn cpu_set(cpus: &[u32]) -> Option<libc::cpu_set_t> {
     if cpus.is_empty() {
         return None;

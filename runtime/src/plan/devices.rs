@@ -3,6 +3,7 @@
 use cofferdam_protocol::plan::{DeviceKind, DeviceNodePlan};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
 
+use super::device_numbers::is_everywhere;
 use super::mounts;
 
 /// What the runtime specification promises every container, beside its terminal: path and number.
@@ -62,13 +63,13 @@ pub(super) fn links(spec: &Spec) -> Vec<(String, String)> {
     DEFAULT_LINKS.iter().map(|&(link, target)| (link.to_owned(), target.to_owned())).collect()
 }
 
-/// Whether a guest kernel has the device with this number of its own: memory devices, terminals,
-/// tun and FUSE. Others are the host's hardware.
+/// Whether a guest kernel has the device with this number of its own.
 pub(super) fn in_every_guest(device: &LinuxDevice) -> bool {
     match device.typ() {
         LinuxDeviceType::P => true,
         LinuxDeviceType::C | LinuxDeviceType::U => {
-            matches!((device.major(), device.minor()), (1, 1..=11) | (5, 0..=2) | (10, 200 | 229))
+            let numbers = (u32::try_from(device.major()), u32::try_from(device.minor()));
+            matches!(numbers, (Ok(major), Ok(minor)) if is_everywhere(major, minor))
         }
         LinuxDeviceType::A | LinuxDeviceType::B => false,
     }

@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn a_sandbox_may_take_its_guests_memory_and_the_stated_overhead() {
-        let shape = VmShape { vcpus: 2, memory_mib: 256, host_cpus: Vec::new() };
+        let shape =
+            VmShape { vcpus: 2, memory_mib: 256, host_cpus: Vec::new(), memory_policy: None };
         assert_eq!(
             lines(&at_birth(Version::V2, &shape)),
             ["memory.max = 320864256 (if there is one)", "pids.max = 34 (if there is one)"]

@@ -8,6 +8,7 @@ use cofferdam_protocol::vm_config::ShareKind;
 use nix::libc;
 use oci_spec::runtime::{LinuxIdMapping, Mount};
 
+use super::device_numbers::is_everywhere;
 use super::mount_options::MountOptions;
 use super::{OwnersPlan, PlanInput, ShareAccess, SharePlan, SourceKind};
 
@@ -149,8 +150,10 @@ fn share(
     let refused = |path, what| Err(MountError::SourceKind { index, path, what });
     let kind = match kind {
         SourceKind::Folder => ShareKind::Folder,
+        SourceKind::File => ShareKind::File,
         // A device node is a number: opened in the guest it is the guest's device.
-        SourceKind::File | SourceKind::CharDevice => ShareKind::File,
+        SourceKind::CharDevice { major, minor } if is_everywhere(major, minor) => ShareKind::File,
+        SourceKind::CharDevice { .. } => return refused(path, "a device that no guest has"),
         SourceKind::BlockDevice => return refused(path, "a block device"),
         SourceKind::Fifo => return refused(path, "a named pipe"),
         SourceKind::Socket => return refused(path, "a socket"),
@@ -243,9 +246,11 @@ fn text(index: usize, path: &Path) -> Result<String, MountError> {
 
 #[cfg(test)]
 mod tests {
+    use cofferdam_protocol::plan::StdioPlan;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::plan::{HostFacts, VmDefaults};
 
     proptest! {
         #[test]
@@ -266,6 +271,36 @@ mod tests {
         assert_eq!(bind_source(&bound, Path::new("/b")), Some("/b/data".into()));
         let proc = mount(r#"{"destination":"/proc","source":"proc","type":"proc"}"#);
         assert_eq!(bind_source(&proc, Path::new("/b")), None);
+    }
+
+    #[test]
+    fn a_device_is_shared_where_every_kernel_has_it() {
+        let spec =
+            r#"{"ociVersion":"1.0.2","mounts":[{"destination":"/a","source":"/s","type":"bind"}]}"#;
+        let spec = serde_json::from_str(spec).unwrap();
+        let planned = |kind| {
+            let facts = HostFacts { bind_sources: vec![Some(kind)] };
+            let input = PlanInput {
+                id: &"a".parse().unwrap(),
+                bundle: Path::new("/b"),
+                rootfs: Path::new("/b/rootfs"),
+                spec: &spec,
+                stdio: StdioPlan::Pipes { stdin: false, stdout: false, stderr: false },
+                defaults: VmDefaults { vcpus: 1, memory_mib: 256, overhead_mib: 48 },
+                facts: &facts,
+            };
+            plan(&input).map(|_| ()).map_err(|error| error.to_string())
+        };
+        assert_eq!(planned(SourceKind::CharDevice { major: 1, minor: 3 }), Ok(()));
+        let refused = "mounts[0].source /s is a device that no guest has: one of the host does not \
+                       work in a guest";
+        assert_eq!(
+            planned(SourceKind::CharDevice { major: 226, minor: 0 }),
+            Err(refused.to_owned())
+        );
+        for kind in [SourceKind::Socket, SourceKind::Fifo, SourceKind::BlockDevice] {
+            assert!(planned(kind).unwrap_err().contains("mounts[0].source /s is a"));
+        }
     }
 
     #[test]

@@ -13,8 +13,8 @@ use oci_spec::runtime::{
 use super::{devices, mounts};
 use crate::spec::fields::{
     FOREIGN_MOUNT, HOST_DISKS, HOST_HARDWARE, HOST_LISTENER, HOST_NETWORK, HOST_PROGRAM, JOINING,
-    JOINING_NETWORK, NO_PERSONALITY_FLAGS, NO_SECURITY_MODULE, NOT_IN_VERSION_TWO, OTHER_PLATFORM,
-    OWN_KERNEL,
+    JOINING_NETWORK, NO_PERSONALITY_FLAGS, NO_SECURITY_MODULE, NOT_IN_VERSION_TWO, OTHER_PAGES,
+    OTHER_PLATFORM, OWN_KERNEL,
 };
 
 /// One field that cannot be served.
@@ -117,7 +117,6 @@ fn refuse_linux(found: &mut Found, linux: &Linux) {
     let devices = linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty());
     found.add(devices, "linux.netDevices", HOST_HARDWARE);
     found.add(some(linux.intel_rdt().is_some()), "linux.intelRdt", HOST_HARDWARE);
-    found.add(some(linux.memory_policy().is_some()), "linux.memoryPolicy", HOST_HARDWARE);
     let flags = linux.personality().as_ref().and_then(|personality| personality.flags().as_ref());
     let flags = flags.is_some_and(|flags| !flags.is_empty());
     found.add(flags, "linux.personality.flags", NO_PERSONALITY_FLAGS);
@@ -183,6 +182,12 @@ fn refuse_resources(found: &mut Found, resources: &LinuxResources) {
             || network.priorities().as_ref().is_some_and(|list| !list.is_empty())
     });
     found.add(network, "linux.resources.network", NOT_IN_VERSION_TWO);
+    for (index, limit) in resources.hugepage_limits().iter().flatten().enumerate() {
+        let foreign = !matches!(limit.page_size().as_str(), "2MB" | "1GB");
+        let name =
+            || format!("linux.resources.hugepageLimits[{index}].pageSize {}", limit.page_size());
+        found.add_if(foreign, name, OTHER_PAGES);
+    }
     let rdma = resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty());
     found.add(rdma, "linux.resources.rdma", HOST_HARDWARE);
 }

@@ -3,6 +3,7 @@
 use cofferdam_protocol::bounds::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 use oci_spec::runtime::{LinuxCpu, LinuxResources, Spec};
 
+use super::memory_policy::{self, MemoryPolicyPlan};
 use crate::spec::cpu_list;
 
 /// Below this not even a shell starts; the same bound that container engines have.
@@ -34,6 +35,8 @@ pub struct VmShape {
     /// The host's processors that the monitor's threads stay on (`linux.resources.cpu.cpus`:
     /// the numbers are the host's, so the host keeps to them); empty: all.
     pub host_cpus: Vec<u32>,
+    /// Which of the host's memory the guest gets (`linux.memoryPolicy`).
+    pub memory_policy: Option<MemoryPolicyPlan>,
 }
 
 /// Why no virtual machine has the size asked for.
@@ -71,7 +74,12 @@ impl VmShape {
             _ => Vec::new(),
         };
         let vcpus = vcpus(cpu, host_cpus.len(), defaults)?;
-        Ok(Self { vcpus, memory_mib: memory_mib(resources, defaults)?, host_cpus })
+        Ok(Self {
+            vcpus,
+            memory_mib: memory_mib(resources, defaults)?,
+            host_cpus,
+            memory_policy: memory_policy::plan(spec),
+        })
     }
 }
 

@@ -80,6 +80,8 @@ pub const HOST_NETWORK: &str =
 pub const NO_PERSONALITY_FLAGS: &str = "the specification names no flag";
 /// AppArmor, SELinux.
 pub const NO_SECURITY_MODULE: &str = "the guest kernel has no such security module";
+/// Huge pages of other processors.
+pub const OTHER_PAGES: &str = "a guest has pages of 2MB and 1GB";
 /// Windows and others.
 pub const OTHER_PLATFORM: &str = "it is for another platform";
 /// What only the first version could.

@@ -323,6 +323,7 @@ fn clone_child(
         standard: null.as_fd(),
         cpus: &setup.shape.host_cpus,
         cgroup: group.as_ref().map(AsFd::as_fd),
+        memory: setup.shape.memory_policy.as_ref().map(|policy| (policy.mode, &*policy.nodes)),
     };
     let [child, parent] = gates;
     sys::spawn_gated(&program, child, parent).map_err(MonitorError::Clone)

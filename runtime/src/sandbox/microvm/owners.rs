@@ -34,6 +34,7 @@ fn user_namespace(owners: &OwnersPlan) -> io::Result<OwnedFd> {
         standard: null.as_fd(),
         cpus: &[],
         cgroup: None,
+        memory: None,
     };
     let child = sys::spawn_gated(&program, gate.as_fd(), far.as_fd())?;
     drop(gate);

@@ -113,7 +113,10 @@ fn kind(file: &File) -> io::Result<SourceKind> {
     let stat = rustix::fs::fstat(file)?;
     Ok(match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => SourceKind::Folder,
-        FileType::CharacterDevice => SourceKind::CharDevice,
+        FileType::CharacterDevice => SourceKind::CharDevice {
+            major: rustix::fs::major(stat.st_rdev),
+            minor: rustix::fs::minor(stat.st_rdev),
+        },
         FileType::BlockDevice => SourceKind::BlockDevice,
         FileType::Fifo => SourceKind::Fifo,
         FileType::Socket => SourceKind::Socket,

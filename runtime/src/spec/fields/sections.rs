@@ -93,9 +93,9 @@ pub(super) const FIELDS: &[Field] = &[
     field("linux.intelRdt.enableCMT", Refused(HOST_HARDWARE), Refused(NOT_IMPLEMENTED)),
     field("linux.intelRdt.enableMBM", Refused(HOST_HARDWARE), Refused(NOT_IMPLEMENTED)),
     field("linux.intelRdt.enableMonitoring", Refused(HOST_HARDWARE), Refused(NOT_IMPLEMENTED)),
-    field("linux.memoryPolicy.mode", Refused(HOST_HARDWARE), Host),
-    field("linux.memoryPolicy.nodes", Refused(HOST_HARDWARE), Host),
-    field("linux.memoryPolicy.flags", Refused(HOST_HARDWARE), Host),
+    field("linux.memoryPolicy.mode", Host, Host),
+    field("linux.memoryPolicy.nodes", Host, Host),
+    field("linux.memoryPolicy.flags", Host, Host),
     field("linux.personality.domain", Guest, Host),
     field("linux.personality.flags", Refused(NO_PERSONALITY_FLAGS), Refused(NOT_IMPLEMENTED)),
 ];

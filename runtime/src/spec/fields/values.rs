@@ -2,7 +2,8 @@
 
 use super::Treatment::{self, Guest, Host, Refused, Void};
 use super::{
-    FOREIGN_MOUNT, HOST_HARDWARE, HOST_LISTENER, HOST_NETWORK, JOINING_NETWORK, OWN_KERNEL, Value,
+    FOREIGN_MOUNT, HOST_HARDWARE, HOST_LISTENER, HOST_NETWORK, JOINING_NETWORK, OTHER_PAGES,
+    OWN_KERNEL, Value,
 };
 
 const NO_LISTENER: &str = "seccomp listeners are not supported";
@@ -68,6 +69,13 @@ pub(super) const VALUES: &[Value] = &[
         "a device that not every kernel has: a disk, a graphics card",
         r#"{"linux":{"devices":[{"path":"/dev/sda","type":"b","major":8,"minor":0}]}}"#,
         Refused(HOST_HARDWARE),
+        Host,
+    ),
+    value(
+        "linux.resources.hugepageLimits[].pageSize",
+        "neither `2MB` nor `1GB`",
+        r#"{"linux":{"resources":{"hugepageLimits":[{"pageSize":"64KB","limit":0}]}}}"#,
+        Refused(OTHER_PAGES),
         Host,
     ),
     value(

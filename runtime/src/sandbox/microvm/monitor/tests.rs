@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use super::*;
+use crate::plan::MemoryPolicyPlan;
 
 const BOOT: Duration = Duration::from_secs(5);
 
@@ -40,7 +41,12 @@ impl Fixture {
         Monitor::spawn(MonitorSetup {
             group: &mut SandboxGroup::nowhere(),
             sandbox: &"a".parse().unwrap(),
-            shape: &VmShape { vcpus: 1, memory_mib: 64, host_cpus: vec![0] },
+            shape: &VmShape {
+                vcpus: 1,
+                memory_mib: 64,
+                host_cpus: vec![0],
+                memory_policy: Some(MemoryPolicyPlan { mode: 2, nodes: vec![0] }),
+            },
             artifacts: &self.artifacts,
             kvm: &self.kvm,
             control: &self.control,
@@ -67,6 +73,8 @@ fn a_monitor_is_root_of_namespaces_of_its_own_and_reports() {
     let script = r#"
         [ $(id -u) = 0 ] && [ $$ = 1 ] || exit 3
         ls -l /proc/self/fd/0 | grep -q /dev/null || exit 4
+        grep -q 'Cpus_allowed_list:.0$' /proc/self/status || exit 5
+        grep -q ' bind:0 ' /proc/self/numa_maps || exit 6
         frame '{"ready":{"stages_us":[]}}' > $report"#;
     let fixture = Fixture::new(script);
     let mut monitor = fixture.spawn().unwrap();

@@ -1,0 +1,131 @@
+//! `mounts`: what their options do, compared with runc where it knows them.
+
+use cofferdam_e2e::{Bundle, Mode, Runtime};
+use serde_json::json;
+
+fn both() -> [Runtime; 2] {
+    [Runtime::cofferdam(), Runtime::runc()]
+}
+
+#[test]
+fn a_tmpfs_has_its_options() {
+    let script = "grep ' /t ' /proc/self/mounts | cut -d' ' -f2,3; stat -c %a /t;
+        (echo x > /t/x && chmod 755 /t/x && /t/x) 2>/dev/null || echo noexec;
+        df -k /t | tail -n 1 | tr -s ' ' | cut -d' ' -f2";
+    let bundle = Bundle::script(script).mount(json!({
+        "destination": "/t", "type": "tmpfs", "source": "tmpfs",
+        "options": ["nosuid", "nodev", "noexec", "mode=1750", "size=1024k"]
+    }));
+    for runtime in both() {
+        runtime.run(&bundle).exits(0).prints("/t tmpfs\n1750\nnoexec\n1024\n");
+    }
+}
+
+#[test]
+fn a_mount_propagates_as_it_says() {
+    for (option, expected) in [
+        ("private", ""),
+        ("rprivate", ""),
+        ("shared", "shared"),
+        ("rshared", "shared"),
+        ("unbindable", "unbindable"),
+        ("runbindable", "unbindable"),
+    ] {
+        let script = "grep ' / /t ' /proc/self/mountinfo | grep -o 'shared\\|unbindable'; true";
+        let bundle = Bundle::script(script).mount(json!({
+            "destination": "/t", "type": "tmpfs", "source": "tmpfs", "options": [option]
+        }));
+        for runtime in both() {
+            let outcome = runtime.run(&bundle);
+            outcome.exits(0);
+            assert_eq!(outcome.stdout.trim(), expected, "{option}: {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn the_root_propagates_as_the_configuration_says() {
+    for (propagation, expected) in
+        [("private", ""), ("rshared", "shared"), ("runbindable", "unbindable")]
+    {
+        let script = "grep ' / / ' /proc/self/mountinfo | grep -o 'shared\\|unbindable'; true";
+        let bundle = Bundle::script(&script.replace("' / / '", "' / '"))
+            .edit(|config| config["linux"]["rootfsPropagation"] = json!(propagation));
+        let outcome = Runtime::cofferdam().run(&bundle);
+        outcome.exits(0);
+        assert_eq!(outcome.stdout.trim().contains("shared"), expected == "shared", "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_tree_is_read_only_to_its_last_mount() {
+    let host = tempfile::tempdir().unwrap();
+    std::fs::create_dir(host.path().join("below")).unwrap();
+    let below = host.path().join("below");
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "tmpfs"])
+        .arg(&below)
+        .status()
+        .unwrap();
+    assert!(mounted.success());
+    let source = host.path().to_str().unwrap();
+    let script = "(echo x > /t/x) 2>/dev/null || echo refused; (echo x > /t/below/x) 2>/dev/null || echo refused";
+    let with = |option: &str| {
+        Bundle::script(script).mount(json!({
+            "destination": "/t", "type": "bind", "source": source, "options": ["rbind", option]
+        }))
+    };
+    for runtime in both() {
+        runtime.run(&with("rro")).exits(0).prints("refused\nrefused\n");
+        runtime.run(&with("ro")).exits(0).prints("refused\n");
+    }
+    let unmounted = std::process::Command::new("umount").arg(&below).status().unwrap();
+    assert!(unmounted.success());
+}
+
+#[test]
+fn a_missing_mount_point_is_made_and_a_link_stays_inside() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "from the host").unwrap();
+    let bundle =
+        Bundle::script("cat /deep/er/file; ls /deep/er; test -e /escaped/x && echo inside")
+            .mount(json!({
+                "destination": "/deep/er/file", "type": "bind",
+                "source": file.path().to_str().unwrap(), "options": ["bind", "ro"]
+            }))
+            .mount(json!({
+                "destination": "/link/x", "type": "bind",
+                "source": file.path().to_str().unwrap(), "options": ["bind"]
+            }));
+    std::os::unix::fs::symlink("/../../escaped", bundle.rootfs().join("link")).unwrap();
+    for runtime in both() {
+        runtime.run(&bundle).exits(0).prints("from the hostfile\ninside\n");
+    }
+    assert!(!std::path::Path::new("/escaped").exists());
+}
+
+/// What is behind it is in the host's kernel.
+#[test]
+fn a_socket_of_the_host_is_served_or_refused_by_name() {
+    let host = tempfile::tempdir().unwrap();
+    let path = host.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let bundle = Bundle::script("test -S /s && echo socket").mount(json!({
+        "destination": "/s", "type": "bind", "source": path.to_str().unwrap(), "options": ["bind"]
+    }));
+    let outcome = Runtime::cofferdam().run(&bundle);
+    match Mode::current() {
+        Mode::Namespace => outcome.exits(0).prints("socket\n"),
+        Mode::MicroVm => outcome.exits(1).complains(&["mounts[6].source", "socket"]),
+    };
+}
+
+#[test]
+fn a_device_that_every_kernel_has_can_be_bound() {
+    let bundle = Bundle::script("(echo x > /n) && stat -c %t:%T /n").mount(json!({
+        "destination": "/n", "type": "bind", "source": "/dev/null", "options": ["bind"]
+    }));
+    for runtime in both() {
+        runtime.run(&bundle).exits(0).prints("1:3\n");
+    }
+}

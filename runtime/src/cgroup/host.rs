@@ -196,8 +196,9 @@ pub fn remove(folders: &[PathBuf], deadline: Instant) -> io::Result<()> {
 /// A sandbox makes no groups; an administrator may have.
 fn remove_tree(folder: &Path) -> io::Result<()> {
     match fs::remove_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+        // A read-only hierarchy says so before it says that there is none.
+        Err(_) if !folder.exists() => return Ok(()),
         other => return other,
     }
     for entry in fs::read_dir(folder)? {

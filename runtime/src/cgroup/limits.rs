@@ -194,10 +194,12 @@ fn cpu_v1(list: &mut Vec<Write>, cpu: &LinuxCpu) -> Result<(), LimitError> {
     }
     list.extend(quota.map(|quota| Write::new("cpu.cfs_quota_us", quota)));
     list.extend(cpu.idle().map(|idle| Write::new("cpu.idle", idle)));
+    let runtime = set(cpu.realtime_runtime());
+    let early = if runtime.is_some() { OnRefusal::RetryLast } else { OnRefusal::Fail };
     if let Some(period) = set_unsigned(cpu.realtime_period()) {
-        list.push(Write::new("cpu.rt_period_us", period));
+        list.push(Write::new("cpu.rt_period_us", period).refused(early));
     }
-    list.extend(set(cpu.realtime_runtime()).map(|time| Write::new("cpu.rt_runtime_us", time)));
+    list.extend(runtime.map(|time| Write::new("cpu.rt_runtime_us", time)));
     Ok(())
 }
 
@@ -388,7 +390,7 @@ mod tests {
                 "cpu.cfs_burst_us = 1000 (or at the end)",
                 "cpu.cfs_quota_us = 50000",
                 "cpu.idle = 0",
-                "cpu.rt_period_us = 1000000",
+                "cpu.rt_period_us = 1000000 (or at the end)",
                 "cpu.rt_runtime_us = 900000",
             ]
         );

@@ -15,6 +15,10 @@ pub(super) fn run(context: &Context, args: &ListArgs) -> Result<(), LookUpError>
     if let Some(root) = &context.global.root {
         std::fs::metadata(root).map_err(LookUpError::Root)?;
     }
+    // As with runc, one that was asked for by name must be there.
+    if context.global.root.is_some() {
+        context.store.check_root()?;
+    }
     let entries = context.store.list()?;
     if args.quiet {
         let ids: String = entries.iter().map(|entry| format!("{}\n", entry.record.id)).collect();

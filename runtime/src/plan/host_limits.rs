@@ -9,8 +9,7 @@ use crate::cgroup::limits::{self, LimitError, Present, Version};
 use crate::cgroup::writes::{OnRefusal, Write};
 
 /// What a monitor takes beside its guest's memory: its own pages, the kernel's tables for the
-/// virtual machine, queues, and cached files, which go when they are in the way. Measured: 12 MiB at
-/// most with a guest of 256 MiB that had touched everything and read much from its files.
+/// virtual machine, queues, and cached files, which go when they are in the way.
 pub const OVERHEAD_MIB: u64 = 48;
 /// Two levels of page tables and the kernel's notes on each page grow with the memory: 16 bytes for
 /// 4 KiB, and as much again to be safe.

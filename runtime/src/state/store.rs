@@ -186,6 +186,14 @@ impl Store {
         }
     }
 
+    /// Sees that the folder is there.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn check_root(&self) -> Result<(), StoreError> {
+        fs::metadata(&self.root).map(|_| ()).map_err(StoreError::io("read", &self.root))
+    }
+
     /// Every container, by id.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
-//! `linux.memoryPolicy`: its nodes are the host's, so that the host keeps to it, for all of the
-//! guest's memory.
+//! `linux.memoryPolicy` and `linux.resources.cpu.mems`: their nodes are the host's, so that the host
+//! keeps to them, for all of the guest's memory.
 
 use oci_spec::runtime::{LinuxMemoryPolicy, MemoryPolicyFlagType, MemoryPolicyModeType, Spec};
 
@@ -14,15 +14,32 @@ pub struct MemoryPolicyPlan {
     pub nodes: Vec<u32>,
 }
 
-/// The plan for a configuration; none: as the host has it.
+const BIND: u32 = 2;
+
+/// The plan for a configuration; none: as the host has it. The policy is one within the nodes that
+/// are allowed at all: where it names none of them, it is bound to all of them.
 pub(super) fn plan(spec: &Spec) -> Option<MemoryPolicyPlan> {
-    let policy = spec.linux().as_ref()?.memory_policy().as_ref()?;
-    let nodes = policy.nodes().as_deref().filter(|nodes| !nodes.is_empty());
-    Some(MemoryPolicyPlan {
+    let linux = spec.linux().as_ref()?;
+    let cpu = linux.resources().as_ref().and_then(|resources| resources.cpu().as_ref());
+    let allowed = nodes(cpu.and_then(|cpu| cpu.mems().as_deref()));
+    let policy = linux.memory_policy().as_ref().map(|policy| MemoryPolicyPlan {
         mode: mode(policy),
-        // The rules have seen that it is a list.
-        nodes: nodes.and_then(cpu_list::parse).unwrap_or_default(),
-    })
+        nodes: nodes(policy.nodes().as_deref()),
+    });
+    if allowed.is_empty() {
+        return policy;
+    }
+    let within = policy.map(|MemoryPolicyPlan { mode, mut nodes }| {
+        nodes.retain(|node| allowed.contains(node));
+        MemoryPolicyPlan { mode, nodes }
+    });
+    let within = within.filter(|policy| !policy.nodes.is_empty());
+    Some(within.unwrap_or(MemoryPolicyPlan { mode: BIND, nodes: allowed }))
+}
+
+/// The rules have seen that it is a list.
+fn nodes(list: Option<&str>) -> Vec<u32> {
+    list.filter(|list| !list.trim().is_empty()).and_then(cpu_list::parse).unwrap_or_default()
 }
 
 /// Numbers of linux/mempolicy.h.
@@ -30,7 +47,7 @@ fn mode(policy: &LinuxMemoryPolicy) -> u32 {
     let mode = match policy.mode() {
         MemoryPolicyModeType::MpolDefault => 0,
         MemoryPolicyModeType::MpolPreferred => 1,
-        MemoryPolicyModeType::MpolBind => 2,
+        MemoryPolicyModeType::MpolBind => BIND,
         MemoryPolicyModeType::MpolInterleave => 3,
         MemoryPolicyModeType::MpolLocal => 4,
         MemoryPolicyModeType::MpolPreferredMany => 5,
@@ -47,6 +64,21 @@ fn mode(policy: &LinuxMemoryPolicy) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_policy_is_one_of_the_nodes_that_are_allowed() {
+        let planned = |mems: &str, policy: &str| {
+            let text = format!(
+                r#"{{"ociVersion":"1.3.0","linux":{{"resources":{{"cpu":{{"mems":"{mems}"}}}}{policy}}}}}"#
+            );
+            plan(&serde_json::from_str(&text).unwrap()).map(|plan| (plan.mode, plan.nodes))
+        };
+        let interleave = r#","memoryPolicy":{"mode":"MPOL_INTERLEAVE","nodes":"1-2"}"#;
+        assert_eq!(planned("", ""), None);
+        assert_eq!(planned("0-1", ""), Some((BIND, vec![0, 1])));
+        assert_eq!(planned("0-1", interleave), Some((3, vec![1])));
+        assert_eq!(planned("0", interleave), Some((BIND, vec![0])));
+    }
 
     #[test]
     fn a_policy_has_the_kernels_numbers() {

@@ -58,6 +58,9 @@ pub(super) fn unsupported_process(process: &Process) -> Vec<Refusal> {
 pub(super) fn unsupported_resources(resources: &LinuxResources) -> Vec<Refusal> {
     let mut found = Found(Vec::new());
     refuse_resources(&mut found, resources);
+    let mems = resources.cpu().as_ref().and_then(|cpu| cpu.mems().as_deref());
+    let placed = "the guest's memory has had its place since the container was created";
+    found.add(says_something(mems), "linux.resources.cpu.mems", placed);
     found.0
 }
 
@@ -197,7 +200,6 @@ fn refuse_cpu(found: &mut Found, cpu: &LinuxCpu) {
     found.add(runtime, "linux.resources.cpu.realtimeRuntime", NOT_IN_VERSION_TWO);
     let period = cpu.realtime_period().is_some_and(|period| period != 0);
     found.add(period, "linux.resources.cpu.realtimePeriod", NOT_IN_VERSION_TWO);
-    found.add(says_something(cpu.mems().as_deref()), "linux.resources.cpu.mems", HOST_HARDWARE);
 }
 
 fn refuse_block(found: &mut Found, block: &LinuxBlockIo) {

@@ -31,7 +31,7 @@ pub(super) const FIELDS: &[Field] = &[
     field("linux.resources.cpu.realtimeRuntime", Refused(NOT_IN_VERSION_TWO), Host),
     field("linux.resources.cpu.realtimePeriod", Refused(NOT_IN_VERSION_TWO), Host),
     field("linux.resources.cpu.cpus", Host, Host),
-    field("linux.resources.cpu.mems", Refused(HOST_HARDWARE), Host),
+    field("linux.resources.cpu.mems", Host, Host),
     field("linux.resources.cpu.idle", Guest, Host),
     field("linux.resources.pids.limit", Guest, Host),
     field("linux.resources.blockIO.weight", Refused(HOST_DISKS), Host),

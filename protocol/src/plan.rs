@@ -20,7 +20,8 @@ pub struct ContainerPlan {
     pub rootfs_share: u32,
     /// The root file system is read-only for the container (after the mount points are made).
     pub rootfs_readonly: bool,
-    /// Propagation of the root mount, as `mount(2)` flags (`MS_PRIVATE | MS_REC` and so on).
+    /// Propagation of the root mount, as `mount(2)` flags (`MS_SHARED | MS_REC` and so on); that of
+    /// a mount of its own stays. 0: private.
     pub rootfs_propagation: u64,
     /// Host name in a UTS namespace of its own.
     pub hostname: Option<String>,

@@ -114,7 +114,8 @@ impl ContainerInit<'_> {
         if plan.rootfs_readonly {
             mounts::set_readonly(root.as_fd()).step(|| "making the root read-only".to_owned())?;
         }
-        pivot(&root, plan.rootfs_propagation)
+        pivot(&root)?;
+        propagate(plan)
     }
 
     /// The root share, as a mount of its own that nothing propagates out of.
@@ -159,7 +160,7 @@ pub(crate) fn begin(streams: &ChildStreams, needed: &[RawFd]) -> Result<(), Star
 }
 
 /// Makes the new root the only one in this mount namespace.
-fn pivot(root: &Root, propagation: u64) -> Result<(), StartError> {
+fn pivot(root: &Root) -> Result<(), StartError> {
     let step = || "changing the root".to_owned();
     let old: OwnedFd = {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -170,11 +171,17 @@ fn pivot(root: &Root, propagation: u64) -> Result<(), StartError> {
     rustix::process::pivot_root(".", ".").step(step)?;
     rustix::process::fchdir(&old).step(step)?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).step(step)?;
-    rustix::process::chdir("/").step(step)?;
-    if propagation != 0 {
-        let root = Root::open("/").step(step)?;
-        mounts::set_propagation(root.as_fd(), propagation)
-            .step(|| "setting the root's propagation".to_owned())?;
+    rustix::process::chdir("/").step(step)
+}
+
+/// The root's propagation, which may be the whole tree's: a root that is shared cannot be changed
+/// to. The mounts that have one of their own get it again.
+fn propagate(plan: &ContainerPlan) -> Result<(), StartError> {
+    if plan.rootfs_propagation == 0 {
+        return Ok(());
     }
-    Ok(())
+    let step = || "setting the root's propagation".to_owned();
+    let root = Root::open("/").step(step)?;
+    mounts::set_propagation(root.as_fd(), plan.rootfs_propagation).step(step)?;
+    mounts::propagate_all(&root, &plan.mounts)
 }

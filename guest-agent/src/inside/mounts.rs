@@ -112,8 +112,19 @@ fn adjust(root: &Root, mount: &MountPlan) -> io::Result<()> {
         };
         mount_setattr(mounted.as_fd(), true, &attributes)?;
     }
-    for &flags in &mount.propagation {
-        set_propagation(mounted.as_fd(), flags)?;
+    propagate(mounted.as_fd(), mount)
+}
+
+fn propagate(mounted: BorrowedFd<'_>, mount: &MountPlan) -> io::Result<()> {
+    mount.propagation.iter().try_for_each(|&flags| set_propagation(mounted, flags))
+}
+
+/// Sets the mounts' own propagation again.
+pub(crate) fn propagate_all(root: &Root, mounts: &[MountPlan]) -> Result<(), StartError> {
+    for mount in mounts.iter().filter(|mount| !mount.propagation.is_empty()) {
+        let step = || format!("setting the propagation of {}", mount.target);
+        let mounted = root.find(&mount.target, OFlags::PATH).step(step)?;
+        propagate(mounted.as_fd(), mount).step(step)?;
     }
     Ok(())
 }

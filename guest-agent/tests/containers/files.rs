@@ -110,3 +110,21 @@ pub(crate) async fn device_rules_hold_for_the_program_alone(mut fixture: Fixture
     let refused = failure(fixture.another().create(&plan).await.unwrap_err());
     assert_eq!(refused, "setting the device rules: invalid argument");
 }
+
+pub(crate) async fn a_mount_keeps_its_propagation_whatever_the_roots_is(mut fixture: Fixture) {
+    for (root, expected) in [
+        (0, "/ \n/t shared\n"),
+        (libc::MS_SHARED | libc::MS_REC, "/ shared\n/t shared\n"),
+        (libc::MS_PRIVATE | libc::MS_REC, "/ \n/t shared\n"),
+    ] {
+        let script = r#"busybox awk '$5 == "/" || $5 == "/t" {
+            print $5, $7 ~ /shared/ ? "shared" : "" }' /proc/self/mountinfo"#;
+        let mut plan = plan(&["sh", "-c", script]);
+        plan.rootfs_propagation = root;
+        let shared =
+            MountPlan { propagation: vec![libc::MS_SHARED], ..filesystem("tmpfs", "/t", "") };
+        plan.mounts.push(shared);
+        assert_eq!(fixture.run(&plan).await.1, expected, "{root:x}");
+        fixture = fixture.another();
+    }
+}

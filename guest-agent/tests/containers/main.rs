@@ -36,7 +36,7 @@ macro_rules! cases {
 }
 
 fn main() {
-    let cases: [Case; 35] = cases![
+    let cases: [Case; 36] = cases![
         ends::exit_codes_are_a_shells,
         streams::output_is_sent_before_the_end_is_told,
         streams::input_reaches_the_program_and_its_end_too,
@@ -45,6 +45,7 @@ fn main() {
         files::mounts_are_where_the_plan_says,
         files::a_mount_point_behind_a_link_stays_inside,
         files::a_tmpfs_begins_with_what_it_hides,
+        files::a_mount_keeps_its_propagation_whatever_the_roots_is,
         files::paths_are_masked_and_read_only,
         files::devices_have_their_modes_and_owners,
         files::device_rules_hold_for_the_program_alone,

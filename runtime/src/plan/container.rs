@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use cofferdam_protocol::plan::{ContainerPlan, HookPlan, TimeOffsetPlan, UserNamespacePlan};
-use nix::libc;
 use oci_spec::runtime::{Hook, LinuxNamespaceType, LinuxTimeOffset, Spec};
 
 use super::{PlanError, PlanInput, SharePlan, cgroup, devices, mount_options, mounts, process};
@@ -41,8 +40,8 @@ pub(super) fn plan(input: &PlanInput<'_>) -> Result<(ContainerPlan, Vec<SharePla
 fn rootfs_propagation(spec: &Spec) -> Result<u64, PlanError> {
     let linux = spec.linux().as_ref();
     match linux.and_then(|linux| linux.rootfs_propagation().as_deref()) {
-        // There is no other side in a guest that a mount could come from or go to.
-        None | Some("") => Ok(libc::MS_PRIVATE | libc::MS_REC),
+        // The agent begins with private mounts; what a mount itself says must stay.
+        None | Some("") => Ok(0),
         Some(name) => mount_options::propagation_flags(name)
             .ok_or_else(|| PlanError::RootfsPropagation(name.to_owned())),
     }

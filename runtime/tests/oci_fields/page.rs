@@ -37,7 +37,10 @@ const SOURCES: &str = "
 What a bind mount's source is decides as well, in a microVM: folders, files, and those character
 devices that every kernel has (`/dev/null`, `/dev/fuse`, terminals and their like) are shared; a
 socket, a named pipe, a disk, or a device that only the host has is refused by name, because what is
-behind it is in the host's kernel.
+behind it is in the host's kernel. A tree of mounts that is bound with `rbind` and `ro` is read-only to
+its last mount in a microVM, as with `rro`: a guest sees it as one. Processors in
+`process.execCPUAffinity` are the guest's own, from 0 on; those in `linux.resources.cpu.cpus` and the
+nodes in `mems` and `linux.memoryPolicy` are the host's.
 ";
 
 /// The page.

@@ -168,6 +168,7 @@ fn request(
     };
     Ok(ExecRequest {
         id: entry.record.id.clone(),
+        bundle: entry.record.bundle.clone(),
         state_folder: entry.folder.clone(),
         process,
         spec,

@@ -51,8 +51,18 @@ impl From<LibraryError> for SeccompError {
     }
 }
 
-/// Compiles a filter.
+/// Compiles a filter for a guest, where nobody outside can answer for a call.
 pub(crate) fn compile(seccomp: &LinuxSeccomp) -> Result<SeccompPlan, SeccompError> {
+    let notify = LinuxSeccompAction::ScmpActNotify;
+    let mut rules = seccomp.syscalls().iter().flatten();
+    if seccomp.default_action() == notify || rules.any(|rule| rule.action() == notify) {
+        return Err(SeccompError::Notify);
+    }
+    compile_with_listener(seccomp)
+}
+
+/// Compiles a filter, some of whose calls may be answered by a program.
+pub(crate) fn compile_with_listener(seccomp: &LinuxSeccomp) -> Result<SeccompPlan, SeccompError> {
     let default = action(seccomp.default_action(), seccomp.default_errno_ret())?;
     let architectures = architectures(seccomp);
     let mut filter = ScmpFilterContext::new(default)?;
@@ -111,7 +121,7 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction, 
         }
         LinuxSeccompAction::ScmpActLog => ScmpAction::Log,
         LinuxSeccompAction::ScmpActAllow => ScmpAction::Allow,
-        LinuxSeccompAction::ScmpActNotify => return Err(SeccompError::Notify),
+        LinuxSeccompAction::ScmpActNotify => ScmpAction::Notify,
     })
 }
 
@@ -173,13 +183,16 @@ fn condition(argument: &LinuxSeccompArg) -> ScmpArgCompare {
 /// `SECCOMP_FILTER_FLAG_*` of linux/seccomp.h. A filter that is installed in a process with one
 /// thread, before its program runs, needs no synchronising.
 fn flags(seccomp: &LinuxSeccomp) -> u32 {
+    let notify = LinuxSeccompAction::ScmpActNotify;
+    let has_listener = seccomp.syscalls().iter().flatten().any(|rule| rule.action() == notify);
     seccomp.flags().iter().flatten().fold(0, |flags, flag| {
         flags
             | match flag {
                 LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 1 << 0,
                 LinuxSeccompFilterFlag::SeccompFilterFlagLog => 1 << 1,
                 LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => 1 << 2,
-                // About a listener, and there is none.
+                // Nothing without a listener, and the kernel refuses it then.
+                LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if has_listener => 1 << 5,
                 LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
             }
     })

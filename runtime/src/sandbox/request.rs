@@ -56,6 +56,8 @@ pub struct Created {
 pub struct ExecRequest {
     /// The container.
     pub id: ContainerId,
+    /// The bundle that it was made from.
+    pub bundle: PathBuf,
     /// `<root>/<id>`.
     pub state_folder: PathBuf,
     /// The process, complete: what the flags or `--process` said, over the spec's own process.

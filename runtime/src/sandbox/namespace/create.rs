@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,7 +15,9 @@ use oci_spec::runtime::Spec;
 use super::cgroup;
 use super::executor;
 use super::helper::Helper;
+use super::hook::HookState;
 use super::job::{ConstructJob, Job};
+use super::listener::{self, Listener};
 use super::mounts;
 use super::proc_mounts;
 use super::process::{ProcessPlan, SeccompFile};
@@ -24,6 +27,7 @@ use super::seccomp_cache;
 use super::shadow;
 use super::socket::{self, START_SOCKET};
 use super::stage::StageJob;
+use super::sys;
 use super::terminal;
 use super::unsupported::{self, Unsupported};
 use crate::config::Config;
@@ -171,9 +175,10 @@ fn spawn(
         new_session_keyring: process.new_session_keyring,
     };
     let state_folder = request.state_folder.clone();
+    let listener = listener(&request, &hardened.spec).map_err(host("connect the listener"))?;
     let preserve_fds = request.preserve_fds;
     let (job, stdio) = job(request, &hardened.spec, process, cgroups_path);
-    let mut helper = Helper::spawn(job, stdio, theirs, preserve_fds)
+    let mut helper = Helper::spawn(job, stdio, theirs, listener, preserve_fds)
         .map_err(host("start the process that makes the container"))?;
     tracing::debug!("nsexec container setup");
     let ready = wait_until_ready(&mut helper)?;
@@ -266,11 +271,30 @@ fn with_log(message: String, log: &[String]) -> String {
     text
 }
 
+fn listener(request: &CreateRequest, spec: &Spec) -> io::Result<Option<(Listener, OwnedFd)>> {
+    let profile = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+    let Some(profile) = profile.filter(|profile| listener::is_used(profile)) else {
+        return Ok(None);
+    };
+    let state = HookState {
+        oci_version: spec.version().clone(),
+        id: request.id.to_string(),
+        status: "creating".to_owned(),
+        pid: 0,
+        bundle: request.bundle.clone(),
+        annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+    };
+    Listener::open(profile, state).map(Some)
+}
+
 fn write_seccomp(spec: &Spec, state_folder: &Path) -> Result<Option<SeccompFile>, CreateError> {
     let Some(profile) = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) else {
         return Ok(None);
     };
-    let compiled = seccomp_cache::compile(profile).map_err(CreateError::Seccomp)?;
+    let mut compiled = seccomp_cache::compile(profile).map_err(CreateError::Seccomp)?;
+    if listener::is_used(profile) {
+        compiled.flags |= sys::NEW_LISTENER;
+    }
     let path = state_folder.join(SECCOMP_FILE);
     std::fs::write(&path, &compiled.program).map_err(host("write the seccomp filter"))?;
     tracing::debug!("seccomp filter flags: {}", compiled.flags);

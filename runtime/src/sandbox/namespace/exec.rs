@@ -8,7 +8,9 @@ use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 
 use super::cgroup;
 use super::helper::Helper;
+use super::hook::HookState;
 use super::job::{Job, JoinJob};
+use super::listener::{self, Listener};
 use super::process::{CapabilityPlan, ProcessPlan};
 use super::record::Record;
 use super::report::Report;
@@ -86,6 +88,7 @@ pub fn exec(request: ExecRequest, _: Attachment) -> Result<ExecStarted, ExecErro
     };
     let sockets = size.is_some().then(terminal::socket_pair).transpose();
     let (ours, theirs) = sockets.map_err(host("make a console socket"))?.unzip();
+    let listener = listener(&request, &record).map_err(host("connect the listener"))?;
     let job = Job::Join(Box::new(JoinJob {
         init: record.init.filter(|init| init.is_alive()).ok_or(ExecError::NotRunning)?,
         root: record.root,
@@ -93,7 +96,7 @@ pub fn exec(request: ExecRequest, _: Attachment) -> Result<ExecStarted, ExecErro
         process: process_plan(&request, record),
         console: None,
     }));
-    let mut helper = Helper::spawn(job, request.stdio, theirs, request.preserve_fds)
+    let mut helper = Helper::spawn(job, request.stdio, theirs, listener, request.preserve_fds)
         .map_err(host("start the process that enters the container"))?;
     tracing::debug!("nsexec container setup");
     let pid = wait_until_executed(&mut helper)?;
@@ -109,6 +112,24 @@ pub fn exec(request: ExecRequest, _: Attachment) -> Result<ExecStarted, ExecErro
     let window = terminal.as_ref().map(OwnedFd::try_clone).transpose();
     let window = window.map_err(host("hold the terminal"))?;
     Ok(ExecStarted { pid, pidfd, terminal, window })
+}
+
+/// As for the container's first process, which the state names.
+fn listener(request: &ExecRequest, record: &Record) -> io::Result<Option<(Listener, OwnedFd)>> {
+    let profile = request.spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+    let Some(profile) = profile.filter(|profile| listener::is_used(profile)) else {
+        return Ok(None);
+    };
+    let spec = &request.spec;
+    let state = HookState {
+        oci_version: spec.version().clone(),
+        id: request.id.to_string(),
+        status: "running".to_owned(),
+        pid: record.init.map_or(0, |init| init.pid),
+        bundle: request.bundle.clone(),
+        annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+    };
+    Listener::open(profile, state).map(Some)
 }
 
 /// What the caller said, over what the container has.

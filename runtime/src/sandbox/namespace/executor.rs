@@ -18,6 +18,7 @@ use libcontainer::workload::{
 use oci_spec::runtime::{Hook, Spec};
 use serde::{Deserialize, Serialize};
 
+use super::environment;
 use super::hook::{self, HookState};
 use super::mounts::{self, MountFinish};
 use super::process::{ProcessError, ProcessPlan};
@@ -83,7 +84,7 @@ impl ProcessExecutor {
             bundle: state.bundle.clone(),
             annotations: state.annotations.clone().unwrap_or_default().into_iter().collect(),
         };
-        let env = self.process.environment();
+        let env = environment::complete(&self.process.env, self.process.uid);
         hook::run_all("startContainer", &self.start_hooks, &state, Some(&env))
             .map_err(|e| StartFailure { kind: None, message: describe(&e) })
     }

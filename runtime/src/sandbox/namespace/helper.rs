@@ -16,17 +16,19 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use super::job::Job;
-use super::report::Report;
+use super::listener::Listener;
+use super::report::{Report, describe};
 use super::sealed;
 use super::sys;
 use crate::host::stdio::ProcessStdio;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::MemfdFlags;
-use rustix::io::FdFlags;
+use rustix::io::{Errno, FdFlags};
 
 /// The first argument by which this program knows that it is a helper. No verb of the command
 /// line.
@@ -36,6 +38,7 @@ pub(super) const ARGUMENT: &str = "namespace-init";
 pub(super) struct Helper {
     child: Child,
     reports: BufReader<File>,
+    listener: Option<Listener>,
 }
 
 /// Descriptors that a helper gets besides its standard streams, at these numbers.
@@ -69,6 +72,7 @@ impl Helper {
         mut job: Job,
         stdio: ProcessStdio,
         console: Option<OwnedFd>,
+        listener: Option<(Listener, OwnedFd)>,
         preserve_fds: u32,
     ) -> io::Result<Self> {
         let first = 3 + RawFd::try_from(preserve_fds).map_err(io::Error::other)?;
@@ -79,9 +83,11 @@ impl Helper {
         let program = rustix::io::fcntl_dupfd_cloexec(sealed::open()?, first)?;
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let console = console.map(|fd| passed.add(fd)).transpose()?;
+        let (listener, of_process) = listener.unzip();
+        let of_process = of_process.map(|fd| passed.add(fd)).transpose()?;
         match &mut job {
-            Job::Construct(job) => job.console = console,
-            Job::Join(job) => job.console = console,
+            Job::Construct(job) => (job.console, job.process.listener) = (console, of_process),
+            Job::Join(job) => (job.console, job.process.listener) = (console, of_process),
         }
         let job_number = passed.add(job_file(&job)?)?;
         let report_number = passed.add(&write)?;
@@ -96,13 +102,16 @@ impl Helper {
         connect(&mut command, stdio);
         let child = command.spawn()?;
         drop(passed);
-        Ok(Self { child, reports: BufReader::new(File::from(read)) })
+        Ok(Self { child, reports: BufReader::new(File::from(read)), listener })
     }
 
     /// The next report; `None` when nobody is left who could send one.
     pub(super) fn next_report(&mut self) -> Option<Report> {
         let mut line = String::new();
         loop {
+            if let Some(failed) = self.attend_listener() {
+                return Some(failed);
+            }
             line.clear();
             if self.reports.read_line(&mut line).unwrap_or(0) == 0 {
                 return None;
@@ -111,6 +120,29 @@ impl Helper {
                 return Some(report);
             }
         }
+    }
+
+    /// Until there is something to read of the reports: hands a listener over that is announced.
+    /// What went wrong with it.
+    fn attend_listener(&mut self) -> Option<Report> {
+        while self.reports.buffer().is_empty() {
+            let listener = self.listener.as_mut()?;
+            let mut polled = [
+                PollFd::from_borrowed_fd(listener.socket(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.reports.get_ref().as_fd(), PollFlags::IN),
+            ];
+            match poll(&mut polled, None) {
+                Ok(_) if polled[0].revents().contains(PollFlags::IN) => {}
+                Err(Errno::INTR) => continue,
+                Ok(_) | Err(_) => return None,
+            }
+            let failed = listener.hand_over().err();
+            self.listener = None;
+            if let Some(e) = failed {
+                return Some(Report::Failed { kind: None, message: describe(&e) });
+            }
+        }
+        None
     }
 
     /// Waits for the helper's own end.

@@ -17,12 +17,13 @@
 //! the program and of the working folder). No library of the container's is loaded: no lookup goes
 //! through NSS.
 
+use std::cell::RefCell;
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability, CapsHashSet};
@@ -33,16 +34,14 @@ use oci_spec::runtime::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::environment;
+use super::listener;
 use super::scheduling::{SchedulingError, SchedulingPlan};
 use super::sys;
 use crate::sandbox::request::StartFailureKind;
 
 /// Where programs are looked for when the process has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Most of the container's `/etc/passwd` that is read for `HOME`: it is the image's to write, and
-/// this runs with the host's memory.
-const MAX_PASSWD_BYTES: u64 = 256 * 1024;
 
 /// A process, complete and checked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,6 +62,8 @@ pub(super) struct ProcessPlan {
     pub(super) apparmor_profile: Option<String>,
     pub(super) preserve_fds: u32,
     pub(super) scheduling: SchedulingPlan,
+    /// Where to say which descriptor a filter's notifications come from.
+    pub(super) listener: Option<RawFd>,
 }
 
 /// A compiled filter on disk, below the state folder.
@@ -185,6 +186,7 @@ impl ProcessPlan {
             apparmor_profile: process.apparmor_profile().clone().filter(|p| !p.is_empty()),
             preserve_fds: 0,
             scheduling: SchedulingPlan::from_spec(process, linux),
+            listener: None,
         }
     }
 
@@ -238,7 +240,12 @@ impl ProcessPlan {
             rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
         }
         self.make_working_folder()?;
+        // Before the filter, which may forbid to ask where this is; again where the container's
+        // user alone may enter it.
         let entered = self.enter_working_folder();
+        if entered.is_ok() {
+            verify_working_folder()?;
+        }
         self.own_streams()?;
         if self.no_new_privileges {
             nix::sys::prctl::set_no_new_privs().during("set no_new_privs")?;
@@ -252,8 +259,13 @@ impl ProcessPlan {
         self.drop_privileges()?;
         if entered.is_err() {
             self.enter_working_folder()?;
+            verify_working_folder()?;
         }
-        verify_working_folder()
+        // Whoever answers must have the listener before anything waits for an answer.
+        if self.no_new_privileges && self.listener.is_some() {
+            self.load_seccomp()?;
+        }
+        Ok(())
     }
 
     /// Runs the program. Returns only when that failed.
@@ -268,8 +280,7 @@ impl ProcessPlan {
         let path = c_string(program.as_os_str().as_bytes())?;
         let args =
             self.args.iter().map(|a| c_string(a.as_bytes())).collect::<Result<Vec<_>, _>>()?;
-        let env = self
-            .environment()
+        let env = environment::complete(&self.env, self.uid)
             .iter()
             .map(|e| c_string(e.as_bytes()))
             .collect::<Result<Vec<_>, _>>()?;
@@ -278,17 +289,6 @@ impl ProcessPlan {
             program: program.display().to_string(),
             error: e.into(),
         })
-    }
-
-    /// The environment as runc has it: of a name that is there twice the last holds, and `HOME`
-    /// is added where there is none, or an empty one.
-    pub(super) fn environment(&self) -> Vec<String> {
-        let mut env = last_of_each_name(&self.env);
-        if !env.iter().any(|entry| entry.starts_with("HOME=") && entry.len() > 5) {
-            env.retain(|entry| entry != "HOME=");
-            env.push(format!("HOME={}", home_of(self.uid)));
-        }
-        env
     }
 
     /// Sets the resource limits of this process: while it may still raise them.
@@ -343,17 +343,27 @@ impl ProcessPlan {
     /// With no_new_privs the filter is loaded as late as can be, so that it need not allow what is
     /// done before.
     pub(super) fn load_late_seccomp(&self) -> Result<(), ProcessError> {
-        if self.no_new_privileges { self.load_seccomp() } else { Ok(()) }
+        let is_late = self.no_new_privileges && self.listener.is_none();
+        if is_late { self.load_seccomp() } else { Ok(()) }
     }
 
     fn load_seccomp(&self) -> Result<(), ProcessError> {
         SECCOMP.with_borrow(|program| match (&self.seccomp, program) {
             (None, _) => Ok(()),
             (Some(file), Some(program)) => {
-                sys::load_seccomp(program, file.flags).during("load the seccomp filter")
+                let listener = sys::load_seccomp(program, file.flags);
+                self.announce(listener.during("load the seccomp filter")?)
             }
             (Some(_), None) => Err(io::Error::from(io::ErrorKind::NotFound))
                 .during("load the seccomp filter before it was read"),
+        })
+    }
+
+    fn announce(&self, descriptor: i32) -> Result<(), ProcessError> {
+        LISTENER.with_borrow(|socket| match socket {
+            Some(socket) => listener::announce(socket.as_fd(), descriptor)
+                .during("hand over the seccomp listener"),
+            None => Ok(()),
         })
     }
 
@@ -362,6 +372,9 @@ impl ProcessPlan {
         if let Some(file) = &self.seccomp {
             let bytes = fs::read(&file.path).during("read the seccomp filter")?;
             SECCOMP.set(Some(bytes));
+        }
+        if let Some(number) = self.listener {
+            LISTENER.set(Some(sys::inherited(number).during("find the listener's connection")?));
         }
         Ok(())
     }
@@ -384,7 +397,10 @@ impl ProcessPlan {
 thread_local! {
     /// The filter's instructions, from the moment that they are read until they are loaded. Not in
     /// the plan: that travels as text.
-    static SECCOMP: std::cell::RefCell<Option<Vec<u8>>> = const { std::cell::RefCell::new(None) };
+    static SECCOMP: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+
+    /// Where the listener is announced.
+    static LISTENER: RefCell<Option<OwnedFd>> = const { RefCell::new(None) };
 }
 
 impl CapabilityPlan {
@@ -499,42 +515,6 @@ fn verify_working_folder() -> Result<(), ProcessError> {
     Err(io::Error::from(io::ErrorKind::NotFound)).during("stay outside the container's root")
 }
 
-/// The user's folder by the container's own `/etc/passwd`, read without any library of its own.
-fn home_of(uid: u32) -> String {
-    read_passwd().ok().and_then(|passwd| home_in(&passwd, uid)).unwrap_or_else(|| "/".to_owned())
-}
-
-fn read_passwd() -> io::Result<String> {
-    let file = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
-        .open("/etc/passwd")?;
-    if !file.metadata()?.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_PASSWD_BYTES).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-fn home_in(passwd: &str, uid: u32) -> Option<String> {
-    passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let id = fields.nth(2)?;
-        let home = fields.nth(2)?;
-        (id.parse() == Ok(uid) && home.starts_with('/')).then(|| home.to_owned())
-    })
-}
-
-fn last_of_each_name(env: &[String]) -> Vec<String> {
-    let mut seen = std::collections::HashSet::new();
-    let name = |entry: &str| entry.split_once('=').map_or(entry.to_owned(), |(n, _)| n.to_owned());
-    let mut kept: Vec<String> =
-        env.iter().rev().filter(|entry| seen.insert(name(entry))).cloned().collect();
-    kept.reverse();
-    kept
-}
-
 fn c_string(bytes: &[u8]) -> Result<CString, ProcessError> {
     CString::new(bytes)
         .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
@@ -544,21 +524,6 @@ fn c_string(bytes: &[u8]) -> Result<CString, ProcessError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_home_is_found_by_number_and_must_be_absolute() {
-        let passwd = "root:x:0:0:root:/root:/bin/sh\nbad\nr:x:7:7:::\nredis:x:100:101::/var/lib/redis:/bin/false\n";
-        assert_eq!(home_in(passwd, 0).as_deref(), Some("/root"));
-        assert_eq!(home_in(passwd, 100).as_deref(), Some("/var/lib/redis"));
-        assert_eq!(home_in(passwd, 7), None);
-        assert_eq!(home_in(passwd, 4), None);
-    }
-
-    #[test]
-    fn of_a_name_that_is_there_twice_the_last_holds() {
-        let env = ["A=1", "HOME=/x", "B=2", "A=3", "HOME="].map(str::to_owned);
-        assert_eq!(last_of_each_name(&env), ["B=2", "A=3", "HOME="]);
-    }
 
     #[test]
     fn ambient_capabilities_that_the_kernel_would_refuse_are_not_asked_for() {

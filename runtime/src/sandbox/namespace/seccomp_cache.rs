@@ -28,13 +28,13 @@ const MAX_FILES: usize = 64;
 /// Compiles a profile, or takes what was compiled from the same before.
 pub(super) fn compile(profile: &LinuxSeccomp) -> Result<SeccompPlan, SeccompError> {
     let (Some(key), Some(folder)) = (key(profile), folder(Path::new(FOLDER))) else {
-        return seccomp::compile(profile);
+        return seccomp::compile_with_listener(profile);
     };
     let file = folder.join(format!("{:016x}", digest(&key)));
     if let Some(kept) = fs::read(&file).ok().and_then(|bytes| decode(&bytes, &key)) {
         return Ok(kept);
     }
-    let compiled = seccomp::compile(profile)?;
+    let compiled = seccomp::compile_with_listener(profile)?;
     if let Err(e) = keep(&folder, &file, &encode(&compiled, &key)) {
         tracing::debug!("The compiled seccomp profile is not kept: {e}");
     }

@@ -214,6 +214,15 @@ pub(super) fn reset_signals() {
     }
 }
 
+/// SECCOMP_FILTER_FLAG_NEW_LISTENER.
+pub(super) const NEW_LISTENER: u32 = 1 << 3;
+
+/// Closes a descriptor that the kernel has just opened for this process.
+pub(super) fn close(number: i32) -> io::Result<()> {
+    // SAFETY: the caller got the number from the kernel and gave it to nobody else.
+    if unsafe { libc::close(number) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// One instruction of classic BPF.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -225,8 +234,8 @@ struct Instruction {
 }
 
 /// Loads a seccomp filter (`struct sock_filter` after `struct sock_filter`) for this thread and
-/// what it starts.
-pub(super) fn load_seccomp(program: &[u8], flags: u32) -> io::Result<()> {
+/// what it starts. With [`NEW_LISTENER`] the number of a new descriptor, else 0.
+pub(super) fn load_seccomp(program: &[u8], flags: u32) -> io::Result<i32> {
     let instructions: Vec<Instruction> = program
         .chunks_exact(size_of::<Instruction>())
         .map(|i| Instruction {
@@ -244,7 +253,10 @@ pub(super) fn load_seccomp(program: &[u8], flags: u32) -> io::Result<()> {
     let result = unsafe {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    match i32::try_from(result) {
+        Ok(listener) if listener >= 0 => Ok(listener),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Marks every descriptor from this number on to be closed when a program is executed.

@@ -133,12 +133,25 @@ fn in_linux(linux: &Linux, found: &mut Found) {
 }
 
 fn in_seccomp(seccomp: &LinuxSeccomp, found: &mut Found) {
-    let reason = "seccomp listeners are not supported";
+    // The words are runc's.
     let notify = LinuxSeccompAction::ScmpActNotify;
-    found.set(seccomp.listener_path().is_some(), "linux.seccomp.listenerPath", reason);
-    found.set(seccomp.default_action() == notify, "linux.seccomp.defaultAction", reason);
+    found.set(
+        seccomp.default_action() == notify,
+        "linux.seccomp.defaultAction",
+        "SCMP_ACT_NOTIFY cannot be used as default action",
+    );
+    let nobody = seccomp.listener_path().as_ref().is_none_or(|path| path.as_os_str().is_empty());
     for (i, rule) in seccomp.syscalls().iter().flatten().enumerate() {
-        found.set(rule.action() == notify, format!("linux.seccomp.syscalls[{i}].action"), reason);
+        if rule.action() != notify {
+            continue;
+        }
+        let path = format!("linux.seccomp.syscalls[{i}].action");
+        found.set(nobody, path.clone(), "SCMP_ACT_NOTIFY needs linux.seccomp.listenerPath");
+        found.set(
+            rule.names().iter().any(|name| name == "write"),
+            path,
+            "SCMP_ACT_NOTIFY cannot be used for the write syscall",
+        );
     }
 }
 

@@ -73,8 +73,8 @@ pub(super) const FIELDS: &[Field] = &[
     field("linux.seccomp.defaultErrnoRet", Guest, Host),
     field("linux.seccomp.architectures", Guest, Host),
     field("linux.seccomp.flags", Guest, Host),
-    field("linux.seccomp.listenerPath", Void(NO_LISTENER), Refused(NO_SECCOMP_LISTENER)),
-    field("linux.seccomp.listenerMetadata", Void(NO_LISTENER), Void(NO_LISTENER)),
+    field("linux.seccomp.listenerPath", Void(NO_LISTENER), Host),
+    field("linux.seccomp.listenerMetadata", Void(NO_LISTENER), Host),
     field("linux.seccomp.syscalls[].names", Guest, Host),
     field("linux.seccomp.syscalls[].action", Guest, Host),
     field("linux.seccomp.syscalls[].errnoRet", Guest, Host),
@@ -101,5 +101,4 @@ pub(super) const FIELDS: &[Field] = &[
 ];
 
 const NO_SELINUX: &str = "SELinux labels are not supported";
-const NO_SECCOMP_LISTENER: &str = "seccomp listeners are not supported";
 const NOT_IMPLEMENTED: &str = "not implemented";

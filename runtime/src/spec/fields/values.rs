@@ -6,7 +6,7 @@ use super::{
     OWN_KERNEL, Value,
 };
 
-const NO_LISTENER: &str = "seccomp listeners are not supported";
+const NOTIFY_BY_DEFAULT: &str = "SCMP_ACT_NOTIFY cannot be used as default action";
 const GIVEN: &str = "a guest gives it to every container, asked for or not";
 
 const fn value(
@@ -83,15 +83,15 @@ pub(super) const VALUES: &[Value] = &[
         "`SCMP_ACT_NOTIFY`",
         r#"{"linux":{"seccomp":{"defaultAction":"SCMP_ACT_NOTIFY"}}}"#,
         Refused(HOST_LISTENER),
-        Refused(NO_LISTENER),
+        Refused(NOTIFY_BY_DEFAULT),
     ),
     value(
         "linux.seccomp.syscalls[].action",
         "`SCMP_ACT_NOTIFY`",
-        r#"{"linux":{"seccomp":{"defaultAction":"SCMP_ACT_ALLOW",
+        r#"{"linux":{"seccomp":{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/l",
             "syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_NOTIFY"}]}}}"#,
         Refused(HOST_LISTENER),
-        Refused(NO_LISTENER),
+        Host,
     ),
     value(
         "mounts[].type",

@@ -15,6 +15,7 @@ use cofferdam_agent::reaper::Reaper;
 
 use crate::fixture::Fixture;
 
+mod control;
 mod ends;
 mod files;
 mod fixture;
@@ -36,7 +37,7 @@ macro_rules! cases {
 }
 
 fn main() {
-    let cases: [Case; 36] = cases![
+    let cases: [Case; 40] = cases![
         ends::exit_codes_are_a_shells,
         streams::output_is_sent_before_the_end_is_told,
         streams::input_reaches_the_program_and_its_end_too,
@@ -70,6 +71,10 @@ fn main() {
         ends::signals_reach_their_process,
         ends::the_end_of_init_is_the_end_of_all,
         ends::processes_are_listed,
+        control::a_frozen_container_stands_still_and_can_be_killed,
+        control::limits_are_written_all_or_none,
+        control::only_files_of_the_cgroup_can_be_read,
+        control::a_container_that_is_not_there_cannot_be_asked,
         streams::a_connection_that_comes_late_gets_what_is_written_later,
         streams::output_waits_for_its_connection_and_so_does_the_end,
         streams::a_child_that_keeps_the_pipe_does_not_hold_up_the_end,

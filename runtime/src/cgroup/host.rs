@@ -46,11 +46,11 @@ pub enum HostGroupError {
 
 impl HostGroupError {
     /// Whether groups are simply not ours to make: for a user without privileges, or in a
-    /// container.
+    /// container, whose hierarchy is read-only or has processes where groups would have to divide.
     #[must_use]
     pub fn is_denied(&self) -> bool {
         let Self::Io { source, .. } = self else { return false };
-        let denied = [libc::EACCES, libc::EPERM, libc::EROFS];
+        let denied = [libc::EACCES, libc::EPERM, libc::EROFS, libc::EBUSY, libc::EOPNOTSUPP];
         source.raw_os_error().is_some_and(|errno| denied.contains(&errno))
     }
 }

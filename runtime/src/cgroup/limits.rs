@@ -221,14 +221,28 @@ fn cpu_v2(list: &mut Vec<Write>, cpu: &LinuxCpu) {
     }
 }
 
-/// [2, 262144] to [1, 10000], on a line, as container runtimes agreed.
+/// [2, 262144] to [1, 10000] on a curve that takes the default of 1024 to that of 100, as container
+/// runtimes agreed (earlier they had a line, on which 1024 was 39).
 #[must_use]
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "of numbers from 1 to 262144"
+)]
 pub fn weight_of_shares(shares: u64) -> u64 {
-    let shares = shares.clamp(MIN_SHARES, MAX_SHARES);
-    1 + (shares - MIN_SHARES) * 9999 / (MAX_SHARES - MIN_SHARES)
+    match shares {
+        ..=MIN_SHARES => 1,
+        MAX_SHARES.. => 10_000,
+        _ => {
+            let bits = (shares as f64).log2();
+            let exponent = (bits * bits + 125.0 * bits) / 612.0 - 7.0 / 34.0;
+            10_f64.powf(exponent).ceil() as u64
+        }
+    }
 }
 
-/// [10, 1000] to [1, 10000], likewise.
+/// [10, 1000] to [1, 10000] on a line, likewise.
 fn io_weight(weight: u16) -> u64 {
     1 + (u64::from(weight.clamp(10, 1000)) - 10) * 9999 / 990
 }
@@ -403,7 +417,7 @@ mod tests {
             [
                 "cpuset.cpus = 0-1",
                 "cpu.idle = 0",
-                "cpu.weight = 39",
+                "cpu.weight = 100",
                 "cpu.max.burst = 1000 (or at the end)",
                 "cpu.max = 50000 200000",
             ]
@@ -420,6 +434,12 @@ mod tests {
         assert_eq!(shares(262_145), Err(LimitError::TooManyShares));
         assert_eq!(shares(2).unwrap(), ["cpu.shares = 2"]);
         assert_eq!(shares(0).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn shares_keep_their_order_as_weights() {
+        let weights = [0, 2, 100, 512, 1024, 2048, 262_143, 262_144].map(weight_of_shares);
+        assert_eq!(weights, [1, 1, 17, 59, 100, 174, 10_000, 10_000]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use cofferdam_protocol::plan::CgroupPlan;
 use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources};
 
 use super::device_rules::{self, DeviceRuleError};
+use crate::cgroup::limits::weight_of_shares;
 
 /// The period of the CPU controller where the configuration says none, in microseconds.
 const DEFAULT_PERIOD_US: u64 = 100_000;
@@ -119,12 +120,6 @@ fn push_huge_pages(files: &mut Files, limit: &LinuxHugepageLimit) {
     push(files, &format!("hugetlb.{size}.rsvd.max"), number_or_max(limit.limit()));
 }
 
-/// [2, 262144] to [1, 10000], on a line, as container runtimes agreed.
-fn weight_of_shares(shares: u64) -> u64 {
-    let shares = shares.clamp(2, 262_144);
-    1 + (shares - 2) * 9999 / 262_142
-}
-
 fn push_unified(files: &mut Files, resources: &LinuxResources) -> Result<(), CgroupError> {
     let unified: BTreeMap<_, _> = resources.unified().iter().flatten().collect();
     for (key, value) in unified {
@@ -163,7 +158,7 @@ mod tests {
             [
                 file("memory.max", "536870912"),
                 file("memory.low", "1048576"),
-                file("cpu.weight", "39"),
+                file("cpu.weight", "100"),
                 file("cpu.max", "50000 100000"),
                 file("pids.max", "100"),
                 file("hugetlb.2MB.max", "4194304"),
@@ -183,11 +178,6 @@ mod tests {
             files(unlimited).unwrap(),
             [file("memory.max", "max"), file("cpu.max", "max 100000"), file("pids.max", "max")]
         );
-    }
-
-    #[test]
-    fn shares_keep_their_order_as_weights() {
-        assert_eq!([2, 1024, 262_144].map(weight_of_shares), [1, 39, 10_000]);
     }
 
     #[test]

@@ -83,6 +83,6 @@ mod tests {
             "memory":{"limit":1}}"#;
         let resources = serde_json::from_str(resources).unwrap();
         let writes = of_processors(Version::V2, &resources).unwrap();
-        assert_eq!(lines(&writes), ["cpu.weight = 20", "cpu.max = 50000 100000"]);
+        assert_eq!(lines(&writes), ["cpu.weight = 59", "cpu.max = 50000 100000"]);
     }
 }

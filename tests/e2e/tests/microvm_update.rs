@@ -43,7 +43,7 @@ fn limits_reach_the_guests_files() {
         .exits(0);
     assert_eq!(file(&container, "memory.max"), (48 << 20).to_string());
     assert_eq!(file(&container, "cpu.max"), "30000 100000");
-    assert_eq!(file(&container, "cpu.weight"), "20");
+    assert_eq!(file(&container, "cpu.weight"), "59");
     assert_eq!(file(&container, "pids.max"), "30");
     // The period that was said before goes with another quota.
     runtime.verb(&["update", "--cpu-period", "50000", &container.id]).exits(0);

@@ -12,7 +12,7 @@ const MIB: u64 = 1 << 20;
 fn limited() -> Bundle {
     Bundle::busybox(&["sleep", "1000"]).edit(|config| {
         config["linux"]["resources"]["memory"] = json!({ "limit": 96 * MIB, "swap": 96 * MIB });
-        config["linux"]["resources"]["pids"] = json!({ "limit": 50 });
+        config["linux"]["resources"]["pids"] = json!({ "limit": 100 });
     })
 }
 
@@ -50,11 +50,11 @@ fn less_memory_holds_at_once() {
 fn fewer_processes_hold_at_once() {
     for runtime in [Runtime::runc(), Runtime::cofferdam()] {
         let container = runtime.start(&limited());
-        forks(&container, 10).exits(0).prints("all\n");
-        update(&runtime, &container, &["--pids-limit", "5"]).exits(0);
-        forks(&container, 10).complains(&["fork"]);
+        forks(&container, 40).exits(0).prints("all\n");
+        update(&runtime, &container, &["--pids-limit", "20"]).exits(0);
+        forks(&container, 40).complains(&["fork"]);
         update(&runtime, &container, &["--pids-limit", "-1"]).exits(0);
-        forks(&container, 100).exits(0).prints("all\n");
+        forks(&container, 150).exits(0).prints("all\n");
     }
 }
 
@@ -63,9 +63,9 @@ fn limits_come_from_a_file_as_well() {
     for runtime in [Runtime::runc(), Runtime::cofferdam()] {
         let container = runtime.start(&limited());
         let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), r#"{"pids":{"limit":5},"memory":{"limit":0}}"#).unwrap();
+        fs::write(file.path(), r#"{"pids":{"limit":20},"memory":{"limit":0}}"#).unwrap();
         update(&runtime, &container, &["-r", file.path().to_str().unwrap()]).exits(0);
-        forks(&container, 10).complains(&["fork"]);
+        forks(&container, 40).complains(&["fork"]);
     }
 }
 
@@ -74,10 +74,10 @@ fn a_paused_container_takes_limits_and_stays_paused() {
     for runtime in [Runtime::runc(), Runtime::cofferdam()] {
         let container = runtime.start(&limited());
         container.verb("pause").exits(0);
-        update(&runtime, &container, &["--pids-limit", "5"]).exits(0);
+        update(&runtime, &container, &["--pids-limit", "20"]).exits(0);
         assert_eq!(container.status(), "paused");
         container.verb("resume").exits(0);
-        forks(&container, 10).complains(&["fork"]);
+        forks(&container, 40).complains(&["fork"]);
     }
 }
 
@@ -85,11 +85,11 @@ fn a_paused_container_takes_limits_and_stays_paused() {
 fn a_value_that_is_none_changes_nothing_and_is_named() {
     for runtime in [Runtime::runc(), Runtime::cofferdam()] {
         let container = runtime.start(&limited());
-        let wrong = update(&runtime, &container, &["--pids-limit", "5", "--memory", "many"]);
+        let wrong = update(&runtime, &container, &["--pids-limit", "20", "--memory", "many"]);
         wrong.exits(1).complains(&["memory"]);
-        let wrong = update(&runtime, &container, &["--pids-limit", "5", "--cpu-period", "many"]);
+        let wrong = update(&runtime, &container, &["--pids-limit", "20", "--cpu-period", "many"]);
         wrong.exits(1).complains(&["invalid value for cpu-period"]);
-        forks(&container, 10).exits(0).prints("all\n");
+        forks(&container, 40).exits(0).prints("all\n");
     }
 }
 
@@ -99,8 +99,8 @@ fn a_container_that_has_ended_has_no_limits_to_change() {
         let container = runtime.start(&limited());
         container.kill("KILL").exits(0);
         container.becomes("stopped");
-        update(&runtime, &container, &["--pids-limit", "5"]).exits(1).complains(&["not running"]);
+        update(&runtime, &container, &["--pids-limit", "20"]).exits(1).complains(&["not running"]);
     }
     let runtime = Runtime::cofferdam();
-    runtime.verb(&["update", "--pids-limit", "5", "nobody"]).exits(1).complains(&["not exist"]);
+    runtime.verb(&["update", "--pids-limit", "20", "nobody"]).exits(1).complains(&["not exist"]);
 }

@@ -43,7 +43,8 @@ pub enum UpdateError {
 /// Changes the limits of a container.
 ///
 /// # Errors
-/// Then they are as they were.
+/// What the guest refused is as it was there. What is wrong by itself is found before anything is
+/// changed.
 pub fn update(sandbox: &SandboxRef, request: &UpdateRequest) -> Result<(), UpdateError> {
     let said = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     if said(&request.l3_cache_schema) || said(&request.memory_bandwidth_schema) {

@@ -9,7 +9,9 @@ use crate::cgroup::limits::{self, LimitError, Present, Version};
 use crate::cgroup::writes::{OnRefusal, Write};
 
 /// What a monitor takes beside its guest's memory: its own pages, the kernel's tables for the
-/// virtual machine, queues, and cached files, which go when they are in the way.
+/// virtual machine, queues, and cached files, which go when they are in the way. Measured with a
+/// guest of 259 MiB that had touched 100 MiB and read some hundred files: 2 MiB of the monitor's, 3
+/// of the kernel's, 12 of cached files.
 pub const OVERHEAD_MIB: u64 = 48;
 /// Two levels of page tables and the kernel's notes on each page grow with the memory: 16 bytes for
 /// 4 KiB, and as much again to be safe.

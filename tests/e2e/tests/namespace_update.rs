@@ -80,9 +80,24 @@ fn memory_goes_up_and_down_with_swap() {
         &["--memory-swap", "96m"],
         &["--memory", "80M", "--memory-reservation", "40M"],
         &["--memory", "32M", "--memory-swap", "32M"],
-        &["--memory", "-1"],
         &["--memory", "32M", "--memory-swap", "-1"],
     ]);
+}
+
+/// runc 1.1 cannot with v2 once there was a limit on swap.
+#[test]
+fn no_limit_on_memory_is_none_on_swap() {
+    let runtime = Runtime::cofferdam();
+    let container = runtime.start(&Bundle::busybox(&["sleep", "1000"]).edit(|config| {
+        let limit = 33_554_432;
+        config["linux"]["resources"]["memory"] = json!({ "limit": limit, "swap": limit });
+    }));
+    runtime.verb(&["update", "--memory", "-1", &container.id]).exits(0);
+    let found = limits(&container);
+    let none = ["max", "9223372036854771712"];
+    for (name, value) in found.iter().filter(|(name, _)| name.starts_with("memory.")) {
+        assert!(none.contains(&value.as_str()) || *name == "memory.low", "{name} is {value}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn shape(bundle: &Bundle) -> (u32, u64) {
     outcome.exits(0);
     let mut lines = outcome.stdout.lines();
     let mut next = || lines.next().unwrap_or_default();
-    (next().parse().unwrap(), next().parse().unwrap())
+    (next().parse().unwrap_or_default(), next().parse().unwrap_or_default())
 }
 
 #[test]

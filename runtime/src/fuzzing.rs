@@ -59,7 +59,8 @@ fn facts(spec: &Spec) -> HostFacts {
         let is_file = path.to_string_lossy().contains('.');
         Some(if is_file { SourceKind::File } else { SourceKind::Folder })
     };
-    HostFacts { bind_sources: spec.mounts().iter().flatten().map(kind).collect() }
+    let bind_sources = spec.mounts().iter().flatten().map(kind).collect();
+    HostFacts { bind_sources, ..HostFacts::default() }
 }
 
 #[cfg(test)]

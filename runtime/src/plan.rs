@@ -117,6 +117,9 @@ pub struct PlanInput<'a> {
 pub struct HostFacts {
     /// For each of the spec's mounts, in order: what its source is, if it is a bind mount.
     pub bind_sources: Vec<Option<SourceKind>>,
+    /// For each of the spec's mounts: what the mount that its source is on forbids (`MS_NOSUID`,
+    /// `MS_NODEV`, `MS_NOEXEC`). A bind mount keeps to it, and a guest would not know.
+    pub bind_flags: Vec<u64>,
 }
 
 /// What a bind mount's source is, symbolic links followed.

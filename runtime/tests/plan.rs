@@ -24,7 +24,8 @@ fn facts(spec: &Spec) -> HostFacts {
         let file = named.contains('.') || named.starts_with("host");
         Some(if file { SourceKind::File } else { SourceKind::Folder })
     };
-    HostFacts { bind_sources: spec.mounts().iter().flatten().map(source).collect() }
+    let bind_sources = spec.mounts().iter().flatten().map(source).collect();
+    HostFacts { bind_sources, ..HostFacts::default() }
 }
 
 fn plan(config: &str, stdio: StdioPlan) -> Value {

@@ -9,6 +9,8 @@ use oci_spec::runtime::Mount;
 pub(crate) struct MountOptions {
     /// `MS_*`, `MS_BIND` and `MS_REC` among them.
     pub(crate) flags: u64,
+    /// `MS_*` that the options take away by name: `exec`, `suid`.
+    pub(crate) cleared: u64,
     /// `MOUNT_ATTR_*` for the whole tree.
     pub(crate) recursive_attributes: u64,
     /// `MOUNT_ATTR_*` taken away from the whole tree.
@@ -49,8 +51,14 @@ impl MountOptions {
         let mut data: Vec<&str> = Vec::new();
         for option in options {
             match meaning(option) {
-                Meaning::Set(flags) => parsed.flags |= flags,
-                Meaning::Clear(flags) => parsed.flags &= !flags,
+                Meaning::Set(flags) => {
+                    parsed.flags |= flags;
+                    parsed.cleared &= !flags;
+                }
+                Meaning::Clear(flags) => {
+                    parsed.flags &= !flags;
+                    parsed.cleared |= flags;
+                }
                 Meaning::SetTree(attributes) => parsed.set_tree(attributes),
                 Meaning::ClearTree(attributes) => parsed.clear_tree(attributes),
                 Meaning::Propagation(flags) => parsed.propagation.push(flags),

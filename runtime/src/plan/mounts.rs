@@ -125,13 +125,19 @@ pub(super) fn plan(input: &PlanInput<'_>) -> Result<(Vec<MountPlan>, Vec<SharePl
         plans.push(MountPlan {
             target: text(index, &absolute(mount.destination()))?,
             source,
-            flags: options.attributes(),
+            flags: options.attributes() | inherited(index, &options, input),
             recursive_attributes: options.recursive_attributes,
             recursive_cleared: options.recursive_cleared,
             propagation: options.propagation,
         });
     }
     Ok((plans, shares))
+}
+
+/// What the source's own mount forbids, unless the options allow it by name.
+fn inherited(index: usize, options: &MountOptions, input: &PlanInput<'_>) -> u64 {
+    let flags = input.facts.bind_flags.get(index).copied().unwrap_or_default();
+    flags & (libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC) & !options.cleared
 }
 
 fn is_bind(mount: &Mount, options: &MountOptions) -> bool {
@@ -279,7 +285,7 @@ mod tests {
             r#"{"ociVersion":"1.0.2","mounts":[{"destination":"/a","source":"/s","type":"bind"}]}"#;
         let spec = serde_json::from_str(spec).unwrap();
         let planned = |kind| {
-            let facts = HostFacts { bind_sources: vec![Some(kind)] };
+            let facts = HostFacts { bind_sources: vec![Some(kind)], ..HostFacts::default() };
             let input = PlanInput {
                 id: &"a".parse().unwrap(),
                 bundle: Path::new("/b"),
@@ -301,6 +307,32 @@ mod tests {
         for kind in [SourceKind::Socket, SourceKind::Fifo, SourceKind::BlockDevice] {
             assert!(planned(kind).unwrap_err().contains("mounts[0].source /s is a"));
         }
+    }
+
+    #[test]
+    fn what_the_sources_mount_forbids_stays_forbidden() {
+        let planned = |options: &str| {
+            let spec = format!(
+                r#"{{"ociVersion":"1.0.2","mounts":[{{"destination":"/a","source":"/s","type":"bind",
+                    "options":[{options}]}}]}}"#
+            );
+            let facts = HostFacts {
+                bind_sources: vec![Some(SourceKind::Folder)],
+                bind_flags: vec![libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_RDONLY],
+            };
+            let input = PlanInput {
+                id: &"a".parse().unwrap(),
+                bundle: Path::new("/b"),
+                rootfs: Path::new("/b/rootfs"),
+                spec: &serde_json::from_str(&spec).unwrap(),
+                stdio: StdioPlan::Pipes { stdin: false, stdout: false, stderr: false },
+                defaults: VmDefaults { vcpus: 1, memory_mib: 256, overhead_mib: 48 },
+                facts: &facts,
+            };
+            plan(&input).unwrap().0[0].flags
+        };
+        assert_eq!(planned(""), libc::MS_NOSUID | libc::MS_NOEXEC);
+        assert_eq!(planned(r#""exec","nodev""#), libc::MS_NOSUID | libc::MS_NODEV);
     }
 
     #[test]

@@ -83,6 +83,11 @@ pub fn numbers(list: &str, bound: usize) -> Option<Vec<usize>> {
             return None;
         }
         numbers.extend(first..=last);
+        // A list may name one range over and over.
+        if numbers.len() > bound {
+            numbers.sort_unstable();
+            numbers.dedup();
+        }
     }
     Some(numbers)
 }

@@ -136,3 +136,24 @@ fn a_device_that_every_kernel_has_can_be_bound() {
         runtime.run(&bundle).exits(0).prints("1:3\n");
     }
 }
+
+#[test]
+fn what_the_sources_mount_forbids_stays_forbidden() {
+    let host = tempfile::tempdir().unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "noexec,nosuid", "tmpfs"])
+        .arg(host.path())
+        .status()
+        .unwrap();
+    assert!(mounted.success());
+    std::fs::write(host.path().join("x"), "#!/bin/sh\necho ran\n").unwrap();
+    std::process::Command::new("chmod").arg("755").arg(host.path().join("x")).status().unwrap();
+    let bundle = Bundle::script("/t/x 2>/dev/null || echo refused").mount(json!({
+        "destination": "/t", "type": "bind", "source": host.path().to_str().unwrap(),
+        "options": ["rbind"]
+    }));
+    for runtime in both() {
+        runtime.run(&bundle).exits(0).prints("refused\n");
+    }
+    std::process::Command::new("umount").arg(host.path()).status().unwrap();
+}

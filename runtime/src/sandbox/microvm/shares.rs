@@ -80,16 +80,17 @@ impl Sources {
         let mut binds = Vec::new();
         let mut facts = HostFacts::default();
         for mount in spec.mounts().iter().flatten() {
-            let kind = match bind_source(mount, bundle) {
+            let (kind, flags) = match bind_source(mount, bundle) {
                 Some(path) => {
                     let file = open(&path)?;
-                    let kind = kind(&file);
+                    let seen = kind(&file).and_then(|kind| Ok((Some(kind), mount_flags(&file)?)));
                     binds.push(file);
-                    Some(kind.map_err(|source| ShareError::Open { path, source })?)
+                    seen.map_err(|source| ShareError::Open { path, source })?
                 }
-                None => None,
+                None => (None, 0),
             };
             facts.bind_sources.push(kind);
+            facts.bind_flags.push(flags);
         }
         Ok(Self { rootfs, binds, facts })
     }
@@ -122,6 +123,11 @@ fn kind(file: &File) -> io::Result<SourceKind> {
         FileType::Socket => SourceKind::Socket,
         _ => SourceKind::File,
     })
+}
+
+/// The flags of the mount that a file is on: `statvfs` numbers them as `mount` does.
+fn mount_flags(file: &File) -> io::Result<u64> {
+    Ok(rustix::fs::fstatvfs(file)?.f_flag.bits())
 }
 
 fn share(plan: &SharePlan, file: &File) -> Result<OpenShare, ShareError> {

@@ -179,7 +179,7 @@ pub(super) fn create(
     let mut undo = Undo::new();
     let (mut entry, lock) = claim(context, &checked, &mut undo)?;
     spec::write_copy(&entry.folder, &checked.loaded.bytes)?;
-    let request = request(context, args, &checked, &entry)?;
+    let request = request(context, args, &checked, &entry, interrupts)?;
     let kind = checked.effective.kind;
     let mut created = sandbox::create(kind, request, &checked.config)?;
     entry.record.process = Some(identity(&created)?);
@@ -278,6 +278,7 @@ fn request(
     args: &CreateArgs,
     checked: &Checked,
     entry: &Entry,
+    interrupts: &Interrupts,
 ) -> Result<CreateRequest, CreationError> {
     Ok(CreateRequest {
         id: checked.id.clone(),
@@ -291,6 +292,7 @@ fn request(
         no_new_keyring: args.no_new_keyring,
         preserve_fds: args.preserve_fds,
         compat: context.global.compat,
+        interrupts: interrupts.clone(),
     })
 }
 

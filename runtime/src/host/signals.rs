@@ -60,6 +60,12 @@ impl Interrupts {
         Ok(Self { last })
     }
 
+    /// As if this signal had come; 0: none. Nothing is caught.
+    #[cfg(test)]
+    pub(crate) fn as_if(signal: usize) -> Self {
+        Self { last: Arc::new(AtomicUsize::new(signal)) }
+    }
+
     /// Whether there was one.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use cofferdam_protocol::id::ContainerId;
 use oci_spec::runtime::Spec;
 
 use crate::host::process::ProcessIdentity;
+use crate::host::signals::Interrupts;
 use crate::host::stdio::ProcessStdio;
 use crate::spec::SpecError;
 use crate::spec::resources::ResourceChange;
@@ -37,6 +38,8 @@ pub struct CreateRequest {
     pub preserve_fds: u32,
     /// `--compat`: none of the hardening's additions.
     pub compat: bool,
+    /// Ends a wait for the guest.
+    pub interrupts: Interrupts,
 }
 
 /// A sandbox that was made.

@@ -23,6 +23,7 @@ use super::shares::{OpenShare, ShareError, Sources};
 use super::stdio::{HostStreams, StdioError};
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::config::Config;
+use crate::host::signals::Interrupts;
 use crate::plan::{PlanError, PlanInput, RunningVm, SandboxPlan, VmDefaults};
 use crate::sandbox::request::{CreateRequest, Created, StartFailureKind};
 
@@ -109,6 +110,7 @@ struct Prepared {
     artifacts: Artifacts,
     kvm: File,
     shares: Vec<OpenShare>,
+    interrupts: Interrupts,
 }
 
 impl Prepared {
@@ -116,7 +118,8 @@ impl Prepared {
         if request.preserve_fds > 0 {
             return Err(CreateError::PreserveFds);
         }
-        let CreateRequest { id, bundle, rootfs, spec, state_folder, stdio, .. } = request;
+        let CreateRequest { id, bundle, rootfs, spec, state_folder, stdio, interrupts, .. } =
+            request;
         let sources = Sources::open(&spec, &bundle, &rootfs).map_err(CreateError::Share)?;
         let streams = HostStreams::prepare(stdio).map_err(CreateError::Stdio)?;
         let plan = SandboxPlan::new(&PlanInput {
@@ -136,7 +139,7 @@ impl Prepared {
         let artifacts = Artifacts::open(&config.microvm).map_err(CreateError::Artifacts)?;
         let kvm = kvm::open().map_err(CreateError::Kvm)?;
         let shares = sources.share(&plan.shares).map_err(CreateError::Share)?;
-        Ok(Self { id, spec, state_folder, streams, plan, artifacts, kvm, shares })
+        Ok(Self { id, spec, state_folder, streams, plan, artifacts, kvm, shares, interrupts })
     }
 
     /// A monitor whose guest is up, and its socket.
@@ -160,7 +163,7 @@ impl Prepared {
             group,
         })
         .map_err(CreateError::Monitor)?;
-        monitor.wait_ready(boot_timeout).map_err(CreateError::Monitor)?;
+        monitor.wait_ready(boot_timeout, &self.interrupts).map_err(CreateError::Monitor)?;
         Ok((monitor, socket))
     }
 

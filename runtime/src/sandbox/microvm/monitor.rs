@@ -37,6 +37,7 @@ use super::id_map;
 use super::rpc::printable;
 use super::shares::OpenShare;
 use crate::artifacts::Artifacts;
+use crate::host::signals::{Interrupted, Interrupts};
 use crate::host::sys::{self, GatedChild, Program};
 use crate::plan::VmShape;
 
@@ -52,6 +53,9 @@ const MAX_DESCRIPTORS: u64 = 1 << 20;
 
 /// An oops with its call trace has about as many.
 const SHOWN_CONSOLE_LINES: usize = 40;
+
+/// A signal that comes just before the wait does not cut it short: then it is seen after this.
+const INTERRUPT_CHECK: Duration = Duration::from_millis(500);
 
 /// The report comes before the monitor's own deadline, unless the monitor itself hangs.
 const REPORT_GRACE: Duration = Duration::from_secs(2);
@@ -92,6 +96,9 @@ pub enum MonitorError {
         /// Why not.
         source: io::Error,
     },
+    /// Ctrl-C, or whoever wants it to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     /// It ended without a report.
     #[error("The monitor ended before the guest was up ({how}){log}")]
     Ended {
@@ -186,17 +193,23 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Waits until the guest is up, lost, or too late, or the monitor ends.
-    pub(super) fn wait_ready(&mut self, boot_timeout: Duration) -> Result<(), MonitorError> {
+    /// Waits until the guest is up, lost, or too late, the monitor ends, or this process is told
+    /// to stop.
+    pub(super) fn wait_ready(
+        &mut self,
+        boot_timeout: Duration,
+        interrupts: &Interrupts,
+    ) -> Result<(), MonitorError> {
         let timeout = boot_timeout + REPORT_GRACE;
         let deadline = Instant::now() + timeout;
         loop {
+            interrupts.check()?;
             let remaining = deadline.saturating_duration_since(Instant::now());
-            let wait = Timespec::try_from(remaining).ok();
+            let wait = Timespec::try_from(remaining.min(INTERRUPT_CHECK)).ok();
             let mut fds =
                 [PollFd::new(&self.report, PollFlags::IN), PollFd::new(&self.pidfd, PollFlags::IN)];
             match poll(&mut fds, wait.as_ref()) {
-                Ok(0) => return Err(MonitorError::Silent(timeout)),
+                Ok(0) if remaining.is_zero() => return Err(MonitorError::Silent(timeout)),
                 Ok(_) if fds.iter().any(|fd| !fd.revents().is_empty()) => break,
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(prepare("report")(errno.into())),

@@ -78,13 +78,14 @@ fn a_monitor_is_root_of_namespaces_of_its_own_and_reports() {
         frame '{"ready":{"stages_us":[]}}' > $report"#;
     let fixture = Fixture::new(script);
     let mut monitor = fixture.spawn().unwrap();
-    monitor.wait_ready(BOOT).unwrap();
+    monitor.wait_ready(BOOT, &Interrupts::as_if(0)).unwrap();
 }
 
 #[test]
 fn a_guest_that_does_not_boot_says_where_and_shows_its_console() {
     let script = r#"frame '{"failed":{"stage":"kernel","reason":"it died","console":"one\ntwo\u001b[2J"}}' > $report"#;
-    let error = Fixture::new(script).spawn().unwrap().wait_ready(BOOT).unwrap_err();
+    let error =
+        Fixture::new(script).spawn().unwrap().wait_ready(BOOT, &Interrupts::as_if(0)).unwrap_err();
     let text = error.to_string();
     assert!(text.starts_with("The guest did not boot (stage Kernel): it died"), "{text}");
     assert!(text.ends_with("The end of its console:\n  one\n  two [2J"), "{text}");
@@ -92,7 +93,10 @@ fn a_guest_that_does_not_boot_says_where_and_shows_its_console() {
 
 #[test]
 fn a_monitor_that_ends_without_a_report_is_an_error_with_its_last_word() {
-    let error = Fixture::new("echo no KVM > $log; exit 3").spawn().unwrap().wait_ready(BOOT);
+    let error = Fixture::new("echo no KVM > $log; exit 3")
+        .spawn()
+        .unwrap()
+        .wait_ready(BOOT, &Interrupts::as_if(0));
     let text = error.unwrap_err().to_string();
     assert_eq!(text, "The monitor ended before the guest was up (exit code 3): no KVM");
 }
@@ -102,7 +106,7 @@ fn a_killed_monitor_is_an_error_with_the_signal() {
     let fixture = Fixture::new("exec sleep 60");
     let mut monitor = fixture.spawn().unwrap();
     pidfd_send_signal(&monitor.pidfd, Signal::KILL).unwrap();
-    let text = monitor.wait_ready(BOOT).unwrap_err().to_string();
+    let text = monitor.wait_ready(BOOT, &Interrupts::as_if(0)).unwrap_err().to_string();
     assert_eq!(text, "The monitor ended before the guest was up (signal 9)");
 }
 
@@ -121,4 +125,11 @@ fn a_dropped_monitor_is_dead() {
     let pid = monitor.pid;
     drop(monitor);
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[test]
+fn whoever_is_told_to_stop_does_not_wait_for_the_guest() {
+    let mut monitor = Fixture::new("exec sleep 100").spawn().unwrap();
+    let error = monitor.wait_ready(Duration::from_secs(90), &Interrupts::as_if(2)).unwrap_err();
+    assert!(matches!(error, MonitorError::Interrupted(Interrupted { signal: 2 })), "{error}");
 }

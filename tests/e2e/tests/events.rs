@@ -121,6 +121,18 @@ fn running_out_of_memory_is_an_event() {
 }
 
 #[test]
+fn a_container_that_ends_for_want_of_memory_has_said_so() {
+    let script = "sleep 3; exec dd if=/dev/zero of=/dev/shm/x bs=1M count=90";
+    let runtime = Runtime::cofferdam();
+    let container = runtime.start(&limited(script));
+    let mut events = follow(&runtime, &["--interval", "1h"], &container.id);
+    let kinds = kinds(&mut events);
+    assert!(events.wait().unwrap().success());
+    assert_eq!(kinds, ["oom"]);
+    container.becomes("stopped");
+}
+
+#[test]
 fn an_interval_that_is_none_and_a_container_that_ended_are_refused() {
     for runtime in [Runtime::runc(), Runtime::cofferdam()] {
         let container = runtime.start(&limited("sleep 1000"));

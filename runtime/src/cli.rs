@@ -260,7 +260,7 @@ pub struct ExecArgs {
     pub preserve_fds: u32,
     /// Run it in this cgroup below the container's: PATH, or CONTROLLER:PATH
     #[arg(long, value_name = "PATH")]
-    pub cgroup: Option<String>,
+    pub cgroup: Vec<String>,
     /// Also in a paused container, where the process waits until that is resumed
     #[arg(long)]
     pub ignore_paused: bool,

@@ -47,6 +47,16 @@ pub enum ConfigError {
         /// Which key, and why.
         source: Box<toml::de::Error>,
     },
+    /// A value is below 0.
+    #[error("The configuration {path} is wrong: {key} is {value}, 0 and more is possible")]
+    Negative {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What it is.
+        value: i64,
+    },
     /// A value is out of its bounds.
     #[error("The configuration {path} is wrong: {key} is {value}, {bounds} is possible")]
     OutOfBounds {
@@ -108,6 +118,15 @@ impl Config {
                     bounds: format!("{least} to {most}"),
                 });
             }
+        }
+        // 0 is no limit: a number below it is a mistake.
+        let limit = self.namespace.pids_limit;
+        if limit < 0 {
+            return Err(ConfigError::Negative {
+                path: path.to_path_buf(),
+                key: "namespace.pids_limit",
+                value: limit,
+            });
         }
         Ok(())
     }
@@ -259,6 +278,13 @@ mod tests {
     fn a_value_out_of_bounds_is_named() {
         let error = parse("[microvm]\nmemory_mib = 8").unwrap_err().to_string();
         assert!(error.contains("microvm.memory_mib is 8, 48 to"), "{error}");
+    }
+
+    #[test]
+    fn a_negative_limit_of_processes_is_named() {
+        let error = parse("[namespace]\npids_limit = -1").unwrap_err().to_string();
+        assert!(error.contains("namespace.pids_limit is -1, 0 and more"), "{error}");
+        parse("[namespace]\npids_limit = 0").unwrap();
     }
 
     #[test]

@@ -71,8 +71,8 @@ pub struct ExecRequest {
     pub stdio: ProcessStdio,
     /// `--preserve-fds`.
     pub preserve_fds: u32,
-    /// `--cgroup`: a group below the container's own.
-    pub cgroup: Option<String>,
+    /// `--cgroup`: groups below the container's own, each `PATH` or `CONTROLLER,...:PATH`.
+    pub cgroup: Vec<String>,
 }
 
 /// A signal for a container.

@@ -130,7 +130,7 @@ pub fn exec(request: ExecRequest, attachment: Attachment) -> Result<ExecStarted,
     if request.preserve_fds > 0 {
         return Err(ExecError::PreserveFds);
     }
-    if request.cgroup.is_some() {
+    if !request.cgroup.is_empty() {
         return Err(ExecError::Cgroup);
     }
     let ExecRequest { id, state_folder, process, spec, stdio, .. } = request;

@@ -77,11 +77,8 @@ pub(super) fn planned(cgroup_path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(hierarchies()?
         .into_iter()
         .filter(|h| {
-            if unified {
-                h.controllers.is_empty()
-            } else {
-                h.controllers.iter().any(|c| V1_CONTROLLERS.contains(&c.as_str()))
-            }
+            // With v1 v2 is beside it, for whatever is not a controller.
+            !unified || h.controllers.is_empty()
         })
         .map(|h| h.mount_point.join(&relative))
         .collect())
@@ -150,6 +147,57 @@ pub(super) fn is_frozen(folder: &Path) -> bool {
         fs::read_to_string(folder.join(name)).is_ok_and(|state| frozen.contains(&state.trim()))
     };
     reads("freezer.state", &["FREEZING", "FROZEN"]) || reads("cgroup.freeze", &["1"])
+}
+
+/// Sets the most processes that there may be.
+///
+/// # Errors
+/// When no group can limit them.
+pub(super) fn limit_processes(folders: &[PathBuf], limit: &str) -> io::Result<()> {
+    let mut files = folders.iter().map(|folder| folder.join("pids.max"));
+    match files.find(|file| file.exists()) {
+        Some(file) => write(&file, limit),
+        None if limit == "max" => Ok(()),
+        None => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+/// Whether a folder is a group of the hierarchy of this controller.
+pub(super) fn has_controller(folder: &Path, controller: &str) -> bool {
+    let hierarchies = hierarchies().unwrap_or_default();
+    hierarchies.iter().any(|hierarchy| {
+        hierarchy.controllers.iter().any(|own| own == controller)
+            && folder.starts_with(&hierarchy.mount_point)
+    })
+}
+
+/// Puts a container's process into a group of the hierarchies that have no controllers as well:
+/// that of systemd, and v2 beside v1. `libcontainer` leaves it where its caller is.
+///
+/// # Errors
+/// When a hierarchy refuses.
+pub(super) fn enter_without_controllers(cgroup_path: &Path, pid: i32) -> io::Result<()> {
+    if is_unified() {
+        return Ok(());
+    }
+    let relative: PathBuf =
+        cgroup_path.components().filter(|c| matches!(c, Component::Normal(_))).collect();
+    for hierarchy in hierarchies()?.iter().filter(|h| has_no_v1_controller(h)) {
+        let folder = hierarchy.mount_point.join(&relative);
+        match fs::create_dir_all(&folder)
+            .and_then(|()| write(&folder.join("cgroup.procs"), &pid.to_string()))
+        {
+            // Not this user's to change: then it is of no use to anyone either.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+fn has_no_v1_controller(hierarchy: &Hierarchy) -> bool {
+    !hierarchy.controllers.iter().any(|c| V1_CONTROLLERS.contains(&c.as_str()))
 }
 
 /// Whether this is the folder of a group.

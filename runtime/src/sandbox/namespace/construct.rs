@@ -96,6 +96,8 @@ fn construct(
     };
     working_folder::make(&job).map_err(step("make the working folder"))?;
     let log = reporter.try_clone().map_err(step("report"))?;
+    let cgroups_path = job.cgroups_path.clone();
+    let pids_limit = job.pids_limit.take();
     let staging = Staging::prepare(&mut job, reporter).map_err(step("prepare the stage"))?;
     let arguments = arguments(job, notify, listener, log, staging.numbers())?;
     let made = container_main_process(&arguments).map_err(ConstructError::Container)?;
@@ -104,7 +106,12 @@ fn construct(
     for limit in limits {
         limit.apply(pid).map_err(ConstructError::Process)?;
     }
+    cgroup::enter_without_controllers(&cgroups_path, pid)
+        .map_err(step("enter the remaining control groups"))?;
     let cgroups = cgroup::of_process(pid).map_err(step("find the container's control groups"))?;
+    if let Some(limit) = pids_limit {
+        cgroup::limit_processes(&cgroups, &limit).map_err(step("limit the processes"))?;
+    }
     NotifySocket::new(&notify_path).notify_container_start().map_err(ConstructError::Notify)?;
     std::fs::remove_file(&notify_path).map_err(step("remove a socket"))?;
     Ok((pid, cgroups))

@@ -206,6 +206,8 @@ fn job(
     cgroups_path: PathBuf,
 ) -> (Job, ProcessStdio) {
     let mut shadow = shadow::make(spec, &request.rootfs);
+    let pids_limit =
+        if request.systemd_cgroup { None } else { shadow::take_pids_limit(&mut shadow.spec) };
     let stage =
         StageJob::take(&mut shadow.spec, request.id.as_str(), &request.rootfs, &request.bundle);
     let job = ConstructJob {
@@ -216,6 +218,7 @@ fn job(
         finish_mounts: mounts::plan(&shadow.spec),
         spec: shadow.spec,
         stage,
+        pids_limit,
         process,
         start_hooks: shadow.start_hooks,
         cgroups_path,

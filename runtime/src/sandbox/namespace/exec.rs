@@ -36,6 +36,12 @@ pub enum ExecError {
     /// The words are runc's.
     #[error("bad sub cgroup path: {0} is no control group below the container's")]
     Cgroup(String),
+    /// `--cgroup` names a controller that no hierarchy of the container has. The words are runc's.
+    #[error("unknown controller {0} in --cgroup")]
+    UnknownController(String),
+    /// `--cgroup` names a group that is not there. The words are runc's.
+    #[error("error adding pid to cgroups: {0}: no such file or directory")]
+    NoCgroup(PathBuf),
     /// A process could not be started.
     #[error("Cannot {step}")]
     Host {
@@ -92,7 +98,7 @@ pub fn exec(request: ExecRequest, _: Attachment) -> Result<ExecStarted, ExecErro
     let job = Job::Join(Box::new(JoinJob {
         init: record.init.filter(|init| init.is_alive()).ok_or(ExecError::NotRunning)?,
         root: record.root,
-        cgroups: groups(&record.cgroups, request.cgroup.as_deref())?,
+        cgroups: groups(&record.cgroups, &request.cgroup)?,
         process: process_plan(&request, record),
         console: None,
     }));
@@ -101,7 +107,7 @@ pub fn exec(request: ExecRequest, _: Attachment) -> Result<ExecStarted, ExecErro
     tracing::debug!("nsexec container setup");
     let pid = wait_until_executed(&mut helper)?;
     tracing::debug!(pid, "child process in init(): it has executed its program");
-    tracing::debug!("init: closing the pipe to signal completion");
+    tracing::debug!("setns_init: about to exec is over");
     // It is our child and not waited for: its number cannot be used again.
     let pidfd = Pid::from_raw(pid)
         .ok_or(io::ErrorKind::NotFound.into())
@@ -170,18 +176,34 @@ fn process_plan(request: &ExecRequest, record: Record) -> ProcessPlan {
 }
 
 /// The container's groups, or those below them that `--cgroup` names.
-fn groups(own: &[PathBuf], below: Option<&str>) -> Result<Vec<PathBuf>, ExecError> {
-    let Some(below) = below else { return Ok(own.to_vec()) };
-    let path = Path::new(below);
-    let stays = path.components().all(|c| matches!(c, Component::Normal(_) | Component::RootDir));
-    let relative: PathBuf =
-        path.components().filter(|c| matches!(c, Component::Normal(_))).collect();
-    let groups: Vec<_> = own.iter().map(|group| group.join(&relative)).collect();
-    if stays && groups.iter().all(|group| cgroup::exists(group)) {
-        Ok(groups)
-    } else {
-        Err(ExecError::Cgroup(below.to_owned()))
+fn groups(own: &[PathBuf], below: &[String]) -> Result<Vec<PathBuf>, ExecError> {
+    let mut groups = own.to_vec();
+    for said in below {
+        let (controllers, path) = said.split_once(':').unwrap_or(("", said));
+        let relative = stay_below(path).ok_or_else(|| ExecError::Cgroup(said.clone()))?;
+        for controller in controllers.split(',') {
+            let mut known = false;
+            for (group, own) in groups.iter_mut().zip(own) {
+                if controller.is_empty() || cgroup::has_controller(own, controller) {
+                    *group = own.join(&relative);
+                    known = true;
+                }
+            }
+            if !known {
+                return Err(ExecError::UnknownController(controller.to_owned()));
+            }
+        }
     }
+    match groups.iter().find(|group| !cgroup::exists(group)) {
+        Some(missing) => Err(ExecError::NoCgroup(missing.clone())),
+        None => Ok(groups),
+    }
+}
+
+fn stay_below(path: &str) -> Option<PathBuf> {
+    let path = Path::new(path);
+    let stays = path.components().all(|c| matches!(c, Component::Normal(_) | Component::RootDir));
+    stays.then(|| path.components().filter(|c| matches!(c, Component::Normal(_))).collect())
 }
 
 /// The reports end when the program is executed: then every copy of the pipe is closed.

@@ -133,6 +133,8 @@ impl Executor for ProcessExecutor {
     }
 
     fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
+        // As a created container of runc.
+        super::sys::end_by_signals();
         let mut connection =
             self.wait_for_start().map_err(|e| ExecutorError::Execution(e.into()))?;
         let failure = self.start();

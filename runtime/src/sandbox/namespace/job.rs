@@ -34,6 +34,8 @@ pub(super) struct ConstructJob {
     pub(super) start_hooks: Vec<Hook>,
     /// What is done between the mounts and the change of root.
     pub(super) stage: Option<StageJob>,
+    /// `pids.max`, for when the processes that make the container are gone.
+    pub(super) pids_limit: Option<String>,
     pub(super) cgroups_path: PathBuf,
     pub(super) systemd_cgroup: bool,
     pub(super) no_pivot: bool,

@@ -37,12 +37,23 @@ pub(super) fn make(spec: &Spec, rootfs: &Path) -> Shadow {
     if let Some(linux) = shadow.linux_mut() {
         linux.set_masked_paths(linux.masked_paths().clone().map(without_repetitions));
         linux.set_seccomp(None).set_memory_policy(None).set_personality(None);
+        linux.set_mount_label(None);
         let propagation = linux.rootfs_propagation().as_deref().map(plain_propagation);
         linux.set_rootfs_propagation(propagation);
     }
     let (hooks, start_hooks) = split_hooks(spec.hooks().clone());
     shadow.set_hooks(hooks);
     Shadow { spec: shadow, start_hooks }
+}
+
+/// The limit of processes as the kernel takes it. `libcontainer` would set it before its own
+/// processes have forked, for whom one process is too few. As with runc 0 is as little as 1, and
+/// only a negative number is none.
+pub(super) fn take_pids_limit(spec: &mut Spec) -> Option<String> {
+    let resources = spec.linux_mut().as_mut()?.resources_mut().as_mut()?;
+    let limit = resources.pids().as_ref()?.limit();
+    resources.set_pids(None);
+    Some(if limit < 0 { "max".to_owned() } else { limit.max(1).to_string() })
 }
 
 fn without_repetitions(paths: Vec<String>) -> Vec<String> {
@@ -81,6 +92,22 @@ mod tests {
         assert_eq!(process.no_new_privileges(), None);
         assert!(process.env().iter().flatten().any(|e| e == "HOME=/"));
         assert_eq!(shadow.root().as_ref().unwrap().path(), Path::new("/rootfs"));
+    }
+
+    #[test]
+    fn a_limit_of_no_processes_is_one_of_one() {
+        let of = |limit: i64| {
+            let mut spec: Spec = serde_json::from_value(serde_json::json!({
+                "ociVersion": "1.0.2",
+                "linux": {"resources": {"pids": {"limit": limit}}},
+            }))
+            .unwrap();
+            take_pids_limit(&mut spec)
+        };
+        assert_eq!(of(0).as_deref(), Some("1"));
+        assert_eq!(of(-1).as_deref(), Some("max"));
+        assert_eq!(of(7).as_deref(), Some("7"));
+        assert_eq!(take_pids_limit(&mut Spec::default()), None);
     }
 
     #[test]

@@ -200,6 +200,19 @@ pub(super) fn new_session_keyring() -> io::Result<()> {
     if result >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Lets this process, the first of its pid namespace, end by the signals that end others: the
+/// kernel passes over those for which such a process has no handler.
+pub(super) fn end_by_signals() {
+    extern "C" fn end(signal: libc::c_int) {
+        exit_now(128 + signal)
+    }
+    let handler = end as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the handler does nothing but to end the process, which is safe in a handler.
+        unsafe { libc::signal(signal, handler) };
+    }
+}
+
 /// Every signal back to its default action and none blocked, as a new program expects them.
 pub(super) fn reset_signals() {
     for signal in 1..=libc::SIGRTMAX() {

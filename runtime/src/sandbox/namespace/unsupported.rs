@@ -114,7 +114,7 @@ fn in_mount(number: usize, mount: &Mount, has_user_namespace: bool, found: &mut 
 fn in_linux(linux: &Linux, found: &mut Found) {
     found.set(linux.intel_rdt().is_some(), "linux.intelRdt", "not implemented");
     found.set(
-        linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()),
+        linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()) && selinux_is_enabled(),
         "linux.mountLabel",
         "SELinux labels are not supported",
     );
@@ -124,12 +124,23 @@ fn in_linux(linux: &Linux, found: &mut Found) {
         "not implemented",
     );
     if let Some(resources) = linux.resources() {
+        let unified = resources.unified().as_ref().is_some_and(|unified| !unified.is_empty());
+        found.set(
+            unified && !super::cgroup::is_unified(),
+            "linux.resources.unified",
+            "invalid configuration: the values are of cgroup v2, and this host has v1",
+        );
         let rdma = resources.rdma().as_ref().is_some_and(|r| !r.is_empty());
         found.set(rdma, "linux.resources.rdma", "not implemented");
     }
     if let Some(seccomp) = linux.seccomp() {
         in_seccomp(seccomp, found);
     }
+}
+
+/// Without it there are no labels that a mount could have: as runc, that is no error.
+fn selinux_is_enabled() -> bool {
+    std::path::Path::new("/sys/fs/selinux/enforce").exists()
 }
 
 fn in_seccomp(seccomp: &LinuxSeccomp, found: &mut Found) {

@@ -1,11 +1,12 @@
 //! `linux.resources`: limits.
 
-use super::Treatment::{Guest, Host, Refused, Void};
+use super::Treatment::{Guest, Host, Refused, Void, Where};
 use super::{Field, HOST_DISKS, HOST_HARDWARE, NOT_IN_VERSION_TWO, field};
 
 const NO_SWAP: &str = "a guest has no swap, so that every limit on it is kept";
 const OBSOLETE: &str = "Linux has no such limit any more: the kernel's memory counts as memory";
 const ALWAYS: &str = "cgroups count what is below them, always";
+const V2_ONLY: &str = "invalid configuration: the values are of cgroup v2, and this host has v1";
 const ONLY_UPDATE: &str = "a new container uses nothing yet";
 const NOT_IMPLEMENTED: &str = "not implemented";
 
@@ -59,5 +60,5 @@ pub(super) const FIELDS: &[Field] = &[
     field("linux.resources.network.priorities[].priority", Refused(NOT_IN_VERSION_TWO), Host),
     field("linux.resources.rdma.*.hcaHandles", Refused(HOST_HARDWARE), Refused(NOT_IMPLEMENTED)),
     field("linux.resources.rdma.*.hcaObjects", Refused(HOST_HARDWARE), Refused(NOT_IMPLEMENTED)),
-    field("linux.resources.unified", Guest, Host),
+    field("linux.resources.unified", Guest, Where(V2_ONLY)),
 ];

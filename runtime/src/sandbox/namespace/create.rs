@@ -285,6 +285,7 @@ fn listener(request: &CreateRequest, spec: &Spec) -> io::Result<Option<(Listener
         status: "creating".to_owned(),
         pid: 0,
         bundle: request.bundle.clone(),
+        folder: None,
         annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
     };
     Listener::open(profile, state).map(Some)

@@ -133,6 +133,7 @@ fn listener(request: &ExecRequest, record: &Record) -> io::Result<Option<(Listen
         status: "running".to_owned(),
         pid: record.init.map_or(0, |init| init.pid),
         bundle: request.bundle.clone(),
+        folder: None,
         annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
     };
     Listener::open(profile, state).map(Some)

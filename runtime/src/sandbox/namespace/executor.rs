@@ -82,6 +82,7 @@ impl ProcessExecutor {
             status: "created".to_owned(),
             pid: rustix::process::getpid().as_raw_nonzero().get(),
             bundle: state.bundle.clone(),
+            folder: None,
             annotations: state.annotations.clone().unwrap_or_default().into_iter().collect(),
         };
         let env = environment::complete(&self.process.env, self.process.uid);

@@ -29,6 +29,9 @@ pub(super) struct HookState {
     pub(super) status: String,
     pub(super) pid: i32,
     pub(super) bundle: PathBuf,
+    /// Where the hook starts, if not where the runtime is.
+    #[serde(skip)]
+    pub(super) folder: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub(super) annotations: std::collections::BTreeMap<String, String>,
 }
@@ -90,6 +93,9 @@ fn run(hook: &Hook, state: &HookState, env: Option<&[String]>) -> io::Result<End
     if let Some(env) = hook.env().as_deref().or(env) {
         command.env_clear().envs(env.iter().filter_map(|entry| entry.split_once('=')));
     }
+    if let Some(folder) = &state.folder {
+        command.current_dir(folder);
+    }
     command.stdin(stdin).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
     let mut child = command.spawn()?;
     let how = match hook.timeout() {
@@ -147,6 +153,7 @@ mod tests {
             status: "creating".into(),
             pid: 7,
             bundle: "/b".into(),
+            folder: None,
             annotations: std::collections::BTreeMap::new(),
         };
         let hooks: Vec<Hook> = serde_json::from_value(serde_json::json!([hook])).unwrap();

@@ -169,6 +169,7 @@ mod tests {
             status: "creating".into(),
             pid: 0,
             bundle: "/b".into(),
+            folder: None,
             annotations: std::collections::BTreeMap::new(),
         };
         let (mut ours, theirs) = Listener::open(&profile, state).unwrap();

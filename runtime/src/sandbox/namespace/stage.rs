@@ -79,6 +79,7 @@ impl StageJob {
                 status: "creating".to_owned(),
                 pid: 0,
                 bundle: bundle.to_owned(),
+                folder: None,
                 annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
             },
         };
@@ -136,6 +137,8 @@ fn try_run(job: &StageJob, socket: &OwnedFd) -> Result<(), StageError> {
         attendant::ask(socket.as_fd(), Request::RunHooks).map_err(StageError::RuntimeHooks)?;
     }
     let mut state = job.state.clone();
+    // As runc: those of the container start in its root.
+    state.folder = Some(job.rootfs.clone());
     state.pid = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
     Ok(hook::run_all("createContainer", &job.create_container, &state, None)?)
 }

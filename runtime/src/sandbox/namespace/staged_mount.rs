@@ -30,6 +30,8 @@ pub(super) struct StagedMount {
     kind: Kind,
     /// MOUNT_ATTR_* of the mount itself.
     set: u64,
+    /// Those that an option takes away by name.
+    cleared: u64,
     tree_set: u64,
     tree_cleared: u64,
     /// MS_PRIVATE and so on, with MS_REC or without, one after the other.
@@ -135,6 +137,7 @@ impl StagedMount {
             destination,
             kind,
             set: attributes(options.attributes()),
+            cleared: mount.options().iter().flatten().fold(0, |all, o| all | cleared_by(o)),
             tree_set: options.recursive_attributes,
             tree_cleared: options.recursive_cleared,
             propagation: options.propagation,
@@ -190,16 +193,32 @@ impl StagedMount {
     }
 
     fn change(&self, mount: BorrowedFd<'_>) -> io::Result<()> {
-        if self.set != 0 {
-            let clear = if self.set & ATIME_FIELD != 0 { libc::MOUNT_ATTR__ATIME } else { 0 };
-            let own = MountAttributes { set: self.set, clear, ..Default::default() };
-            sys::mount_setattr(mount, false, own)?;
+        if self.set != 0 || self.cleared != 0 {
+            self.change_own(mount)?;
         }
         if self.tree_set != 0 || self.tree_cleared != 0 {
             let (set, clear) = (self.tree_set, self.tree_cleared);
             sys::mount_setattr(mount, true, MountAttributes { set, clear, ..Default::default() })?;
         }
         Ok(())
+    }
+
+    /// As with runc a bind that says anything of its flags has those that it says, and not what its
+    /// source had; but for those that the kernel does not let go of in a user namespace.
+    fn change_own(&self, mount: BorrowedFd<'_>) -> io::Result<()> {
+        let atime = if self.set & ATIME_FIELD != 0 { libc::MOUNT_ATTR__ATIME } else { 0 };
+        let attributes = |set: u64| MountAttributes {
+            set,
+            clear: (FLAGS | self.cleared) & !set | atime,
+            ..Default::default()
+        };
+        match sys::mount_setattr(mount, false, attributes(self.set)) {
+            Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
+                let had = flags_of(mount)? & !self.cleared;
+                sys::mount_setattr(mount, false, attributes(self.set | had))
+            }
+            other => other,
+        }
     }
 
     fn propagate(&self, mount: BorrowedFd<'_>) -> io::Result<()> {
@@ -242,6 +261,42 @@ impl StagedMount {
 
 /// The bits of the one field that says when access times are written.
 const ATIME_FIELD: u64 = libc::MOUNT_ATTR_NOATIME | libc::MOUNT_ATTR_STRICTATIME;
+
+/// What an option may take away from a mount.
+const FLAGS: u64 = libc::MOUNT_ATTR_RDONLY
+    | libc::MOUNT_ATTR_NOSUID
+    | libc::MOUNT_ATTR_NODEV
+    | libc::MOUNT_ATTR_NOEXEC
+    | libc::MOUNT_ATTR_NOSYMFOLLOW;
+
+fn cleared_by(option: &str) -> u64 {
+    match option {
+        "rw" => libc::MOUNT_ATTR_RDONLY,
+        "suid" => libc::MOUNT_ATTR_NOSUID,
+        "dev" => libc::MOUNT_ATTR_NODEV,
+        "exec" => libc::MOUNT_ATTR_NOEXEC,
+        "diratime" => libc::MOUNT_ATTR_NODIRATIME,
+        "symfollow" => libc::MOUNT_ATTR_NOSYMFOLLOW,
+        _ => 0,
+    }
+}
+
+/// The flags that a mount has.
+fn flags_of(mount: BorrowedFd<'_>) -> io::Result<u64> {
+    const ST_NOSYMFOLLOW: u64 = 8192;
+    let flags = rustix::fs::fstatvfs(mount)?.f_flag.bits();
+    Ok([
+        (libc::ST_RDONLY, libc::MOUNT_ATTR_RDONLY),
+        (libc::ST_NOSUID, libc::MOUNT_ATTR_NOSUID),
+        (libc::ST_NODEV, libc::MOUNT_ATTR_NODEV),
+        (libc::ST_NOEXEC, libc::MOUNT_ATTR_NOEXEC),
+        (libc::ST_NODIRATIME, libc::MOUNT_ATTR_NODIRATIME),
+        (ST_NOSYMFOLLOW, libc::MOUNT_ATTR_NOSYMFOLLOW),
+    ]
+    .into_iter()
+    .filter(|(flag, _)| flags & flag != 0)
+    .fold(0, |all, (_, attribute)| all | attribute))
+}
 
 /// Flags of mount(2) as those of mount_setattr(2).
 fn attributes(flags: u64) -> u64 {

@@ -214,7 +214,8 @@ impl StagedMount {
         };
         match sys::mount_setattr(mount, false, attributes(self.set)) {
             Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
-                let had = flags_of(mount)? & !self.cleared;
+                // This one the kernel never locks.
+                let had = flags_of(mount)? & !self.cleared & !libc::MOUNT_ATTR_NOSYMFOLLOW;
                 sys::mount_setattr(mount, false, attributes(self.set | had))
             }
             other => other,

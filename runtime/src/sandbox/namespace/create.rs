@@ -114,7 +114,12 @@ fn host(step: &'static str) -> impl FnOnce(io::Error) -> CreateError {
 /// # Errors
 /// When the spec cannot be served, or a step failed; then nothing is left behind.
 pub fn create(request: CreateRequest, config: &Config) -> Result<Created, CreateError> {
-    let missing = unsupported::unsupported(&request.spec);
+    let mut missing = unsupported::unsupported(&request.spec);
+    if request.compat {
+        missing.extract_if(.., |field| field.is_idle).for_each(|field| {
+            tracing::warn!("Without effect on this host: {field}");
+        });
+    }
     if !missing.is_empty() {
         return Err(CreateError::Unsupported(missing));
     }

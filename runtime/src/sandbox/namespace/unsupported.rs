@@ -15,6 +15,8 @@ pub struct Unsupported {
     pub path: String,
     /// Why not, in a few words.
     pub reason: &'static str,
+    /// It means nothing on this host, and runc passes over it: `--compat` does so with a warning.
+    pub is_idle: bool,
 }
 
 impl fmt::Display for Unsupported {
@@ -51,7 +53,13 @@ struct Found(Vec<Unsupported>);
 impl Found {
     fn set(&mut self, is_set: bool, path: impl Into<String>, reason: &'static str) {
         if is_set {
-            self.0.push(Unsupported { path: path.into(), reason });
+            self.0.push(Unsupported { path: path.into(), reason, is_idle: false });
+        }
+    }
+
+    fn set_idle(&mut self, is_set: bool, path: &str, reason: &'static str) {
+        if is_set {
+            self.0.push(Unsupported { path: path.to_owned(), reason, is_idle: true });
         }
     }
 }
@@ -113,11 +121,13 @@ fn in_mount(number: usize, mount: &Mount, has_user_namespace: bool, found: &mut 
 
 fn in_linux(linux: &Linux, found: &mut Found) {
     found.set(linux.intel_rdt().is_some(), "linux.intelRdt", "not implemented");
-    found.set(
-        linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()) && selinux_is_enabled(),
-        "linux.mountLabel",
-        "SELinux labels are not supported",
-    );
+    let label = linux.mount_label().as_ref().is_some_and(|label| !label.is_empty());
+    let reason = "SELinux labels are not supported";
+    if selinux_is_enabled() {
+        found.set(label, "linux.mountLabel", reason);
+    } else {
+        found.set_idle(label, "linux.mountLabel", reason);
+    }
     found.set(
         linux.personality().as_ref().is_some_and(|p| p.flags().iter().flatten().next().is_some()),
         "linux.personality.flags",
@@ -219,5 +229,12 @@ mod tests {
             "linux": {"mountLabel": ""},
         }));
         assert!(found.is_empty());
+    }
+
+    #[test]
+    fn a_label_that_means_nothing_here_is_refused_like_any_other() {
+        let spec =
+            serde_json::json!({ "ociVersion": "1.0.2", "linux": {"mountLabel": "a:b:c:s0"} });
+        assert_eq!(paths(spec), ["linux.mountLabel"]);
     }
 }

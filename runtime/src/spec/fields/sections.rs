@@ -1,6 +1,6 @@
 //! The sections but `process` and `linux.resources`.
 
-use super::Treatment::{Guest, Host, Refused, Void, Where};
+use super::Treatment::{Guest, Host, Refused, Void};
 use super::{
     Field, HOST_HARDWARE, HOST_PROGRAM, JOINING, NO_PERSONALITY_FLAGS, NO_SECURITY_MODULE, field,
 };
@@ -85,7 +85,7 @@ pub(super) const FIELDS: &[Field] = &[
     field("linux.rootfsPropagation", Guest, Host),
     field("linux.maskedPaths", Guest, Host),
     field("linux.readonlyPaths", Guest, Host),
-    field("linux.mountLabel", Refused(NO_SECURITY_MODULE), Where(NO_SELINUX)),
+    field("linux.mountLabel", Refused(NO_SECURITY_MODULE), Refused(NO_SELINUX)),
     field("linux.intelRdt.closID", Refused(HOST_HARDWARE), Refused(NOT_IMPLEMENTED)),
     field("linux.intelRdt.schemata", Refused(HOST_HARDWARE), Refused(NOT_IMPLEMENTED)),
     field("linux.intelRdt.l3CacheSchema", Refused(HOST_HARDWARE), Refused(NOT_IMPLEMENTED)),

@@ -74,7 +74,7 @@ pub fn with_causes(error: &dyn Error) -> String {
 /// The error that ends this run: on standard error once, and in the log file.
 pub fn fatal(message: &str) {
     tracing::error!(target: FATAL, "{message}");
-    let _ = writeln!(io::stderr(), "cofferdam: {message}");
+    let _ = writeln!(io::stderr(), "cofferdam: error: {message}");
 }
 
 /// Goes to the file only: [`fatal`] writes to standard error by itself.

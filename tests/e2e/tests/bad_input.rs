@@ -23,7 +23,7 @@ fn refused(bundle: &Bundle, words: &[&str]) {
 fn a_missing_config_is_named() {
     let bundle = sleeping();
     fs::remove_file(bundle.path().join("config.json")).unwrap();
-    refused(&bundle, &["config.json"]);
+    refused(&bundle, &["cofferdam: error: ", "config.json"]);
 }
 
 #[test]

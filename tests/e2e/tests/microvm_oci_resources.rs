@@ -23,7 +23,7 @@ fn limits_are_files_of_the_containers_cgroup() {
         .mount(json!({ "destination": "/cg", "type": "cgroup", "source": "cgroup" }));
     Runtime::cofferdam().run(&bundle).exits(0).prints(
         "memory.max 67108864\nmemory.low 4194304\nmemory.high 50331648\ncpu.max 50000 100000\n\
-         cpu.max.burst 10000\ncpu.weight 20\npids.max 77\nhugetlb.2MB.max 4194304\n\
+         cpu.max.burst 10000\ncpu.weight 59\npids.max 77\nhugetlb.2MB.max 4194304\n\
          hugetlb.2MB.rsvd.max 4194304\n",
     );
 }

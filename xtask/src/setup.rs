@@ -33,6 +33,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("debian-archive-keyring", "checks what mmdebstrap fetches"),
     ("runc", "the reference that tests and benchmarks compare with"),
     ("crun", "the reference that benchmarks compare with"),
+    ("strace", "puts faults into system calls, for the tests"),
 ];
 
 /// `cargo xtask setup`.

@@ -35,6 +35,9 @@ pub enum DeleteError {
 
 pub(super) fn run(context: &Context, args: &DeleteArgs) -> Result<(), DeleteError> {
     let id = parse_id(&args.target.id)?;
+    if args.force {
+        context.store.sweep(&id)?;
+    }
     let (entry, lock) = match context.store.open_locked(&id) {
         Err(StoreError::NotFound) if args.force => return Ok(()),
         // Nothing can be known of it but that it is to go.

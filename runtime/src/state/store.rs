@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use cofferdam_protocol::id::ContainerId;
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 
+use crate::host::process::ProcessIdentity;
 use crate::sandbox::request::SandboxRef;
 use crate::state::record::Record;
 
@@ -127,9 +128,8 @@ impl Store {
             .mode(0o711)
             .create(&self.root)
             .map_err(StoreError::io("make", &self.root))?;
-        // No id has a tilde: an unfinished folder is never taken for a container.
-        let draft = self.root.join(format!("{}~{}", record.id, record.creator.pid));
         let folder = self.root.join(record.id.as_str());
+        let draft = aside(&folder, record.creator.pid);
         let _ = fs::remove_dir_all(&draft);
         DirBuilder::new().mode(0o711).create(&draft).map_err(StoreError::io("make", &draft))?;
         let claimed = prepare(&draft, &record).and_then(|lock| {
@@ -194,6 +194,24 @@ impl Store {
         fs::metadata(&self.root).map(|_| ()).map_err(StoreError::io("read", &self.root))
     }
 
+    /// Removes what commands that were killed have left aside of one id: folders that were not a
+    /// container yet, or not any more.
+    ///
+    /// # Errors
+    /// When something in them refuses.
+    pub fn sweep(&self, id: &ContainerId) -> Result<(), StoreError> {
+        let Ok(names) = fs::read_dir(&self.root) else { return Ok(()) };
+        for entry in names.filter_map(Result::ok) {
+            let name = entry.file_name();
+            let pid = name.to_str().and_then(|name| set_aside_by(name, id));
+            if pid.is_some_and(|pid| !is_alive(pid)) {
+                let path = entry.path();
+                fs::remove_dir_all(&path).map_err(StoreError::io("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Every container, by id.
     ///
     /// # Errors
@@ -252,16 +270,28 @@ impl Entry {
 
 /// Removes a state folder: first its name, so that no other verb meets a half of it.
 pub(crate) fn remove_folder(folder: &Path) -> Result<(), StoreError> {
-    let grave = folder.with_file_name(format!(
-        "{}~{}",
-        folder.file_name().unwrap_or_default().to_string_lossy(),
-        std::process::id()
-    ));
+    let grave = aside(folder, std::process::id().cast_signed());
     match fs::rename(folder, &grave) {
         Ok(()) => fs::remove_dir_all(&grave).map_err(StoreError::io("remove", &grave)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(StoreError::io("remove", folder)(error)),
     }
+}
+
+/// Where a process has a container's folder that is not finished, or not yet removed. No id has a
+/// tilde: it is never taken for a container.
+fn aside(folder: &Path, pid: i32) -> PathBuf {
+    let id = folder.file_name().unwrap_or_default().to_string_lossy();
+    folder.with_file_name(format!("{id}~{pid}"))
+}
+
+/// Whose such a folder of this id is.
+fn set_aside_by(name: &str, id: &ContainerId) -> Option<i32> {
+    name.strip_prefix(id.as_str())?.strip_prefix('~')?.parse().ok()
+}
+
+fn is_alive(pid: i32) -> bool {
+    ProcessIdentity::of(pid).is_ok_and(ProcessIdentity::is_alive)
 }
 
 fn prepare(draft: &Path, record: &Record) -> Result<Lock, StoreError> {
@@ -345,6 +375,20 @@ mod tests {
         entry.remove(&lock).unwrap();
         assert!(matches!(store.open(&entry.record.id), Err(StoreError::NotFound)));
         assert_eq!(fs::read_dir(&store.root).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_dead_commands_left_aside_is_swept_and_what_living_ones_hold_is_not() {
+        let (_guard, store) = store();
+        let (entry, _lock) = store.claim(record("a")).unwrap();
+        let own = std::process::id();
+        for name in ["a~4194305".to_owned(), "ab~4194305".to_owned(), format!("a~{own}")] {
+            fs::create_dir(store.root.join(name)).unwrap();
+        }
+        store.sweep(&entry.record.id).unwrap();
+        let left = |name: &str| store.root.join(name).exists();
+        assert!(!left("a~4194305"));
+        assert!(left("a") && left("ab~4194305") && left(&format!("a~{own}")));
     }
 
     #[test]

@@ -35,14 +35,24 @@ impl Leftovers {
     /// Nothing more is there than was before.
     #[track_caller]
     pub fn none_since(&self, runtime: &Runtime) {
+        if let Some(left) = self.since(runtime) {
+            panic!("{left}");
+        }
+    }
+
+    /// What is there now and was not before, or the other way round, in words.
+    #[must_use]
+    pub fn since(&self, runtime: &Runtime) -> Option<String> {
         let end = Instant::now() + GRACE;
         loop {
             let now = Self::before(runtime);
             if now == *self {
-                return;
+                return None;
             }
-            assert!(Instant::now() < end, "left behind: {:#?}\nbefore: {self:#?}", now);
-            thread::sleep(Duration::from_millis(100));
+            if Instant::now() > end {
+                return Some(format!("left behind: {now:#?}\nbefore: {self:#?}"));
+            }
+            thread::sleep(Duration::from_millis(20));
         }
     }
 }

@@ -16,15 +16,17 @@
 
 mod bundle;
 mod console;
+mod injection;
 mod leftovers;
 mod outcome;
 mod runtime;
 
 pub use bundle::Bundle;
 pub use console::{ConsoleSocket, Terminal};
+pub use injection::{Fault, Injection, Step, steps_of};
 pub use leftovers::Leftovers;
 pub use outcome::Outcome;
-pub use runtime::{Container, Runtime, probe};
+pub use runtime::{Container, Runtime, finish_detaching, probe};
 
 /// What a scenario runs in, from `COFFERDAM_MODE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

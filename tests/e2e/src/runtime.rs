@@ -3,9 +3,10 @@
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -107,12 +108,8 @@ impl Runtime {
     pub fn create<'a>(&'a self, bundle: &Bundle) -> Container<'a> {
         let id = self.fresh_id();
         let path = bundle.path().to_str().unwrap();
-        let mut command = self.command(&["create", "--bundle", path, &id]);
-        let stderr = tempfile::NamedTempFile::new().unwrap();
-        let status =
-            command.stdout(Stdio::null()).stderr(stderr.reopen().unwrap()).status().unwrap();
-        let said = std::fs::read_to_string(stderr.path()).unwrap();
-        assert!(status.success(), "create failed: {said}");
+        let outcome = finish_detaching(self.command(&["create", "--bundle", path, &id]));
+        assert_eq!(outcome.code, 0, "create failed: {}", outcome.stderr);
         Container { runtime: self, id, _bundle: bundle.clone() }
     }
 
@@ -222,19 +219,52 @@ fn finish(mut command: Command, input: &[u8]) -> Outcome {
     let input = input.to_vec();
     // A command that ends before it has read everything is not an error of the test.
     let writer = thread::spawn(move || drop(stdin.write_all(&input)));
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
-    let (done, timer) = std::sync::mpsc::channel::<()>();
-    let watchdog = thread::spawn(move || {
-        if timer
-            .recv_timeout(DEADLINE)
-            .is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout)
-        {
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-        }
-    });
+    let watchdog = Watchdog::of(&child);
     let outcome = child.wait_with_output().unwrap().into();
-    drop(done);
-    watchdog.join().unwrap();
+    drop(watchdog);
     writer.join().unwrap();
     outcome
+}
+
+/// Runs a command that leaves a process with its output behind, as `create` does; what it wrote on
+/// stdout is not kept. At most [`DEADLINE`] long.
+#[must_use]
+pub fn finish_detaching(mut command: Command) -> Outcome {
+    let stderr = tempfile::NamedTempFile::new().unwrap();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr.reopen().unwrap());
+    let mut child =
+        command.spawn().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+    let watchdog = Watchdog::of(&child);
+    let status = child.wait().unwrap();
+    drop(watchdog);
+    let stderr = std::fs::read(stderr.path()).unwrap();
+    std::process::Output { status, stdout: Vec::new(), stderr }.into()
+}
+
+/// Kills a command that takes longer than [`DEADLINE`], unless it is dropped before.
+struct Watchdog {
+    done: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watchdog {
+    fn of(child: &Child) -> Self {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let (done, timer) = mpsc::channel::<()>();
+        let thread = thread::spawn(move || {
+            if timer.recv_timeout(DEADLINE) == Err(RecvTimeoutError::Timeout) {
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            }
+        });
+        Self { done: Some(done), thread: Some(thread) }
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        drop(self.done.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }

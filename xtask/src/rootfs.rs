@@ -27,12 +27,16 @@ pub(crate) enum Image {
     Busybox,
     /// A small Debian with redis-server and python3
     Debian,
+    /// A Debian that boots as a machine does, with systemd, and has Docker
+    Machine,
 }
 
 /// The Debian release of the image: the machine's own, which `setup` is written for.
 const SUITE: &str = "bookworm";
 /// What the demo and the tests run in it.
 const PACKAGES: &str = "redis-server,redis-tools,python3";
+/// What a container that is a machine of its own runs.
+const MACHINE_PACKAGES: &str = "systemd,systemd-sysv,dbus,procps,docker.io,iptables";
 /// Counts up when the way an image is made changes.
 const RECIPE: &str = "1";
 
@@ -46,7 +50,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 pub(crate) fn ensure(image: Image) -> Result<PathBuf> {
     let (name, key) = match image {
         Image::Busybox => ("busybox", busybox_key()?),
-        Image::Debian => ("debian", debian_key()),
+        Image::Debian => ("debian", debian_key(PACKAGES)),
+        Image::Machine => ("machine", debian_key(MACHINE_PACKAGES)),
     };
     let cache = workspace::cache().join("rootfs");
     let folder = cache.join(format!("{name}-{key}"));
@@ -59,7 +64,8 @@ pub(crate) fn ensure(image: Image) -> Result<PathBuf> {
     fs::create_dir(&tree)?;
     match image {
         Image::Busybox => make_busybox(&tree)?,
-        Image::Debian => make_debian(&tree)?,
+        Image::Debian => make_debian(&tree, PACKAGES)?,
+        Image::Machine => make_debian(&tree, MACHINE_PACKAGES)?,
     }
     match fs::rename(&tree, &folder) {
         // Somebody else was faster.
@@ -79,8 +85,8 @@ fn busybox_key() -> Result<String> {
     Ok(Inputs::default().add(RECIPE).add_file(&busybox()?)?.name())
 }
 
-fn debian_key() -> String {
-    Inputs::default().add(RECIPE).add(SUITE).add(PACKAGES).name()
+fn debian_key(packages: &str) -> String {
+    Inputs::default().add(RECIPE).add(SUITE).add(packages).name()
 }
 
 fn make_busybox(tree: &Path) -> Result<()> {
@@ -110,7 +116,7 @@ fn make_busybox(tree: &Path) -> Result<()> {
     Ok(())
 }
 
-fn make_debian(tree: &Path) -> Result<()> {
+fn make_debian(tree: &Path, packages: &str) -> Result<()> {
     if process::find("mmdebstrap").is_none() {
         bail!("mmdebstrap is not installed: run `cargo xtask setup`");
     }
@@ -122,7 +128,7 @@ fn make_debian(tree: &Path) -> Result<()> {
     for glob in ["man/*", "doc/*", "locale/*", "info/*"] {
         command.arg(format!("--dpkgopt=path-exclude=/usr/share/{glob}"));
     }
-    command.arg(format!("--include={PACKAGES}")).arg(SUITE).arg(&archive);
+    command.arg(format!("--include={packages}")).arg(SUITE).arg(&archive);
     process::output(&mut command)?;
     let unpack = ["--extract", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--file"];
     // A container's /dev is mounted: the nodes stay out, as unpacking them takes CAP_MKNOD.

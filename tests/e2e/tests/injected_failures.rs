@@ -54,9 +54,11 @@ fn tried(
     clean: &Leftovers,
 ) -> Option<String> {
     let outcome = finish_detaching(injection.applied_to(command));
-    // Whoever failed tidied up; who was killed could not.
+    // Whoever failed tidied up; who was killed could not, and who met a second fault in tidying up
+    // (each process meets its own) says what is left.
     let failed = target.before == Before::Nothing && outcome.code != 0;
-    let tidy_by_itself = failed && injection.fault != Fault::Killed;
+    let owned_up = outcome.stderr.contains("Cannot remove");
+    let tidy_by_itself = failed && injection.fault != Fault::Killed && !owned_up;
     let untidy = tidy_by_itself.then(|| clean.since(&target.runtime)).flatten();
     let deleted = target.delete();
     let complaint = (deleted.code != 0).then(|| format!("delete: {}", deleted.stderr));

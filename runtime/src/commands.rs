@@ -27,6 +27,7 @@ use std::path::PathBuf;
 use cofferdam_protocol::id::{ContainerId, InvalidContainerId};
 
 use crate::cli::{Cli, GlobalArgs, Verb};
+use crate::places::{PlaceError, Places};
 use crate::sandbox::request::StartFailureKind;
 use crate::state::store::Store;
 
@@ -94,6 +95,9 @@ pub enum CommandError {
     /// `doctor`.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
+    /// Nowhere to keep the containers' state.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// Standard output, or a manual page, refuses.
     #[error("Cannot write the output")]
     Output(#[source] io::Error),
@@ -117,6 +121,7 @@ impl CommandError {
             | Self::Ps(_)
             | Self::Spec(_)
             | Self::Config(_)
+            | Self::Place(_)
             | Self::Output(_) => None,
         };
         match (start_failure, self) {
@@ -140,7 +145,10 @@ struct Context {
 /// # Errors
 /// What failed. Nothing half done is left then.
 pub fn run(cli: Cli) -> Result<u8, CommandError> {
-    let root = cli.global.root.clone().unwrap_or_else(default_root);
+    let root = match &cli.global.root {
+        Some(root) => root.clone(),
+        None => default_root()?,
+    };
     // Other processes, with other working folders, are told this path.
     let root = std::path::absolute(&root).unwrap_or(root);
     let context = Context { store: Store::new(root), global: cli.global };
@@ -168,14 +176,10 @@ pub fn run(cli: Cli) -> Result<u8, CommandError> {
 }
 
 /// As with runc: root's is `/run`, a user's the folder of the session.
-fn default_root() -> PathBuf {
-    let session = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
-    match session {
-        Some(folder) if !rustix::process::geteuid().is_root() => {
-            PathBuf::from(folder).join("cofferdam")
-        }
-        Some(_) | None => PathBuf::from("/run/cofferdam"),
-    }
+fn default_root() -> Result<PathBuf, PlaceError> {
+    let places = Places::current();
+    places.secure_state()?;
+    Ok(places.state)
 }
 
 /// An id from the command line. runc's words for one that is none.

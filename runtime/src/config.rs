@@ -1,4 +1,4 @@
-//! The operator's configuration: `/etc/cofferdam/config.toml`, or what `--config` names.
+//! The operator's configuration: `/etc/cofferdam/config.toml`, a user's own, or what `--config` names.
 //!
 //! Every key has a default, so that the file may be absent. An unknown key is an error that names
 //! it: a misspelt limit must not be a limit that is not there.
@@ -10,11 +10,10 @@ use std::path::{Path, PathBuf};
 use cofferdam_protocol::bounds::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 use serde::Deserialize;
 
+use crate::places::Places;
+
 /// An hour: a longer wait is a mistake in the unit.
 const MAX_TIMEOUT_MS: u64 = 3_600_000;
-
-/// Where the configuration is when `--config` does not say.
-pub const DEFAULT_PATH: &str = "/etc/cofferdam/config.toml";
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -72,19 +71,32 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads the file that `--config` names; without one the default's, if that is there.
+    /// Reads the file that `--config` names; without one the user's own, if that is there, or the
+    /// machine's.
     ///
     /// # Errors
     /// When the named file is missing, or a file is not a configuration.
     pub fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
-        let path = named.unwrap_or(Path::new(DEFAULT_PATH));
-        match fs::read_to_string(path) {
-            Ok(text) => Self::parse(path, &text),
-            Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {
-                Ok(Self::default())
-            }
-            Err(source) => Err(ConfigError::Read { path: path.to_path_buf(), source }),
+        match named {
+            Some(path) => Self::read(path),
+            None => Self::first_of(&Places::current().configurations),
         }
+    }
+
+    fn first_of(paths: &[PathBuf]) -> Result<Self, ConfigError> {
+        for path in paths {
+            match Self::read(path) {
+                Err(ConfigError::Read { source, .. }) if is_absent(&source) => {}
+                other => return other,
+            }
+        }
+        Ok(Self::default())
+    }
+
+    fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
+        Self::parse(path, &text)
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
@@ -130,6 +142,11 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// No file, or a home that is no folder (`/dev/null`).
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// Which isolation containers get.
@@ -285,6 +302,21 @@ mod tests {
         let error = parse("[namespace]\npids_limit = -1").unwrap_err().to_string();
         assert!(error.contains("namespace.pids_limit is -1, 0 and more"), "{error}");
         parse("[namespace]\npids_limit = 0").unwrap();
+    }
+
+    #[test]
+    fn the_first_file_that_is_there_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let [own, system] = ["own", "system"].map(|name| folder.path().join(name));
+        let of = |text: &str| parse(text).unwrap();
+        let both = [own.clone(), system.clone()];
+        assert_eq!(Config::first_of(&both).unwrap(), Config::default());
+        fs::write(&system, "[microvm]\nvcpus = 2").unwrap();
+        assert_eq!(Config::first_of(&both).unwrap(), of("[microvm]\nvcpus = 2"));
+        fs::write(&own, "[microvm]\nvcpus = 3").unwrap();
+        assert_eq!(Config::first_of(&both).unwrap(), of("[microvm]\nvcpus = 3"));
+        fs::write(&own, "[microvm]\nvcpu = 3").unwrap();
+        assert!(matches!(Config::first_of(&both), Err(ConfigError::Parse { .. })));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Effects on the host: descriptors, terminals, processes, files. Nothing here decides.
 
 pub mod hooks;
+pub mod id_maps;
 pub mod log;
 pub mod process;
 pub mod relay;
@@ -10,3 +11,4 @@ pub mod stdio;
 pub(crate) mod sys;
 pub mod terminal;
 pub mod undo;
+pub mod user;

@@ -26,6 +26,7 @@ pub mod fuzzing;
 pub mod host;
 pub mod isolation;
 pub mod kind;
+pub mod places;
 pub mod plan;
 pub mod probe;
 pub mod sandbox;

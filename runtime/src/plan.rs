@@ -36,7 +36,7 @@ use oci_spec::runtime::{Process, Spec};
 
 pub use cgroup::CgroupError;
 pub use memory_policy::MemoryPolicyPlan;
-pub use mounts::{MountError, bind_source};
+pub use mounts::{MountError, bind_source, id_mapping};
 pub use process::ProcessError;
 pub use refusal::{Refusal, unsupported};
 pub use scheduling::SchedulingError;

@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifacts::{self, ArtifactError};
 use crate::config::MicroVmConfig;
+use crate::places::Places;
 
-const CACHE: &str = "/run/cofferdam/kvm-probe.json";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The probe takes milliseconds on a fit machine, and gives up by itself on a slow one.
@@ -76,7 +76,7 @@ struct MonitorIdentity {
 /// # Errors
 /// When the probe cannot be run, or ends without an answer.
 pub fn report(config: &MicroVmConfig) -> Result<ProbeReport, ProbeError> {
-    report_cached(config, Path::new(CACHE))
+    report_cached(config, &Places::current().probe)
 }
 
 /// The probe's answer as the reason why there can be no microVM.

@@ -63,6 +63,8 @@ pub struct HostFacts {
     pub pids_controller: bool,
     /// It can limit memory.
     pub memory_controller: bool,
+    /// It lets the caller say which devices may be used.
+    pub device_rules: bool,
 }
 
 /// A spec and what was added to it.
@@ -109,7 +111,11 @@ pub fn harden(spec: &Spec, config: &NamespaceConfig, facts: HostFacts) -> Harden
     let mut linux = spec.linux().clone().unwrap_or_default();
     tighten_kernel(&mut hardened, &mut linux, config);
     let mut resources = linux.resources().clone().unwrap_or_else(no_resources);
-    tighten_devices(&mut hardened, &linux, &mut resources);
+    if facts.device_rules {
+        tighten_devices(&mut hardened, &linux, &mut resources);
+    } else {
+        hardened.omit("device allow-list: only root can make or forbid devices");
+    }
     tighten_limits(&mut hardened, &mut resources, config, facts);
     linux.set_resources(Some(resources));
     hardened.spec.set_linux(Some(linux));
@@ -260,7 +266,7 @@ fn tighten_limits(
             resources.set_pids(limit);
             hardened.add("pids limit");
         } else {
-            hardened.omit("pids limit: the host has no pids controller");
+            hardened.omit("pids limit: there is no pids controller for this caller");
         }
     }
     let memory = resources.memory().as_ref();

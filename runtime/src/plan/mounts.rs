@@ -176,7 +176,8 @@ fn share(
 }
 
 /// A range of numbers as the plans have it.
-pub(super) fn id_mapping(mapping: &LinuxIdMapping) -> IdMappingPlan {
+#[must_use]
+pub fn id_mapping(mapping: &LinuxIdMapping) -> IdMappingPlan {
     IdMappingPlan {
         inside: mapping.container_id(),
         outside: mapping.host_id(),

@@ -11,6 +11,7 @@ use cofferdam_protocol::id::ContainerId;
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 
 use crate::host::process::ProcessIdentity;
+use crate::host::user::User;
 use crate::sandbox::request::SandboxRef;
 use crate::state::record::Record;
 
@@ -125,7 +126,7 @@ impl Store {
     pub fn claim(&self, record: Record) -> Result<(Entry, Lock), StoreError> {
         DirBuilder::new()
             .recursive(true)
-            .mode(0o711)
+            .mode(root_mode())
             .create(&self.root)
             .map_err(StoreError::io("make", &self.root))?;
         let folder = self.root.join(record.id.as_str());
@@ -292,6 +293,11 @@ fn set_aside_by(name: &str, id: &ContainerId) -> Option<i32> {
 
 fn is_alive(pid: i32) -> bool {
     ProcessIdentity::of(pid).is_ok_and(ProcessIdentity::is_alive)
+}
+
+/// Sticky where a session's folder holds it: what is old there and is not is taken away.
+fn root_mode() -> u32 {
+    if User::current().is_rootless() { 0o1700 } else { 0o711 }
 }
 
 fn prepare(draft: &Path, record: &Record) -> Result<Lock, StoreError> {

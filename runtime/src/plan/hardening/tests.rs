@@ -2,7 +2,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const FACTS: HostFacts = HostFacts { pids_controller: true, memory_controller: true };
+const FACTS: HostFacts =
+    HostFacts { pids_controller: true, memory_controller: true, device_rules: true };
 
 fn spec(linux: Value, process: Value) -> Spec {
     let mut all = json!({
@@ -130,7 +131,7 @@ fn an_administrator_gets_no_mask_that_it_could_take_off() {
 
 #[test]
 fn a_host_without_the_controller_gets_no_limit_and_says_so() {
-    let facts = HostFacts { pids_controller: false, memory_controller: false };
+    let facts = HostFacts { pids_controller: false, memory_controller: false, device_rules: true };
     let config = NamespaceConfig { memory_mib: 64, ..NamespaceConfig::default() };
     let hardened = harden(&bare(), &config, facts);
     assert!(!hardened.added.contains(&"pids limit"));

@@ -10,9 +10,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use cofferdam_protocol::plan::IdMappingPlan;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
+use crate::host::id_maps::lines;
 use crate::host::sys::{self, GatedChild, Program};
 use crate::plan::OwnersPlan;
 
@@ -50,12 +50,4 @@ fn open_mapped(child: &GatedChild, owners: &OwnersPlan) -> io::Result<OwnedFd> {
     fs::write(format!("{folder}/uid_map"), lines(&owners.uids))?;
     fs::write(format!("{folder}/gid_map"), lines(&owners.gids))?;
     Ok(File::open(format!("{folder}/ns/user"))?.into())
-}
-
-fn lines(mappings: &[IdMappingPlan]) -> String {
-    let line = |mapping: &IdMappingPlan| {
-        let IdMappingPlan { inside, outside, count } = mapping;
-        format!("{inside} {outside} {count}\n")
-    };
-    mappings.iter().map(line).collect()
 }

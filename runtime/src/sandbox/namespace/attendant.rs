@@ -65,6 +65,8 @@ impl Attendant {
             Fork::Caller(pid) => Ok((Self { pid }, of_stage)),
             Fork::Child => {
                 drop(of_stage);
+                // Nothing of a container's may look into it.
+                let _ = sys::set_dumpable(false);
                 let code = i32::from(serve(job, &socket).is_err());
                 sys::exit_now(code)
             }

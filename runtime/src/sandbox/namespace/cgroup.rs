@@ -54,6 +54,15 @@ pub(super) fn is_unified() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
+/// Where version 2 is mounted.
+///
+/// # Errors
+/// When the mounts of this process cannot be read.
+pub(super) fn mount_of_version_2() -> io::Result<Option<PathBuf>> {
+    let mut hierarchies = hierarchies()?.into_iter();
+    Ok(hierarchies.find(|h| h.controllers.is_empty()).map(|h| h.mount_point))
+}
+
 /// The controllers that limits can be set with.
 ///
 /// # Errors

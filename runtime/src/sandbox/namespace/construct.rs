@@ -23,7 +23,7 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use libcgroups::common::CgroupConfig;
@@ -40,9 +40,10 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use super::attendant::Attendant;
 use super::cgroup;
 use super::executor::ProcessExecutor;
-use super::job::ConstructJob;
+use super::job::{ConstructJob, RootlessJob};
+use super::process::Limit;
 use super::report::{Report, Reporter, describe};
-use super::{helper, report_log, socket, stage, sys, working_folder};
+use super::{delegation, helper, own_users, report_log, socket, stage, sys, working_folder};
 
 /// The socket that `libcontainer` insists on.
 const NOTIFY_SOCKET: &str = "notify.sock";
@@ -53,6 +54,8 @@ const NOTIFY_SOCKET: &str = "notify.sock";
 enum ConstructError {
     #[error("Cannot {step}")]
     Step { step: &'static str, source: io::Error },
+    #[error(transparent)]
+    OwnUsers(#[from] own_users::EnterError),
     #[error("The namespaces are not ones that can be made")]
     Namespaces(#[source] libcontainer::user_ns::UserNamespaceError),
     #[error("Cannot open the start socket")]
@@ -78,7 +81,6 @@ fn construct(
     mut job: ConstructJob,
     reporter: &Reporter,
 ) -> Result<(i32, Vec<PathBuf>), ConstructError> {
-    let step = |step| move |source| ConstructError::Step { step, source };
     job.process.read_seccomp().map_err(ConstructError::Process)?;
     if let Some(score) = job.process.oom_score_adj {
         std::fs::write("/proc/self/oom_score_adj", score.to_string())
@@ -87,6 +89,13 @@ fn construct(
     let listener = socket::bind(&job.state_folder).map_err(step("open the start socket"))?;
     let notify_path = job.state_folder.join(NOTIFY_SOCKET);
     let notify = NotifyListener::new(&notify_path).map_err(ConstructError::Notify)?;
+    let log = reporter.try_clone().map_err(step("report"))?;
+    let staging = Staging::prepare(&mut job, reporter).map_err(step("prepare the stage"))?;
+    if let Some(rootless) = &job.rootless {
+        // Before: from inside the socket may be out of reach. The message waits in it.
+        tell_to_go_on(&notify_path)?;
+        job.cgroups_path = enter_rootless(rootless)?;
+    }
     sys::set_dumpable(false).map_err(step("hide from the container"))?;
     // A user namespace may not raise limits: then they are set from outside.
     let limits = if has_user_namespace(&job.spec) {
@@ -95,26 +104,72 @@ fn construct(
         Vec::new()
     };
     working_folder::make(&job).map_err(step("make the working folder"))?;
-    let log = reporter.try_clone().map_err(step("report"))?;
-    let cgroups_path = job.cgroups_path.clone();
-    let pids_limit = job.pids_limit.take();
-    let staging = Staging::prepare(&mut job, reporter).map_err(step("prepare the stage"))?;
+    let rest = Rest {
+        limits,
+        cgroups_path: job.cgroups_path.clone(),
+        pids_limit: job.pids_limit.take(),
+        notify_path,
+    };
+    let is_rootless = job.rootless.is_some();
     let arguments = arguments(job, notify, listener, log, staging.numbers())?;
     let made = container_main_process(&arguments).map_err(ConstructError::Container)?;
     drop(staging);
     let pid = made.as_raw();
-    for limit in limits {
-        limit.apply(pid).map_err(ConstructError::Process)?;
+    if is_rootless {
+        // The caller knows its group, and is the one who may write there.
+        return Ok((pid, Vec::new()));
     }
-    cgroup::enter_without_controllers(&cgroups_path, pid)
-        .map_err(step("enter the remaining control groups"))?;
-    let cgroups = cgroup::of_process(pid).map_err(step("find the container's control groups"))?;
-    if let Some(limit) = pids_limit {
-        cgroup::limit_processes(&cgroups, &limit).map_err(step("limit the processes"))?;
+    Ok((pid, rest.complete(pid)?))
+}
+
+/// What is left to do when the container's first process is there.
+struct Rest {
+    limits: Vec<Limit>,
+    cgroups_path: PathBuf,
+    pids_limit: Option<String>,
+    notify_path: PathBuf,
+}
+
+impl Rest {
+    /// The process's control groups.
+    fn complete(self, pid: i32) -> Result<Vec<PathBuf>, ConstructError> {
+        for limit in self.limits {
+            limit.apply(pid).map_err(ConstructError::Process)?;
+        }
+        cgroup::enter_without_controllers(&self.cgroups_path, pid)
+            .map_err(step("enter the remaining control groups"))?;
+        let cgroups =
+            cgroup::of_process(pid).map_err(step("find the container's control groups"))?;
+        if let Some(limit) = self.pids_limit {
+            cgroup::limit_processes(&cgroups, &limit).map_err(step("limit the processes"))?;
+        }
+        tell_to_go_on(&self.notify_path)?;
+        Ok(cgroups)
     }
-    NotifySocket::new(&notify_path).notify_container_start().map_err(ConstructError::Notify)?;
-    std::fs::remove_file(&notify_path).map_err(step("remove a socket"))?;
-    Ok((pid, cgroups))
+}
+
+/// Lets `libcontainer` hand over to [`super::executor`], which waits for `start` itself.
+fn tell_to_go_on(notify_path: &Path) -> Result<(), ConstructError> {
+    NotifySocket::new(notify_path).notify_container_start().map_err(ConstructError::Notify)?;
+    std::fs::remove_file(notify_path).map_err(step("remove a socket"))
+}
+
+/// Enters the control group and the user namespace of a container whose caller has no privileges;
+/// the path of the group, for `libcontainer` to stay where it is.
+fn enter_rootless(rootless: &RootlessJob) -> Result<PathBuf, ConstructError> {
+    if let Some(group) = &rootless.group {
+        std::fs::write(group.join("cgroup.procs"), "0").map_err(step("enter the control group"))?;
+    }
+    if let Some(users) = &rootless.users {
+        own_users::enter(users)?;
+    }
+    own_users::cover_version_1()?;
+    let own = std::fs::read_to_string("/proc/self/cgroup").map_err(step("find the own group"))?;
+    Ok(delegation::own_group(&own))
+}
+
+fn step(step: &'static str) -> impl Fn(io::Error) -> ConstructError {
+    move |source| ConstructError::Step { step, source }
 }
 
 /// What `libcontainer` is given.
@@ -134,6 +189,7 @@ fn arguments(
         finish_mounts: job.finish_mounts,
         new_network: has_new_network(&job.spec),
         start_hooks: job.start_hooks,
+        may_be_looked_at: job.rootless.is_some(),
         state: state.clone(),
         listener: Rc::new(listener),
         of_stage,

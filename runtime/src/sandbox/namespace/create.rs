@@ -13,16 +13,18 @@ use std::time::{Duration, Instant};
 use oci_spec::runtime::Spec;
 
 use super::cgroup;
+use super::delegation::{self, GroupError};
 use super::executor;
 use super::helper::Helper;
 use super::hook::HookState;
-use super::job::{ConstructJob, Job};
+use super::job::{ConstructJob, Job, RootlessJob};
 use super::listener::{self, Listener};
 use super::mounts;
 use super::proc_mounts;
-use super::process::{ProcessPlan, SeccompFile};
+use super::process::{self, ProcessPlan, SeccompFile};
 use super::record::Record;
 use super::report::Report;
+use super::rootless::{self, Facts, Rootless};
 use super::seccomp_cache;
 use super::shadow;
 use super::socket::{self, START_SOCKET};
@@ -33,6 +35,7 @@ use super::unsupported::{self, Unsupported};
 use crate::config::Config;
 use crate::host::process::ProcessIdentity;
 use crate::host::stdio::ProcessStdio;
+use crate::host::user::User;
 use crate::plan::hardening::{self, Hardened, HostFacts};
 use crate::plan::seccomp::SeccompError;
 use crate::sandbox::request::{CreateRequest, Created, SandboxRef, StartFailureKind};
@@ -68,6 +71,15 @@ pub enum CreateError {
     /// `--systemd-cgroup` where systemd does not manage the control groups.
     #[error("--systemd-cgroup needs a host that systemd has booted, with cgroup v2 only")]
     NoSystemd,
+    /// `--systemd-cgroup` of a user.
+    #[error(
+        "--systemd-cgroup takes root: an ordinary user starts the runtime itself with \
+         `systemd-run --user --scope --property=Delegate=yes`"
+    )]
+    NoUserSystemd,
+    /// The group of a container whose caller is not the machine's root.
+    #[error(transparent)]
+    Group(#[from] GroupError),
     /// A control group path that is not one.
     #[error(
         "linux.cgroupsPath is {0}: it must not have .. in it, and for systemd it is SLICE:PREFIX:NAME"
@@ -114,7 +126,9 @@ fn host(step: &'static str) -> impl FnOnce(io::Error) -> CreateError {
 /// # Errors
 /// When the spec cannot be served, or a step failed; then nothing is left behind.
 pub fn create(request: CreateRequest, config: &Config) -> Result<Created, CreateError> {
+    let rootless = rootless(&request)?;
     let mut missing = unsupported::unsupported(&request.spec);
+    missing.extend(rootless.iter().flat_map(|rootless| refused(&request.spec, rootless)));
     if request.compat {
         missing.extract_if(.., |field| field.is_idle).for_each(|field| {
             tracing::warn!("Without effect on this host: {field}");
@@ -126,28 +140,72 @@ pub fn create(request: CreateRequest, config: &Config) -> Result<Created, Create
     if let Some(over) = proc_mounts::find(&request.spec, &request.rootfs) {
         return Err(CreateError::OverProc(over));
     }
-    let hardened = harden(&request, config)?;
-    let cgroups_path = cgroups_path(&request, &hardened.spec)?;
-    let planned = planned_groups(&request, &cgroups_path)?;
+    let hardened = harden(&request, config, rootless.as_ref())?;
+    let (cgroups_path, planned) = match &rootless {
+        Some(rootless) => (PathBuf::from("/"), rootless.groups()),
+        None => planned_groups(&request, &hardened.spec)?,
+    };
+    check_unused(&planned)?;
     let seccomp = write_seccomp(&hardened.spec, &request.state_folder)?;
     // Before anything is made: a caller that is killed from here on leaves to `delete` what it
     // needs to find the rest.
     let record = Record { cgroups: planned.clone(), seccomp: seccomp.clone(), ..Record::default() };
     record.save(&request.state_folder).map_err(host("write the record of the container"))?;
     let mut undo = Undo::new(&request.state_folder, planned);
-    let plan = Prepared { hardened, seccomp, cgroups_path };
+    let plan = Prepared { hardened, seccomp, cgroups_path, rootless };
     let created = spawn(request, plan, &mut undo)?;
     undo.disarm();
     Ok(created)
 }
 
-fn harden(request: &CreateRequest, config: &Config) -> Result<Hardened, CreateError> {
+/// What is different for a caller who is not the machine's root.
+fn rootless(request: &CreateRequest) -> Result<Option<Rootless>, CreateError> {
+    let user = User::current();
+    if !user.is_rootless() {
+        return Ok(None);
+    }
+    if request.systemd_cgroup {
+        return Err(CreateError::NoUserSystemd);
+    }
+    let said = request.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
+    let group = delegation::find(said.as_deref(), request.id.as_str());
+    Ok(Some(Rootless::plan(&request.spec, user, group)))
+}
+
+fn refused(spec: &Spec, rootless: &Rootless) -> Vec<Unsupported> {
+    let facts = Facts {
+        user: User::current(),
+        hard_limit: &process::hard_limit,
+        oom_score_adj: process::oom_score_adj(),
+        device: &device_numbers,
+    };
+    rootless::unsupported(spec, rootless.group.as_ref().err().copied(), facts)
+}
+
+/// The numbers of a device of the host.
+fn device_numbers(path: &Path) -> Option<(i64, i64)> {
+    let number = std::fs::metadata(path).ok()?.rdev();
+    Some((rustix::fs::major(number).into(), rustix::fs::minor(number).into()))
+}
+
+fn harden(
+    request: &CreateRequest,
+    config: &Config,
+    rootless: Option<&Rootless>,
+) -> Result<Hardened, CreateError> {
     if request.compat {
         return Ok(Hardened::unchanged(&request.spec));
     }
     let controllers = cgroup::controllers().map_err(host("read the cgroup controllers"))?;
-    let has = |name: &str| controllers.iter().any(|c| c == name);
-    let facts = HostFacts { pids_controller: has("pids"), memory_controller: has("memory") };
+    let has = |name: &str| match rootless {
+        Some(rootless) => rootless::offers(&rootless.group, name),
+        None => controllers.iter().any(|c| c == name),
+    };
+    let facts = HostFacts {
+        pids_controller: has("pids"),
+        memory_controller: has("memory"),
+        device_rules: rootless.is_none(),
+    };
     Ok(hardening::harden(&request.spec, &config.namespace, facts))
 }
 
@@ -156,6 +214,7 @@ struct Prepared {
     hardened: Hardened,
     seccomp: Option<SeccompFile>,
     cgroups_path: PathBuf,
+    rootless: Option<Rootless>,
 }
 
 fn spawn(
@@ -169,7 +228,7 @@ fn spawn(
     };
     let sockets = size.is_some().then(terminal::socket_pair).transpose();
     let (ours, theirs) = sockets.map_err(host("make a console socket"))?.unzip();
-    let Prepared { hardened, seccomp, cgroups_path } = prepared;
+    let Prepared { hardened, seccomp, cgroups_path, rootless } = prepared;
     let process = process_plan(&hardened.spec, &request, seccomp.clone());
     let mut record = Record {
         init: None,
@@ -182,7 +241,16 @@ fn spawn(
     let state_folder = request.state_folder.clone();
     let listener = listener(&request, &hardened.spec).map_err(host("connect the listener"))?;
     let preserve_fds = request.preserve_fds;
-    let (job, stdio) = job(request, &hardened.spec, process, cgroups_path);
+    let mut annotations = hardened.annotations();
+    let group = rootless.as_ref().and_then(|rootless| rootless.group.clone().ok());
+    let (mut job, stdio) = job(request, &hardened.spec, process, cgroups_path, rootless.as_ref());
+    let limits = group.as_ref().map(|group| make_group(group, &hardened.spec, &mut job));
+    let pids_limit = limits.transpose()?.flatten();
+    if let Some(rootless) = &rootless {
+        rootless.without.iter().for_each(|what| tracing::warn!("Rootless, and so without {what}"));
+        annotations.push(rootless.annotation());
+    }
+    let job = Job::Construct(Box::new(job));
     let mut helper = Helper::spawn(job, stdio, theirs, listener, preserve_fds)
         .map_err(host("start the process that makes the container"))?;
     tracing::debug!("nsexec container setup");
@@ -190,7 +258,10 @@ fn spawn(
     tracing::debug!(pid = ready.0, "child process in init(): it waits for start");
     tracing::debug!("init: closing the pipe to signal completion");
     undo.cgroups.extend(ready.1.iter().cloned());
-    record.cgroups = ready.1;
+    record.cgroups = group.map_or(ready.1, |group| vec![group]);
+    if let Some(limit) = pids_limit {
+        cgroup::limit_processes(&record.cgroups, &limit).map_err(host("limit the processes"))?;
+    }
     let identity = ProcessIdentity::of(ready.0).map_err(host("find the container's process"))?;
     record.init = Some(identity);
     let root = std::fs::metadata(format!("/proc/{}/root", ready.0));
@@ -200,7 +271,7 @@ fn spawn(
     Ok(Created {
         pid: ready.0,
         terminal: terminal.transpose().map_err(host("receive the terminal"))?,
-        annotations: hardened.annotations(),
+        annotations,
     })
 }
 
@@ -209,12 +280,20 @@ fn job(
     spec: &Spec,
     process: ProcessPlan,
     cgroups_path: PathBuf,
-) -> (Job, ProcessStdio) {
+    rootless: Option<&Rootless>,
+) -> (ConstructJob, ProcessStdio) {
     let mut shadow = shadow::make(spec, &request.rootfs);
+    if let Some(rootless) = rootless {
+        rootless::strip(&mut shadow.spec, rootless.users.is_some());
+        rootless::show_groups(&mut shadow.spec, cgroup::is_unified());
+    }
     let pids_limit =
         if request.systemd_cgroup { None } else { shadow::take_pids_limit(&mut shadow.spec) };
-    let stage =
+    let mut stage =
         StageJob::take(&mut shadow.spec, request.id.as_str(), &request.rootfs, &request.bundle);
+    if let Some(stage) = &mut stage {
+        stage.groups_are_covered = rootless.is_some() && !cgroup::is_unified();
+    }
     let job = ConstructJob {
         id: request.id.to_string(),
         bundle: request.bundle,
@@ -228,10 +307,29 @@ fn job(
         start_hooks: shadow.start_hooks,
         cgroups_path,
         systemd_cgroup: request.systemd_cgroup,
+        rootless: rootless.map(|rootless| RootlessJob {
+            users: rootless.users.clone(),
+            group: rootless.group.clone().ok(),
+        }),
         no_pivot: request.no_pivot,
         console: None,
     };
-    (Job::Construct(Box::new(job)), request.stdio)
+    (job, request.stdio)
+}
+
+/// Makes the group of a container whose caller is not the machine's root. The limit of processes,
+/// which is for when those that make the container are gone.
+fn make_group(
+    group: &Path,
+    spec: &Spec,
+    job: &mut ConstructJob,
+) -> Result<Option<String>, CreateError> {
+    let mut limited = spec.clone();
+    let pids_limit = shadow::take_pids_limit(&mut limited);
+    job.pids_limit = None;
+    let resources = limited.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    delegation::make(group, resources).map_err(CreateError::Group)?;
+    Ok(pids_limit)
 }
 
 fn process_plan(spec: &Spec, request: &CreateRequest, seccomp: Option<SeccompFile>) -> ProcessPlan {
@@ -332,12 +430,21 @@ fn cgroups_path(request: &CreateRequest, spec: &Spec) -> Result<PathBuf, CreateE
     Ok(Path::new("/").join(path))
 }
 
-/// The folders that there will be. Nobody may be in them: killing the container kills all that is.
-fn planned_groups(request: &CreateRequest, path: &Path) -> Result<Vec<PathBuf>, CreateError> {
+/// The path of the groups, and the folders that there will be.
+fn planned_groups(
+    request: &CreateRequest,
+    spec: &Spec,
+) -> Result<(PathBuf, Vec<PathBuf>), CreateError> {
+    let path = cgroups_path(request, spec)?;
     if request.systemd_cgroup {
-        return Ok(Vec::new());
+        return Ok((path, Vec::new()));
     }
-    let planned = cgroup::planned(path).map_err(host("find the control groups"))?;
+    let planned = cgroup::planned(&path).map_err(host("find the control groups"))?;
+    Ok((path, planned))
+}
+
+/// Nobody may be in them: killing the container kills all that is.
+fn check_unused(planned: &[PathBuf]) -> Result<(), CreateError> {
     if let Some(used) =
         planned.iter().find(|f| !cgroup::processes(std::slice::from_ref(f)).is_empty())
     {
@@ -345,7 +452,7 @@ fn planned_groups(request: &CreateRequest, path: &Path) -> Result<Vec<PathBuf>, 
     }
     match planned.iter().find(|folder| cgroup::is_frozen(folder)) {
         Some(frozen) => Err(CreateError::CgroupFrozen(frozen.clone())),
-        None => Ok(planned),
+        None => Ok(()),
     }
 }
 

@@ -45,6 +45,9 @@ pub(super) struct ProcessExecutor {
     pub(super) state: State,
     pub(super) listener: Rc<UnixListener>,
     pub(super) reporter: Rc<Reporter>,
+    /// Whether a caller without privileges must be able to look at this process, to enter its
+    /// namespaces: in them there is nobody else until it starts.
+    pub(super) may_be_looked_at: bool,
     /// What a stage found open, and is of no use after it.
     pub(super) of_stage: Vec<RawFd>,
 }
@@ -130,7 +133,13 @@ impl Executor for ProcessExecutor {
 
     fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
         scheduling::run_everywhere();
-        self.process.prepare().map_err(|e| ExecutorSetEnvsError::SetEnvs(self.report(&e).into()))
+        let failed = |e| ExecutorSetEnvsError::SetEnvs(self.report(&e).into());
+        self.process.prepare().map_err(failed)?;
+        if self.may_be_looked_at {
+            let step = |source| ProcessError::Step { step: "be seen by the caller", source };
+            super::sys::set_dumpable(true).map_err(|e| failed(step(e)))?;
+        }
+        Ok(())
     }
 
     fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {

@@ -2,8 +2,7 @@
 
 use std::io;
 
-use super::record::Record;
-use crate::cgroup::Groups;
+use super::record::{NoGroups, Record};
 use crate::cgroup::freezer::{self, FreezerError};
 use crate::sandbox::request::SandboxRef;
 
@@ -13,6 +12,9 @@ pub enum FreezeError {
     /// `create` did not finish, or the state folder was changed.
     #[error("The record of the container cannot be read")]
     Record(#[source] io::Error),
+    /// No control group.
+    #[error(transparent)]
+    NoGroups(#[from] NoGroups),
     /// The freezer.
     #[error(transparent)]
     Freezer(#[from] FreezerError),
@@ -24,7 +26,7 @@ pub enum FreezeError {
 /// When they do not freeze in time. They all run then.
 pub fn pause(sandbox: &SandboxRef) -> Result<(), FreezeError> {
     let record = Record::load(&sandbox.state_folder).map_err(FreezeError::Record)?;
-    Ok(freezer::freeze(Groups::new(&record.cgroups))?)
+    Ok(freezer::freeze(record.groups()?)?)
 }
 
 /// Sets them going again.
@@ -33,7 +35,7 @@ pub fn pause(sandbox: &SandboxRef) -> Result<(), FreezeError> {
 /// When the kernel refuses.
 pub fn resume(sandbox: &SandboxRef) -> Result<(), FreezeError> {
     let record = Record::load(&sandbox.state_folder).map_err(FreezeError::Record)?;
-    Ok(freezer::thaw(Groups::new(&record.cgroups))?)
+    Ok(freezer::thaw(record.groups()?)?)
 }
 
 /// A frozen process of v1 takes a SIGKILL only when it runs again. After the signal, so that it

@@ -7,6 +7,7 @@ use oci_spec::runtime::{Hook, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::mounts::MountFinish;
+use super::own_users::OwnUsers;
 use super::process::ProcessPlan;
 use super::stage::StageJob;
 use crate::host::process::ProcessIdentity;
@@ -38,8 +39,18 @@ pub(super) struct ConstructJob {
     pub(super) pids_limit: Option<String>,
     pub(super) cgroups_path: PathBuf,
     pub(super) systemd_cgroup: bool,
+    pub(super) rootless: Option<RootlessJob>,
     pub(super) no_pivot: bool,
     pub(super) console: Option<RawFd>,
+}
+
+/// What is done before anything else where the caller is not the machine's root.
+#[derive(Serialize, Deserialize)]
+pub(super) struct RootlessJob {
+    /// The user namespace to enter.
+    pub(super) users: Option<OwnUsers>,
+    /// The control group to enter: made, with its limits.
+    pub(super) group: Option<PathBuf>,
 }
 
 /// One more process for a container.

@@ -18,6 +18,7 @@ use super::process::ProcessError;
 use super::report::{Report, Reporter, describe};
 use super::scheduling::{self, Affinity};
 use super::sys::{self, Fork};
+use crate::host::user::User;
 
 /// The kinds of namespaces, as `/proc/<pid>/ns` calls them.
 const NAMESPACES: [(&str, libc::c_int); 8] = [
@@ -56,9 +57,10 @@ fn try_run(job: &mut JoinJob, reporter: &Reporter) -> Result<(), ProcessError> {
             .map_err(step("set the OOM score"))?;
     }
     sys::set_dumpable(false).map_err(step("hide from the container"))?;
-    if target.kinds & libc::CLONE_NEWPID != 0 {
-        // For children only, and only they: the helper itself stays outside.
-        sys::enter_namespaces(target.pidfd.as_fd(), libc::CLONE_NEWPID)
+    let first = target.kinds & first_kinds(User::current());
+    if first != 0 {
+        // The pid namespace is for children only, and only they: the helper itself stays outside.
+        sys::enter_namespaces(target.pidfd.as_fd(), first)
             .map_err(step("enter the container's pid namespace"))?;
     }
     match sys::fork_sibling().map_err(step("fork"))? {
@@ -67,16 +69,23 @@ fn try_run(job: &mut JoinJob, reporter: &Reporter) -> Result<(), ProcessError> {
             Ok(())
         }
         Fork::Child => {
-            let error = become_process(job, target);
+            let error = become_process(job, target, first);
             reporter.send(&Report::Failed { kind: error.kind(), message: describe(&error) });
             sys::exit_now(255)
         }
     }
 }
 
+/// What the helper enters itself. Without a privilege in the user namespace there is none in the
+/// others.
+fn first_kinds(user: User) -> libc::c_int {
+    let users = if user.is_ordinary() { libc::CLONE_NEWUSER } else { 0 };
+    libc::CLONE_NEWPID | users
+}
+
 /// The new process, until it is the program.
-fn become_process(job: &mut JoinJob, target: Target) -> ProcessError {
-    match enter(job, target) {
+fn become_process(job: &mut JoinJob, target: Target, entered: libc::c_int) -> ProcessError {
+    match enter(job, target, entered) {
         Ok(program) => match job.process.load_late_seccomp() {
             Ok(()) => job.process.execute(&program),
             Err(e) => e,
@@ -85,7 +94,7 @@ fn become_process(job: &mut JoinJob, target: Target) -> ProcessError {
     }
 }
 
-fn enter(job: &mut JoinJob, target: Target) -> Result<PathBuf, ProcessError> {
+fn enter(job: &mut JoinJob, target: Target, entered: libc::c_int) -> Result<PathBuf, ProcessError> {
     if let Some(cpus) = &job.process.scheduling.affinity.before {
         scheduling::run_on(cpus).map_err(step("bind the process to its first CPUs"))?;
     }
@@ -106,13 +115,13 @@ fn enter(job: &mut JoinJob, target: Target) -> Result<PathBuf, ProcessError> {
     job.process.set_limits()?;
     job.process.limits.clear();
     nix::unistd::setsid().map_err(step("start a session"))?;
-    let kinds = target.kinds & !libc::CLONE_NEWPID;
+    let kinds = target.kinds & !entered;
     if kinds != 0 {
         sys::enter_namespaces(target.pidfd.as_fd(), kinds)
             .map_err(step("enter the container's namespaces"))?;
     }
     enter_root(&target.root, job.root).map_err(step("enter the container's root"))?;
-    if kinds & libc::CLONE_NEWUSER != 0 {
+    if target.kinds & libc::CLONE_NEWUSER != 0 {
         become_root_inside()?;
     }
     if let Some(console) = job.console {

@@ -13,6 +13,7 @@ use super::cgroup;
 use super::children;
 use super::create;
 use super::freezer;
+use super::members;
 use super::record::Record;
 use super::sys;
 use crate::host::process::ProcessIdentity;
@@ -49,7 +50,7 @@ pub fn kill(sandbox: &SandboxRef, request: KillRequest) -> Result<(), KillError>
     let failed = |source| KillError::Signal { signal, source };
     if request.all {
         let record = Record::load(&sandbox.state_folder).map_err(KillError::Record)?;
-        cgroup::signal_all(&record.cgroups, signal).map_err(failed)?;
+        members::signal_all(&record, signal).map_err(failed)?;
     } else {
         let pidfd = sandbox.process.and_then(hold).ok_or(KillError::NotRunning)?;
         match sys::send_signal(pidfd.as_fd(), signal) {
@@ -89,8 +90,7 @@ pub enum ProcessesError {
 pub fn processes(sandbox: &SandboxRef) -> Result<Vec<ProcessRow>, ProcessesError> {
     let record = Record::load(&sandbox.state_folder).map_err(ProcessesError::Record)?;
     let boot_ms = boot_time_ms().map_err(ProcessesError::BootTime)?;
-    let pids = cgroup::processes(&record.cgroups);
-    Ok(pids.into_iter().filter_map(|pid| row(pid, boot_ms)).collect())
+    Ok(members::of(&record).into_iter().filter_map(|pid| row(pid, boot_ms)).collect())
 }
 
 fn boot_time_ms() -> io::Result<u64> {

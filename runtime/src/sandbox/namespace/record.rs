@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::process::SeccompFile;
+use crate::cgroup::Groups;
 use crate::host::process::ProcessIdentity;
 
 const FILE: &str = "namespace.json";
@@ -27,7 +28,20 @@ pub(super) struct Record {
     pub(super) new_session_keyring: bool,
 }
 
+/// The container has no control group. Only that of a caller who is not root can be so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "This takes a control group, and the container has none: its creator was no root. With cgroup v2, \
+     start the runtime with `systemd-run --user --scope --property=Delegate=yes`"
+)]
+pub struct NoGroups;
+
 impl Record {
+    /// Its control groups, for a verb that is nothing without them.
+    pub(super) fn groups(&self) -> Result<Groups<'_>, NoGroups> {
+        if self.cgroups.is_empty() { Err(NoGroups) } else { Ok(Groups::new(&self.cgroups)) }
+    }
+
     /// Writes it: completely, or not at all.
     pub(super) fn save(&self, state_folder: &Path) -> io::Result<()> {
         let temporary = state_folder.join("namespace.json.new");

@@ -2,11 +2,12 @@
 //!
 //! libseccomp copies the whole filter for each rule that is added: the default profile, of some 380
 //! calls on two architectures, is what a start would otherwise spend most of its time on.
-//! A machine uses few profiles, mostly one. So what was compiled stays in `/var/cache/cofferdam`,
-//! each file with everything that it was compiled from, which is compared on every use.
+//! A machine uses few profiles, mostly one. So what was compiled stays in `/var/cache/cofferdam`, or
+//! in an ordinary user's own cache, each file with everything that it was compiled from, which is
+//! compared on every use.
 //!
-//! Only root's processes use it, and only a folder that nobody but root can write to: what is in
-//! there decides what a container may do. Whatever is odd about it, the profile is compiled.
+//! Used is only a folder that nobody but this user can write to: what is in there decides what a
+//! container may do. Whatever is odd about it, the profile is compiled.
 
 use std::fs;
 use std::io::{self, Write};
@@ -16,10 +17,11 @@ use std::path::{Path, PathBuf};
 use cofferdam_protocol::plan::SeccompPlan;
 use oci_spec::runtime::LinuxSeccomp;
 
+use crate::places::{self, Places};
 use crate::plan::seccomp::{self, SeccompError};
 
-/// Where it is.
-const FOLDER: &str = "/var/cache/cofferdam/seccomp";
+/// What it is called in the cache.
+const FOLDER: &str = "seccomp";
 
 /// With more files than this the folder is emptied: every version of the program, and every
 /// profile that was ever used, leaves one.
@@ -27,7 +29,9 @@ const MAX_FILES: usize = 64;
 
 /// Compiles a profile, or takes what was compiled from the same before.
 pub(super) fn compile(profile: &LinuxSeccomp) -> Result<SeccompPlan, SeccompError> {
-    let (Some(key), Some(folder)) = (key(profile), folder(Path::new(FOLDER))) else {
+    let (Some(key), Some(folder)) =
+        (key(profile), Places::current().cache.and_then(|cache| folder(&cache.join(FOLDER))))
+    else {
         return seccomp::compile_with_listener(profile);
     };
     let file = folder.join(format!("{:016x}", digest(&key)));
@@ -50,20 +54,15 @@ fn key(profile: &LinuxSeccomp) -> Option<Vec<u8>> {
     serde_json::to_vec(&(program, kernel.release().to_str().ok()?, profile)).ok()
 }
 
-/// The folder, if only root can write to it; made where it is missing.
+/// The folder, if only this user can write to it; made where it is missing.
 fn folder(path: &Path) -> Option<PathBuf> {
-    if !rustix::process::geteuid().is_root() {
-        return None;
-    }
     if !path.exists() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).ok()?;
     }
-    let metadata = fs::symlink_metadata(path).ok()?;
-    let is_safe = metadata.is_dir() && metadata.uid() == 0 && metadata.mode() & 0o022 == 0;
-    is_safe.then(|| path.to_owned())
+    places::is_private(path).then(|| path.to_owned())
 }
 
-/// FNV-1a: against accidents, not against an attacker, who would have to be root.
+/// FNV-1a: against accidents, not against an attacker, who would have to be this user.
 fn digest(key: &[u8]) -> u64 {
     key.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

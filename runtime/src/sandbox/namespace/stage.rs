@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attendant::{self, Request};
 use super::hook::{self, HookState};
+use super::own_users;
 use super::report::{Report, Reporter, describe};
 use super::staged_mount::{self, StagedMount};
 
@@ -37,6 +38,8 @@ pub(super) struct StageJob {
     pub(super) create_runtime: Vec<Hook>,
     create_container: Vec<Hook>,
     pub(super) state: HookState,
+    /// Whether the host's control groups lie under what `libcontainer` is shown.
+    pub(super) groups_are_covered: bool,
 }
 
 /// Why a stage failed.
@@ -44,6 +47,8 @@ pub(super) struct StageJob {
 enum StageError {
     #[error("Cannot open the root file system")]
     Root(#[source] io::Error),
+    #[error("Cannot show the control groups of the host")]
+    Uncover(#[source] io::Error),
     #[error(transparent)]
     Mount(#[from] staged_mount::MountError),
     #[error("Cannot open the source of mounts[{0}]")]
@@ -82,6 +87,7 @@ impl StageJob {
                 folder: None,
                 annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
             },
+            groups_are_covered: false,
         };
         let mut number = 0;
         all.retain(|_| {
@@ -118,6 +124,9 @@ pub(super) fn run(job: &StageJob, reporter: &Reporter, socket: &OwnedFd) -> bool
 }
 
 fn try_run(job: &StageJob, socket: &OwnedFd) -> Result<(), StageError> {
+    if job.groups_are_covered {
+        own_users::uncover().map_err(StageError::Uncover)?;
+    }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(&job.rootfs, flags, Mode::empty())
         .map_err(|e| StageError::Root(e.into()))?;

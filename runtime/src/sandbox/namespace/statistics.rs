@@ -7,7 +7,7 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
-use super::record::Record;
+use super::record::{NoGroups, Record};
 use crate::cgroup::Groups;
 use crate::cgroup::oom::OomWatch;
 use crate::cgroup::statistics::Statistics;
@@ -20,6 +20,9 @@ pub enum StatisticsError {
     /// `create` did not finish, or the state folder was changed.
     #[error("The record of the container cannot be read")]
     Record(#[source] io::Error),
+    /// No control group.
+    #[error(transparent)]
+    NoGroups(#[from] NoGroups),
     /// The container's first process is not there.
     #[error("The container does not run")]
     NotRunning,
@@ -44,6 +47,7 @@ pub struct Watch {
 /// When it does not run.
 pub fn watch(sandbox: &SandboxRef) -> Result<Watch, StatisticsError> {
     let record = Record::load(&sandbox.state_folder).map_err(StatisticsError::Record)?;
+    record.groups()?;
     let process = sandbox.process.ok_or(StatisticsError::NotRunning)?;
     let end = process::open_pidfd(process.pid).map_err(StatisticsError::Watch)?;
     // From here on the number cannot change its owner unnoticed.

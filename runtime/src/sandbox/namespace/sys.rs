@@ -139,6 +139,19 @@ pub(super) fn enter_namespace(namespace: BorrowedFd<'_>, kind: libc::c_int) -> i
     }
 }
 
+/// The pid or user namespace above one.
+pub(super) fn parent_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    /// `_IO(0xb7, 2)`.
+    const NS_GET_PARENT: libc::c_ulong = 0xb702;
+    // SAFETY: takes no argument.
+    let parent = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_PARENT) };
+    if parent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just opened it, for nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(parent) })
+}
+
 /// What a signal is called, as Go has it: `bad system call`.
 pub(super) fn signal_words(signal: i32) -> String {
     // SAFETY: strsignal gives a string that is valid until the next call in this thread.
@@ -294,6 +307,14 @@ pub(super) fn set_limit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Re
     // SAFETY: the new limit lives through the call and the old one is not asked for.
     let result = unsafe { libc::prlimit64(pid, resource, &raw const limit, std::ptr::null_mut()) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The hard limit of one resource of this process.
+pub(super) fn hard_limit(resource: u32) -> io::Result<u64> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: no new limit is given, and the old one is written to a structure that lives here.
+    let result = unsafe { libc::prlimit64(0, resource, std::ptr::null(), &raw mut limit) };
+    if result == 0 { Ok(limit.rlim_max) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Moves a mount's propagation: `kind` is one of MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE,

@@ -5,7 +5,7 @@ use std::io;
 use oci_spec::runtime::LinuxResources;
 
 use super::cache_allocation::{self, CacheAllocationError};
-use super::record::Record;
+use super::record::{NoGroups, Record};
 use crate::cgroup::Groups;
 use crate::cgroup::limits::{self, LimitError, Present, Version};
 use crate::cgroup::writes::{self, WriteError};
@@ -18,6 +18,9 @@ pub enum UpdateError {
     /// `create` did not finish, or the state folder was changed.
     #[error("The record of the container cannot be read")]
     Record(#[source] io::Error),
+    /// No control group.
+    #[error(transparent)]
+    NoGroups(#[from] NoGroups),
     /// The saved configuration.
     #[error(transparent)]
     Spec(#[from] SpecError),
@@ -46,7 +49,7 @@ pub enum UpdateError {
 /// Then they are as they were.
 pub fn update(sandbox: &SandboxRef, request: &UpdateRequest) -> Result<(), UpdateError> {
     let record = Record::load(&sandbox.state_folder).map_err(UpdateError::Record)?;
-    let groups = Groups::new(&record.cgroups);
+    let groups = record.groups()?;
     let wanted = &request.change.written;
     let version = groups.version();
     let present = Present { memory_limit: groups.number("memory.limit_in_bytes") };

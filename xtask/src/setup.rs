@@ -31,6 +31,7 @@ const PACKAGES: &[(&str, &str)] = &[
     // Root file systems and references.
     ("mmdebstrap", "the Debian root file system of demo and tests"),
     ("debian-archive-keyring", "checks what mmdebstrap fetches"),
+    ("uidmap", "subordinate users for the scenarios of an ordinary user"),
     ("runc", "the reference that tests and benchmarks compare with"),
     ("crun", "the reference that benchmarks compare with"),
     ("strace", "puts faults into system calls, for the tests"),
@@ -39,6 +40,7 @@ const PACKAGES: &[(&str, &str)] = &[
 /// `cargo xtask setup`.
 pub(crate) fn run() -> Result<ExitCode> {
     ensure_packages()?;
+    ensure_user()?;
     ensure_target()?;
     Ok(ExitCode::SUCCESS)
 }
@@ -68,6 +70,36 @@ fn ensure_packages() -> Result<()> {
         install(&missing)?;
     }
     step.done();
+    Ok(())
+}
+
+/// The ordinary user of the end-to-end scenarios: it owns nothing and cannot log in.
+const TEST_USER: &str = "cofferdam-test";
+
+/// Ids far above those that `useradd` gives by itself, so that they are nobody else's.
+const SUBORDINATE: &str = "200000000-200065535";
+
+fn ensure_user() -> Result<()> {
+    let has_line = |file: &str| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.lines().any(|line| line.starts_with(&format!("{TEST_USER}:")))
+    };
+    if ["/etc/passwd", "/etc/subuid", "/etc/subgid"].iter().all(|file| has_line(file)) {
+        return Ok(());
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!("Only root can make the user {TEST_USER} of the tests: sudo cargo xtask setup");
+    }
+    if !has_line("/etc/passwd") {
+        let shell =
+            ["--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin"];
+        process::run(Command::new("useradd").args(shell).arg(TEST_USER))?;
+    }
+    for (file, flag) in [("/etc/subuid", "--add-subuids"), ("/etc/subgid", "--add-subgids")] {
+        if !has_line(file) {
+            process::run(Command::new("usermod").args([flag, SUBORDINATE, TEST_USER]))?;
+        }
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::setting;
+use crate::{User, setting};
 
 /// A bundle, on disk as long as one of its clones (a container has one) is there.
 #[derive(Clone, Debug)]
@@ -46,6 +46,25 @@ impl Bundle {
         let mut config = base_config(args);
         config["root"] = json!({ "path": setting("COFFERDAM_DEBIAN"), "readonly": true });
         Self { folder: Rc::new(folder), config }.written()
+    }
+
+    /// What an ordinary user can run: a user namespace in which it is root, and no group for
+    /// terminals. All of it is the user's.
+    #[must_use]
+    pub fn owned_by(self, user: &User) -> Self {
+        let (uid, gid) = (user.uid, user.gid);
+        let bundle = self.edit(|config| {
+            config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+            config["linux"]["uidMappings"] =
+                json!([{ "containerID": 0, "hostID": uid, "size": 1 }]);
+            config["linux"]["gidMappings"] =
+                json!([{ "containerID": 0, "hostID": gid, "size": 1 }]);
+            let mounts = config["mounts"].as_array_mut().unwrap();
+            let of_terminals = mounts.iter_mut().find(|mount| mount["type"] == "devpts").unwrap();
+            of_terminals["options"].as_array_mut().unwrap().retain(|option| option != "gid=5");
+        });
+        user.give(bundle.path());
+        bundle
     }
 
     /// Changes `config.json`.

@@ -16,17 +16,21 @@
 
 mod bundle;
 mod console;
+mod delegated;
 mod injection;
 mod leftovers;
 mod outcome;
 mod runtime;
+mod user;
 
 pub use bundle::Bundle;
 pub use console::{ConsoleSocket, Terminal};
+pub use delegated::Delegated;
 pub use injection::{Fault, Injection, Step, steps_of};
 pub use leftovers::Leftovers;
 pub use outcome::Outcome;
 pub use runtime::{Container, Runtime, finish_detaching, probe};
+pub use user::User;
 
 /// What a scenario runs in, from `COFFERDAM_MODE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Bundle, Mode, Outcome, setting};
+use crate::{Bundle, Mode, Outcome, User, setting};
 
 /// No verb may take longer, in the lab either.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -23,6 +24,10 @@ pub struct Runtime {
     program: PathBuf,
     flags: Vec<String>,
     root: TempDir,
+    /// Who runs it, if not root.
+    user: Option<Arc<User>>,
+    /// The control group (v2) that it is started in, if not the test's own.
+    group: Option<PathBuf>,
 }
 
 impl Runtime {
@@ -39,6 +44,32 @@ impl Runtime {
         Self::new(program, flags)
     }
 
+    /// Cofferdam in the mode of this run, as an ordinary user.
+    #[must_use]
+    pub fn cofferdam_of(user: &Arc<User>) -> Self {
+        let program = user.reachable(Path::new(&setting("COFFERDAM_BIN"))).join("cofferdam");
+        Self::new(program, &["--isolation", Mode::current().flag()]).of(user)
+    }
+
+    /// The oracle, as an ordinary user.
+    #[must_use]
+    pub fn runc_of(user: &Arc<User>) -> Self {
+        Self::runc().of(user)
+    }
+
+    fn of(mut self, user: &Arc<User>) -> Self {
+        user.give(self.root.path());
+        self.user = Some(user.clone());
+        self
+    }
+
+    /// The same, started in a control group.
+    #[must_use]
+    pub fn in_group(mut self, group: &Path) -> Self {
+        self.group = Some(group.to_owned());
+        self
+    }
+
     /// runc, the oracle.
     #[must_use]
     pub fn runc() -> Self {
@@ -47,7 +78,8 @@ impl Runtime {
 
     fn new(program: PathBuf, flags: &[&str]) -> Self {
         let root = TempDir::with_prefix("cofferdam-root-").unwrap();
-        Self { program, flags: flags.iter().map(|&flag| flag.to_owned()).collect(), root }
+        let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        Self { program, flags, root, user: None, group: None }
     }
 
     /// What the names of this runtime's containers have in common with no other's.
@@ -77,8 +109,14 @@ impl Runtime {
     /// A verb with its arguments, not yet run.
     #[must_use]
     pub fn command<A: AsRef<OsStr>>(&self, args: &[A]) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = match &self.user {
+            Some(user) => user.command(&self.program),
+            None => Command::new(&self.program),
+        };
         command.arg("--root").arg(self.root.path()).args(&self.flags).args(args);
+        if let Some(group) = &self.group {
+            command = within(group, &command);
+        }
         command.stdin(Stdio::null());
         command
     }
@@ -195,6 +233,15 @@ impl Drop for Container<'_> {
     fn drop(&mut self) {
         let _ = self.runtime.verb(&["delete", "--force", &self.id]);
     }
+}
+
+/// The same command, by a shell that enters the control group first.
+fn within(group: &Path, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", r#"echo $$ > "$0"/cgroup.procs && exec "$@""#]).arg(group);
+    shell.arg(command.get_program()).args(command.get_args()).env_clear();
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell
 }
 
 /// Runs the probe under a runtime and returns what it found.

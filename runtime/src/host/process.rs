@@ -31,15 +31,42 @@ impl ProcessIdentity {
         Ok(Self { pid, start_ticks })
     }
 
-    /// Whether this very process still runs: a zombie does not.
+    /// Whether this very process still runs: a zombie does not. Where that cannot be found out, it
+    /// is taken for alive: nothing of a container is forgotten for want of a descriptor.
     #[must_use]
     pub fn is_alive(self) -> bool {
-        fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok().is_some_and(|stat| {
-            parse_stat(&stat).is_some_and(|(state, ticks)| {
-                ticks == self.start_ticks && !matches!(state, 'Z' | 'X' | 'x')
-            })
-        })
+        self.look().unwrap_or(true)
     }
+
+    /// A descriptor of exactly this process, if it still runs.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    pub fn open(self) -> io::Result<Option<OwnedFd>> {
+        let pid = Pid::from_raw(self.pid).ok_or(io::ErrorKind::InvalidInput)?;
+        match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            // The look comes after: from here on the number cannot change its owner unnoticed.
+            Ok(pidfd) => Ok(self.look()?.then_some(pidfd)),
+            Err(Errno::SRCH) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn look(self) -> io::Result<bool> {
+        match fs::read_to_string(format!("/proc/{}/stat", self.pid)) {
+            Ok(stat) => Ok(parse_stat(&stat).is_some_and(|(state, ticks)| {
+                ticks == self.start_ticks && !matches!(state, 'Z' | 'X' | 'x')
+            })),
+            Err(error) if is_absence(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A process that ends while its file is read is as good as one without a file.
+fn is_absence(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
 }
 
 /// How a child ended.

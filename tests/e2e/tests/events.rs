@@ -44,7 +44,7 @@ fn stats(runtime: &Runtime, id: &str) -> Value {
 
 #[test]
 fn statistics_have_the_oracles_names_and_no_number_below_zero() {
-    let bundle = limited("sleep 1000 & while true; do :; done");
+    let bundle = limited("echo cached > /dev/shm/x; sleep 1000 & while true; do :; done");
     let (runc, ours) = (Runtime::runc(), Runtime::cofferdam());
     let (oracle, container) = (runc.start(&bundle), ours.start(&bundle));
     container.exec(&["sleep", "1"]).exits(0);

@@ -11,7 +11,7 @@ use cofferdam_protocol::agent::SignalRequest;
 use nix::libc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use super::INIT;
 use super::agent::{Agent, AgentError, REQUEST_TIMEOUT};
@@ -44,6 +44,9 @@ pub enum KillError {
 /// Why something of a sandbox is left.
 #[derive(Debug, thiserror::Error)]
 pub enum DeleteError {
+    /// The state folder was changed, or cannot be read now.
+    #[error("The record of the microVM cannot be read")]
+    Record(#[source] io::Error),
     /// The monitor cannot be killed.
     #[error("The monitor (process {pid}) cannot be killed")]
     Kill {
@@ -68,7 +71,8 @@ pub enum DeleteError {
 /// # Errors
 /// When the guest cannot be reached or does not take it. SIGKILL has what it wants in the end.
 pub fn kill(sandbox: &SandboxRef, request: KillRequest) -> Result<(), KillError> {
-    let Some(monitor) = live_monitor(sandbox) else { return Ok(()) };
+    let monitor = live_monitor(sandbox).map_err(KillError::Monitor)?;
+    let Some(monitor) = monitor else { return Ok(()) };
     let is_kill = request.signal == libc::SIGKILL;
     let timeout = if is_kill { KILL_TIMEOUT } else { REQUEST_TIMEOUT };
     match ask_guest(sandbox, request, timeout) {
@@ -87,21 +91,23 @@ pub fn kill(sandbox: &SandboxRef, request: KillRequest) -> Result<(), KillError>
 /// # Errors
 /// When something is left.
 pub fn delete(sandbox: &SandboxRef) -> Result<(), DeleteError> {
-    if let Some(ProcessIdentity { pid, .. }) = sandbox.process
-        && let Some(monitor) = live_monitor(sandbox)
-    {
-        pidfd_send_signal(&monitor, Signal::KILL)
-            .or_else(gone)
-            .map_err(|source| DeleteError::Kill { pid, source })?;
-        if !ends_within(&monitor, END_TIMEOUT) {
-            return Err(DeleteError::Alive(pid));
-        }
+    if let Some(process) = sandbox.process {
+        end(process)?;
     }
     // Without a record `create` did not get as far as making a group.
-    if let Ok(record) = Record::load(&sandbox.state_folder) {
+    if let Some(record) = Record::find(&sandbox.state_folder).map_err(DeleteError::Record)? {
         group::remove(&record.cgroups).map_err(DeleteError::Group)?;
     }
     control::remove(&sandbox.state_folder.join(control::SOCKET)).map_err(DeleteError::Socket)
+}
+
+/// Kills a monitor that lives, and waits for its end.
+fn end(process: ProcessIdentity) -> Result<(), DeleteError> {
+    let pid = process.pid;
+    let failed = |source| DeleteError::Kill { pid, source };
+    let Some(monitor) = process.open().map_err(failed)? else { return Ok(()) };
+    pidfd_send_signal(&monitor, Signal::KILL).or_else(gone).map_err(failed)?;
+    if ends_within(&monitor, END_TIMEOUT) { Ok(()) } else { Err(DeleteError::Alive(pid)) }
 }
 
 fn ask_guest(
@@ -122,12 +128,9 @@ fn ask_guest(
     Ok(())
 }
 
-/// The monitor's descriptor, if it lives: opened first and identified then, so that it is not
-/// another process's with the same number.
-fn live_monitor(sandbox: &SandboxRef) -> Option<OwnedFd> {
-    let identity = sandbox.process?;
-    let pidfd = pidfd_open(Pid::from_raw(identity.pid)?, PidfdFlags::empty()).ok()?;
-    identity.is_alive().then_some(pidfd)
+/// The monitor's descriptor, if it lives.
+fn live_monitor(sandbox: &SandboxRef) -> io::Result<Option<OwnedFd>> {
+    sandbox.process.map_or(Ok(None), ProcessIdentity::open)
 }
 
 fn is_alive(sandbox: &SandboxRef) -> bool {

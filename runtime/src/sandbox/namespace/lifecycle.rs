@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::{Pid, PidfdFlags};
 
 use super::cgroup;
 use super::children;
@@ -52,7 +51,8 @@ pub fn kill(sandbox: &SandboxRef, request: KillRequest) -> Result<(), KillError>
         let record = Record::load(&sandbox.state_folder).map_err(KillError::Record)?;
         members::signal_all(&record, signal).map_err(failed)?;
     } else {
-        let pidfd = sandbox.process.and_then(hold).ok_or(KillError::NotRunning)?;
+        let process = sandbox.process.ok_or(KillError::NotRunning)?;
+        let pidfd = process.open().map_err(failed)?.ok_or(KillError::NotRunning)?;
         match sys::send_signal(pidfd.as_fd(), signal) {
             Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Err(KillError::NotRunning),
             other => other.map_err(failed),
@@ -62,14 +62,6 @@ pub fn kill(sandbox: &SandboxRef, request: KillRequest) -> Result<(), KillError>
         freezer::let_die(sandbox);
     }
     Ok(())
-}
-
-/// A descriptor of exactly this process, if it still runs.
-fn hold(process: ProcessIdentity) -> Option<OwnedFd> {
-    let pid = Pid::from_raw(process.pid)?;
-    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
-    // The check comes after: from here on the number cannot change its owner unnoticed.
-    process.is_alive().then_some(pidfd)
 }
 
 /// Why the processes are not known.
@@ -150,6 +142,17 @@ fn terminal_name(device: i64) -> String {
 /// Why something of a container is left.
 #[derive(Debug, thiserror::Error)]
 pub enum DeleteError {
+    /// The state folder was changed, or cannot be read now.
+    #[error("The record of the container cannot be read")]
+    Record(#[source] io::Error),
+    /// Whether it runs is not known.
+    #[error("Cannot find out whether process {pid} still runs")]
+    Unknown {
+        /// The first process.
+        pid: i32,
+        /// Why not.
+        source: io::Error,
+    },
     /// The first process was killed and is still there: it is in an uninterruptible wait.
     #[error("Process {0} does not end")]
     Process(i32),
@@ -167,8 +170,9 @@ pub fn delete(sandbox: &SandboxRef) -> Result<(), DeleteError> {
     if let Some(process) = sandbox.process {
         end(sandbox, process, deadline)?;
     }
+    let record = Record::find(&sandbox.state_folder).map_err(DeleteError::Record)?;
     // Without a record `create` did not get as far as making anything that outlives it.
-    let record = Record::load(&sandbox.state_folder).unwrap_or_default();
+    let record = record.unwrap_or_default();
     cgroup::destroy(&record.cgroups, deadline).map_err(DeleteError::Cgroups)?;
     create::remove_files(&sandbox.state_folder);
     Ok(())
@@ -179,7 +183,8 @@ fn end(
     process: ProcessIdentity,
     deadline: Instant,
 ) -> Result<(), DeleteError> {
-    if let Some(pidfd) = hold(process) {
+    let unknown = |source| DeleteError::Unknown { pid: process.pid, source };
+    if let Some(pidfd) = process.open().map_err(unknown)? {
         let _ = sys::send_signal(pidfd.as_fd(), libc::SIGKILL);
         freezer::let_die(sandbox);
         if !wait_for_end(&pidfd, deadline) {

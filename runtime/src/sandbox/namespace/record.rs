@@ -49,6 +49,20 @@ impl Record {
         std::fs::rename(temporary, state_folder.join(FILE))
     }
 
+    /// Reads it, if `create` has come as far as writing it. A damaged one tells nothing, and must
+    /// not keep the container from being deleted.
+    pub(super) fn find(state_folder: &Path) -> io::Result<Option<Self>> {
+        match Self::load(state_folder) {
+            Ok(record) => Ok(Some(record)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if is_damage(&error) => {
+                tracing::warn!("{FILE} is damaged, and control groups may be left: {error}");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads it.
     pub(super) fn load(state_folder: &Path) -> io::Result<Self> {
         Ok(serde_json::from_slice(&std::fs::read(state_folder.join(FILE))?)?)
@@ -61,4 +75,8 @@ impl Record {
             other => other,
         }
     }
+}
+
+fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }

@@ -137,6 +137,7 @@ fn prepare() -> Result<Prepared> {
         ("COFFERDAM_BIN".to_owned(), tree.programs()),
         ("COFFERDAM_BUSYBOX".to_owned(), rootfs::ensure(Image::Busybox)?),
         ("COFFERDAM_DEBIAN".to_owned(), rootfs::ensure(Image::Debian)?),
+        ("COFFERDAM_MACHINE".to_owned(), rootfs::ensure(Image::Machine)?),
         (
             "COFFERDAM_PROBE_BIN".to_owned(),
             build::compiled(Profile::Debug, "cofferdam-probe", Some(MUSL))?,

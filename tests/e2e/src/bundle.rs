@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -13,8 +14,29 @@ use crate::{User, setting};
 /// A bundle, on disk as long as one of its clones (a container has one) is there.
 #[derive(Clone, Debug)]
 pub struct Bundle {
-    folder: Rc<TempDir>,
+    folder: Rc<Folder>,
     config: Value,
+}
+
+/// The bundle's folder, with whatever is mounted on its root file system.
+#[derive(Debug)]
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(TempDir::with_prefix("cofferdam-bundle-").unwrap())
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Most have nothing mounted.
+        let _ = umount2(&self.path().join("rootfs"), MntFlags::MNT_DETACH);
+    }
 }
 
 impl Bundle {
@@ -42,7 +64,7 @@ impl Bundle {
     /// A Debian root file system, running `args`. Shared between tests: read-only.
     #[must_use]
     pub fn debian(args: &[&str]) -> Self {
-        let folder = TempDir::with_prefix("cofferdam-bundle-").unwrap();
+        let folder = Folder::new();
         let mut config = base_config(args);
         config["root"] = json!({ "path": setting("COFFERDAM_DEBIAN"), "readonly": true });
         Self { folder: Rc::new(folder), config }.written()
@@ -65,6 +87,37 @@ impl Bundle {
         });
         user.give(bundle.path());
         bundle
+    }
+
+    /// A Debian with systemd and Docker that boots as a machine of its own: a writable layer over
+    /// the shared root file system, folders in memory where a machine has them, the capabilities
+    /// and the control groups that `docker run --privileged` would give.
+    #[must_use]
+    pub fn machine() -> Self {
+        let folder = Folder::new();
+        overlay(folder.path(), &setting("COFFERDAM_MACHINE"));
+        let mut config = base_config(&["/sbin/init"]);
+        let capabilities = json!(MACHINE_CAPABILITIES);
+        for set in ["bounding", "effective", "permitted"] {
+            config["process"]["capabilities"][set] = capabilities.clone();
+        }
+        config["process"]["noNewPrivileges"] = json!(false);
+        for paths in ["maskedPaths", "readonlyPaths"] {
+            config["linux"][paths] = json!([]);
+        }
+        config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "cgroup" }));
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        mounts.retain(|mount| mount["destination"] != "/sys");
+        let options = json!(["nosuid", "noexec", "nodev"]);
+        for (kind, place) in [("sysfs", "/sys"), ("cgroup2", "/sys/fs/cgroup")] {
+            mounts.push(
+                json!({ "destination": place, "type": kind, "source": kind, "options": options }),
+            );
+        }
+        for place in ["/run", "/tmp", "/var/lib/docker"] {
+            mounts.push(json!({ "destination": place, "type": "tmpfs", "source": "tmpfs" }));
+        }
+        Self { folder: Rc::new(folder), config }.written()
     }
 
     /// Changes `config.json`.
@@ -109,7 +162,7 @@ impl Bundle {
     }
 
     fn of(rootfs: &str, args: &[&str]) -> Self {
-        let folder = TempDir::with_prefix("cofferdam-bundle-").unwrap();
+        let folder = Folder::new();
         let copied = Command::new("cp")
             .args(["-a", "--reflink=auto", rootfs])
             .arg(folder.path().join("rootfs"))
@@ -124,6 +177,44 @@ impl Bundle {
         fs::write(self.path().join("config.json"), text).unwrap();
         self
     }
+}
+
+/// What systemd and Docker use.
+const MACHINE_CAPABILITIES: &[&str] = &[
+    "CAP_AUDIT_WRITE",
+    "CAP_BPF",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_NET_ADMIN",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_PERFMON",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_RESOURCE",
+];
+
+/// Mounts a writable layer over a root file system as `rootfs` of a bundle.
+fn overlay(bundle: &Path, lower: &str) {
+    for name in ["upper", "work", "rootfs"] {
+        fs::create_dir(bundle.join(name)).unwrap();
+    }
+    let layer = |name| bundle.join(name).display().to_string();
+    let options = format!("lowerdir={lower},upperdir={},workdir={}", layer("upper"), layer("work"));
+    let target = bundle.join("rootfs");
+    mount(Some("overlay"), &target, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+        .unwrap();
 }
 
 /// What engines write, more or less: every namespace, the usual mounts, few capabilities.

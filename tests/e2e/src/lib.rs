@@ -7,8 +7,8 @@
 //! A file of scenarios runs in both modes; one named `microvm_*` or `namespace_*` in that mode only.
 //!
 //! `cargo xtask e2e` sets the environment: `COFFERDAM_BIN` (folder of the binaries),
-//! `COFFERDAM_MODE` (`namespace` or `microvm`), `COFFERDAM_BUSYBOX` and `COFFERDAM_DEBIAN` (root
-//! file systems), `COFFERDAM_PROBE_BIN` (the static guest probe). Without it the tests fail and
+//! `COFFERDAM_MODE` (`namespace` or `microvm`), `COFFERDAM_BUSYBOX` and `COFFERDAM_DEBIAN`,
+//! `COFFERDAM_MACHINE` (root file systems), `COFFERDAM_PROBE_BIN` (the static guest probe). Without it the tests fail and
 //! say so: nothing here skips by itself.
 
 // A fixture is part of a test: it stops at the first thing that is not as it must be.

@@ -2,6 +2,7 @@
 //! themselves are in [`checks`]; everything here is pure.
 
 pub mod checks;
+mod user;
 
 use serde::Serialize;
 

@@ -8,6 +8,7 @@ pub mod relay;
 pub mod replace;
 pub mod signals;
 pub mod stdio;
+pub mod subordinate;
 pub(crate) mod sys;
 pub mod terminal;
 pub mod undo;

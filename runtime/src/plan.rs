@@ -20,6 +20,7 @@ pub mod host_limits;
 mod memory_policy;
 pub(crate) mod mount_options;
 mod mounts;
+pub mod own_users;
 mod process;
 mod refusal;
 mod scheduling;

@@ -87,6 +87,12 @@ impl HostGroup {
         Ok(Self { version: Version::V1, folders })
     }
 
+    /// A group of v2 that the caller has found.
+    #[must_use]
+    pub fn given(folder: PathBuf) -> Self {
+        Self { version: Version::V2, folders: vec![folder] }
+    }
+
     /// Which kind of hierarchy it is in.
     #[must_use]
     pub const fn version(&self) -> Version {

@@ -26,6 +26,7 @@ use crate::host::signals::{Interrupted, Interrupts};
 use crate::host::stdio::ProcessStdio;
 use crate::host::terminal::{self, HandOverError};
 use crate::host::undo::Undo;
+use crate::host::user::User;
 use crate::isolation::{self, Effective, IsolationError};
 use crate::kind::SandboxKind;
 use crate::sandbox::request::{CreateRequest, Created, StartFailureKind};
@@ -234,7 +235,9 @@ fn decide(context: &Context, config: &Config, spec: &Spec) -> Result<Effective, 
             .and_then(|annotations| annotations.get(isolation::ANNOTATION))
             .map(String::as_str),
     };
-    isolation::decide(asked, plan::unsupported(spec), || probe::require_fit(&config.microvm))
+    let mut refused = plan::unsupported(spec);
+    refused.extend(plan::own_users::refused(spec, User::current()));
+    isolation::decide(asked, refused, || probe::require_fit(&config.microvm))
 }
 
 fn claim(

@@ -12,6 +12,7 @@ use crate::artifacts::{self, ArtifactError, Artifacts};
 use crate::config::Config;
 use crate::doctor::{Finding, Health};
 use crate::host::log::with_causes;
+use crate::host::user::User;
 use crate::kind::SandboxKind;
 use crate::probe;
 
@@ -22,12 +23,13 @@ const NAMESPACE: &[SandboxKind] = &[SandboxKind::Namespace];
 /// Looks at everything.
 #[must_use]
 pub fn look(config: &Config, root: &Path) -> Vec<Finding> {
-    vec![
-        privileges(),
+    let user = User::current();
+    let mut findings = vec![
+        privileges(user),
         kvm(config),
         monitor(config),
         guest_files(config),
-        user_namespaces(),
+        user_namespaces(user),
         namespaces(),
         control_groups(),
         seccomp(),
@@ -35,14 +37,18 @@ pub fn look(config: &Config, root: &Path) -> Vec<Finding> {
         apparmor(),
         state_folder(root),
         memory(config),
-    ]
+    ];
+    if user.is_ordinary() {
+        findings.extend(super::user::look());
+    }
+    findings
 }
 
-fn ok(name: &'static str, detail: impl Into<String>) -> Finding {
+pub(super) fn ok(name: &'static str, detail: impl Into<String>) -> Finding {
     Finding { name, health: Health::Ok, detail: detail.into(), remedy: None, needed_by: vec![] }
 }
 
-fn bad(
+pub(super) fn bad(
     name: &'static str,
     health: Health,
     detail: impl Into<String>,
@@ -56,15 +62,16 @@ fn needed_by(kinds: &[SandboxKind], mut finding: Finding) -> Finding {
     finding
 }
 
-fn privileges() -> Finding {
-    if rustix::process::geteuid().is_root() {
-        return ok("privileges", "root");
+fn privileges(user: User) -> Finding {
+    if !user.is_ordinary() {
+        let inside = if user.in_user_namespace { " of a user namespace" } else { "" };
+        return ok("privileges", format!("root{inside}"));
     }
     bad(
         "privileges",
         Health::Weak,
         "not root: only what a user namespace of one's own allows",
-        "run as root for limits, devices and other users' files",
+        "see docs/rootless.md, or run as root for devices and other users' files",
     )
 }
 
@@ -85,7 +92,7 @@ fn kvm(config: &Config) -> Finding {
             name,
             Health::Missing,
             reason,
-            "load kvm-intel or kvm-amd, and give this user /dev/kvm (group kvm)",
+            "load kvm-intel or kvm-amd, and give this user /dev/kvm: usermod --append --groups kvm USER",
         ),
         Err(error) => {
             bad(name, Health::Missing, with_causes(&error), "see the monitor, which runs the probe")
@@ -161,7 +168,7 @@ fn sha256(file: &mut File) -> io::Result<String> {
     Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn user_namespaces() -> Finding {
+fn user_namespaces(user: User) -> Finding {
     let name = "user namespaces";
     let most = read_number("/proc/sys/user/max_user_namespaces");
     let finding = match most {
@@ -174,7 +181,8 @@ fn user_namespaces() -> Finding {
         Some(most) => ok(name, format!("at most {most}")),
         None => bad(name, Health::Missing, "not in this kernel", "a kernel with CONFIG_USER_NS"),
     };
-    needed_by(MICROVM, finding)
+    // An ordinary user has no other way to any namespace.
+    needed_by(if user.is_ordinary() { BOTH } else { MICROVM }, finding)
 }
 
 fn namespaces() -> Finding {

@@ -23,6 +23,7 @@ mod group;
 mod id_map;
 mod kvm;
 mod monitor;
+mod opener;
 mod owners;
 mod proxy;
 mod record;

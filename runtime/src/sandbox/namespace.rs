@@ -21,7 +21,6 @@ mod cgroup;
 mod children;
 mod construct;
 mod create;
-mod delegation;
 mod entry;
 mod environment;
 mod exec;

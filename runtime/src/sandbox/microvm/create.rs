@@ -18,12 +18,16 @@ use super::control::{self, ControlError, ControlSocket, StreamsConnection};
 use super::group::{GroupError, SandboxGroup};
 use super::kvm::{self, KvmError};
 use super::monitor::{Monitor, MonitorError, MonitorSetup};
+use super::opener::{self, OpenerError};
 use super::record::Record;
 use super::shares::{OpenShare, ShareError, Sources};
 use super::stdio::{HostStreams, StdioError};
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::config::Config;
 use crate::host::signals::Interrupts;
+use crate::host::subordinate::Subordinate;
+use crate::host::user::User;
+use crate::plan::own_users::{self, UserMaps};
 use crate::plan::{PlanError, PlanInput, RunningVm, SandboxPlan, VmDefaults};
 use crate::sandbox::request::{CreateRequest, Created, StartFailureKind};
 
@@ -38,6 +42,9 @@ pub enum CreateError {
     /// What the guest is to see of the host.
     #[error("The container's files cannot be given to a guest")]
     Share(#[source] ShareError),
+    /// The same, for an ordinary user.
+    #[error("The container's files cannot be given to a guest")]
+    Opener(#[source] OpenerError),
     /// What it is to be connected to.
     #[error("The container's streams cannot be prepared")]
     Stdio(#[source] StdioError),
@@ -100,6 +107,12 @@ pub fn create(request: CreateRequest, config: &Config) -> Result<Created, Create
     Ok(prepared.into_created(monitor, described))
 }
 
+/// The monitor's users, where the caller is an ordinary one.
+fn own_users(spec: &Spec) -> Option<UserMaps> {
+    let user = User::current();
+    user.is_ordinary().then(|| UserMaps::plan(spec, user, Subordinate::current()))
+}
+
 /// Everything that can fail without a process having been started.
 struct Prepared {
     id: ContainerId,
@@ -110,6 +123,7 @@ struct Prepared {
     artifacts: Artifacts,
     kvm: File,
     shares: Vec<OpenShare>,
+    own_users: Option<UserMaps>,
     interrupts: Interrupts,
 }
 
@@ -122,11 +136,13 @@ impl Prepared {
             request;
         let sources = Sources::open(&spec, &bundle, &rootfs).map_err(CreateError::Share)?;
         let streams = HostStreams::prepare(stdio).map_err(CreateError::Stdio)?;
+        let own_users = own_users(&spec);
+        let inside = own_users.as_ref().map(|_| own_users::inside(&spec));
         let plan = SandboxPlan::new(&PlanInput {
             id: &id,
             bundle: &bundle,
             rootfs: &rootfs,
-            spec: &spec,
+            spec: inside.as_ref().unwrap_or(&spec),
             stdio: streams.plan(),
             defaults: VmDefaults {
                 vcpus: config.microvm.vcpus,
@@ -138,8 +154,24 @@ impl Prepared {
         let plan = plan.map_err(CreateError::Plan)?;
         let artifacts = Artifacts::open(&config.microvm).map_err(CreateError::Artifacts)?;
         let kvm = kvm::open().map_err(CreateError::Kvm)?;
-        let shares = sources.share(&plan.shares).map_err(CreateError::Share)?;
-        Ok(Self { id, spec, state_folder, streams, plan, artifacts, kvm, shares, interrupts })
+        let shares = match &own_users {
+            Some(maps) => {
+                opener::share(&sources, &plan.shares, maps).map_err(CreateError::Opener)?
+            }
+            None => sources.share(&plan.shares).map_err(CreateError::Share)?,
+        };
+        Ok(Self {
+            id,
+            spec,
+            state_folder,
+            streams,
+            plan,
+            artifacts,
+            kvm,
+            shares,
+            own_users,
+            interrupts,
+        })
     }
 
     /// A monitor whose guest is up, and its socket.
@@ -160,6 +192,7 @@ impl Prepared {
             boot_timeout,
             console_log: config.microvm.console_log,
             state_folder: &self.state_folder,
+            own_users: self.own_users.as_ref(),
             group,
         })
         .map_err(CreateError::Monitor)?;

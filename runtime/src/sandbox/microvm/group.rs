@@ -19,9 +19,11 @@ use nix_of_libcgroups::unistd::Pid;
 use oci_spec::runtime::{LinuxResources, Spec};
 
 use crate::cgroup::Groups;
+use crate::cgroup::delegation;
 use crate::cgroup::host::{self, HostGroup, HostGroupError};
 use crate::cgroup::limits::{LimitError, Version};
 use crate::cgroup::writes::{self, WriteError};
+use crate::host::user::User;
 use crate::plan::{VmShape, host_limits};
 use crate::sandbox::request::CreateRequest;
 
@@ -43,6 +45,15 @@ pub enum GroupError {
     /// `--systemd-cgroup` where systemd does not manage the control groups.
     #[error("--systemd-cgroup needs a host that systemd has booted, with cgroup v2 only")]
     NoSystemd,
+    /// `--systemd-cgroup` of a user.
+    #[error(
+        "--systemd-cgroup takes root: an ordinary user starts the runtime itself with \
+         `systemd-run --user --scope --property=Delegate=yes`"
+    )]
+    NoUserSystemd,
+    /// The group that was to be in what the user was given.
+    #[error(transparent)]
+    Delegated(#[from] delegation::GroupError),
     /// A path that is none of systemd's.
     #[error("linux.cgroupsPath is {0}: for systemd it is SLICE:PREFIX:NAME")]
     SystemdPath(PathBuf),
@@ -61,6 +72,8 @@ enum Place {
     Nowhere(String),
     /// Folders that we make.
     Folders(HostGroup),
+    /// A folder in what was given to a caller who is not the machine's root.
+    Delegated(HostGroup),
     /// A unit that systemd makes.
     Unit { path: PathBuf, id: String },
 }
@@ -79,7 +92,12 @@ impl SandboxGroup {
         let said = linux.and_then(|linux| linux.cgroups_path().clone());
         let said = said.filter(|path| !path.as_os_str().is_empty());
         let id = &request.id;
-        let place = if request.systemd_cgroup {
+        let place = if User::current().is_rootless() {
+            if request.systemd_cgroup {
+                return Err(GroupError::NoUserSystemd);
+            }
+            delegated(said.as_deref(), &format!("cofferdam-{id}"))?
+        } else if request.systemd_cgroup {
             let path = said.unwrap_or_else(|| format!("system.slice:cofferdam:{id}").into());
             Place::Unit { path: systemd_path(path)?, id: id.to_string() }
         } else {
@@ -100,13 +118,19 @@ impl SandboxGroup {
     /// What `delete` has to remove.
     pub(super) fn folders(&self) -> &[PathBuf] {
         match &self.place {
-            Place::Folders(group) => group.folders(),
+            Place::Folders(group) | Place::Delegated(group) => group.folders(),
             Place::Nowhere(_) | Place::Unit { .. } => &[],
         }
     }
 
     /// Makes it, with its limits.
     pub(super) fn create(&mut self, shape: &VmShape) -> Result<(), GroupError> {
+        if let Place::Delegated(group) = &self.place {
+            for folder in group.folders() {
+                delegation::make(folder, None)?;
+            }
+            warn_of_missing(limit_at_birth(group, shape));
+        }
         let Place::Folders(group) = &self.place else { return Ok(()) };
         match group.create() {
             Err(error) if error.is_denied() => {
@@ -125,10 +149,12 @@ impl SandboxGroup {
     /// The folder in which a process can be born.
     pub(super) fn birthplace(&self) -> Option<&Path> {
         match &self.place {
-            Place::Folders(group) if group.version() == Version::V2 => {
+            Place::Folders(group) | Place::Delegated(group) if group.version() == Version::V2 => {
                 group.folders().first().map(PathBuf::as_path)
             }
-            Place::Folders(_) | Place::Nowhere(_) | Place::Unit { .. } => None,
+            Place::Folders(_) | Place::Delegated(_) | Place::Nowhere(_) | Place::Unit { .. } => {
+                None
+            }
         }
     }
 
@@ -136,7 +162,7 @@ impl SandboxGroup {
     pub(super) fn enter(&mut self, pid: i32, shape: &VmShape) -> Result<(), GroupError> {
         match &self.place {
             Place::Folders(group) if group.version() == Version::V1 => Ok(group.enter(pid)?),
-            Place::Folders(_) | Place::Nowhere(_) => Ok(()),
+            Place::Folders(_) | Place::Delegated(_) | Place::Nowhere(_) => Ok(()),
             Place::Unit { path, id } => {
                 start_unit(path, id, pid)?;
                 let group = group_of(pid).map_err(GroupError::SystemdGroup)?;
@@ -151,9 +177,13 @@ impl SandboxGroup {
     /// Limits its processor time.
     pub(super) fn limit_processors(&self, spec: &Spec) -> Result<(), GroupError> {
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-        match resources {
-            Some(resources) => limit_processors(self.folders(), resources),
-            None => Ok(()),
+        let Some(resources) = resources else { return Ok(()) };
+        match (&self.place, limit_processors(self.folders(), resources)) {
+            (Place::Delegated(_), Err(GroupError::Write(error))) => {
+                warn_of_missing(Err(error));
+                Ok(())
+            }
+            (_, limited) => limited,
         }
     }
 
@@ -161,7 +191,7 @@ impl SandboxGroup {
     pub(super) fn description(&self) -> String {
         match &self.place {
             Place::Nowhere(reason) => format!("none: {reason}"),
-            Place::Folders(group) => {
+            Place::Folders(group) | Place::Delegated(group) => {
                 group.folders().first().map(|path| path.display().to_string()).unwrap_or_default()
             }
             Place::Unit { path, .. } => path.display().to_string(),
@@ -201,6 +231,29 @@ pub(super) fn limit_processors(
     let groups = Groups::new(folders);
     let list = host_limits::of_processors(groups.version(), resources)?;
     Ok(writes::apply(groups, &list)?)
+}
+
+/// The group of a caller who is not the machine's root.
+fn delegated(said: Option<&Path>, name: &str) -> Result<Place, GroupError> {
+    Ok(match delegation::find(said, name) {
+        Ok(folder) => {
+            let group = HostGroup::given(folder);
+            group.check_unused()?;
+            Place::Delegated(group)
+        }
+        Err(reason) => {
+            tracing::warn!("The sandbox has no control group of its own: {reason}");
+            Place::Nowhere(reason.to_string())
+        }
+    })
+}
+
+/// In a group that was given without some controllers: the guest keeps the workload's limits.
+fn warn_of_missing(limited: Result<(), WriteError>) {
+    if let Err(error) = limited {
+        let reason = crate::host::log::with_causes(&error);
+        tracing::warn!("The sandbox is not limited on the host: {reason}");
+    }
 }
 
 fn limit_at_birth(group: &HostGroup, shape: &VmShape) -> Result<(), WriteError> {

@@ -1,5 +1,5 @@
 //! The monitor's users: those of the runtime, each as itself, so that files have the owners that
-//! they have on the host. Without privilege the one user that there is becomes root inside.
+//! they have on the host. An ordinary user's are what [`crate::plan::own_users`] says.
 
 use std::fs;
 use std::io;
@@ -12,12 +12,6 @@ pub(super) fn write(pid: i32) -> Result<(), (&'static str, io::Error)> {
     let put = |file: &'static str, text: &str| {
         fs::write(format!("/proc/{pid}/{file}"), text).map_err(|error| (file, error))
     };
-    let user = rustix::process::geteuid();
-    if !user.is_root() {
-        put("setgroups", "deny")?;
-        put("uid_map", &format!("0 {} 1", user.as_raw()))?;
-        return put("gid_map", &format!("0 {} 1", rustix::process::getegid().as_raw()));
-    }
     for file in ["uid_map", "gid_map"] {
         // A runtime that is itself in a user namespace has only that one's ids to give.
         put(file, IDENTITY).or_else(|_| {

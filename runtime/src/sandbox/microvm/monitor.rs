@@ -37,9 +37,12 @@ use super::id_map;
 use super::rpc::printable;
 use super::shares::OpenShare;
 use crate::artifacts::Artifacts;
+use crate::host::id_maps::{self, IdMapError};
 use crate::host::signals::{Interrupted, Interrupts};
 use crate::host::sys::{self, GatedChild, Program};
+use crate::host::user::User;
 use crate::plan::VmShape;
+use crate::plan::own_users::UserMaps;
 
 /// Where the monitor writes how the sandbox ended.
 pub(super) const EXIT_RECORD: &str = "exit";
@@ -88,6 +91,9 @@ pub enum MonitorError {
         /// Why not.
         source: io::Error,
     },
+    /// The user namespace of an ordinary user's monitor.
+    #[error("Cannot map the monitor's users")]
+    OwnUsers(#[source] IdMapError),
     /// The program.
     #[error("Cannot execute the monitor {program}")]
     Exec {
@@ -138,6 +144,8 @@ pub(super) struct MonitorSetup<'a> {
     /// Keep the guest's console beside the log.
     pub(super) console_log: bool,
     pub(super) state_folder: &'a Path,
+    /// The monitor's users, where they are an ordinary user's.
+    pub(super) own_users: Option<&'a UserMaps>,
     /// The sandbox's group on the host.
     pub(super) group: &'a mut SandboxGroup,
 }
@@ -182,8 +190,14 @@ impl Monitor {
             log: setup.state_folder.join(LOG),
             released: false,
         };
-        id_map::write(monitor.pid)
-            .map_err(|(file, source)| MonitorError::IdMap { file, source })?;
+        match setup.own_users {
+            Some(UserMaps { users, groups }) => {
+                id_maps::write(monitor.pid, users, groups, User::current())
+                    .map_err(MonitorError::OwnUsers)?;
+            }
+            None => id_map::write(monitor.pid)
+                .map_err(|(file, source)| MonitorError::IdMap { file, source })?,
+        }
         allow_descriptors(monitor.pid);
         setup.group.enter(monitor.pid, setup.shape).map_err(MonitorError::Group)?;
         pass_gate(gate).map_err(|source| MonitorError::Exec {

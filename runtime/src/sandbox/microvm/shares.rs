@@ -98,8 +98,14 @@ impl Sources {
     /// Clones the sources as the plan's shares say: the root file system first, then the bind
     /// mounts in the spec's order.
     pub(super) fn share(&self, plans: &[SharePlan]) -> Result<Vec<OpenShare>, ShareError> {
-        let files = std::iter::once(&self.rootfs).chain(&self.binds);
-        plans.iter().zip(files).map(|(plan, file)| share(plan, file)).collect()
+        plans.iter().zip(self.files()).map(|(plan, file)| share(plan, file)).collect()
+    }
+}
+
+impl Sources {
+    /// The opened sources, in the order of the plan's shares.
+    pub(super) fn files(&self) -> impl Iterator<Item = &File> {
+        std::iter::once(&self.rootfs).chain(&self.binds)
     }
 }
 
@@ -130,7 +136,8 @@ fn mount_flags(file: &File) -> io::Result<u64> {
     Ok(rustix::fs::fstatvfs(file)?.f_flag.bits())
 }
 
-fn share(plan: &SharePlan, file: &File) -> Result<OpenShare, ShareError> {
+/// Clones one source, which must be in a mount namespace of the caller's.
+pub(super) fn share(plan: &SharePlan, file: &File) -> Result<OpenShare, ShareError> {
     let path = || plan.source.clone();
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC

@@ -43,7 +43,8 @@ use super::executor::ProcessExecutor;
 use super::job::{ConstructJob, RootlessJob};
 use super::process::Limit;
 use super::report::{Report, Reporter, describe};
-use super::{delegation, helper, own_users, report_log, socket, stage, sys, working_folder};
+use super::{helper, own_users, report_log, socket, stage, sys, working_folder};
+use crate::cgroup::delegation;
 
 /// The socket that `libcontainer` insists on.
 const NOTIFY_SOCKET: &str = "notify.sock";

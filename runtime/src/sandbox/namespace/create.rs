@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use oci_spec::runtime::Spec;
 
 use super::cgroup;
-use super::delegation::{self, GroupError};
 use super::executor;
 use super::helper::Helper;
 use super::hook::HookState;
@@ -32,6 +31,7 @@ use super::stage::StageJob;
 use super::sys;
 use super::terminal;
 use super::unsupported::{self, Unsupported};
+use crate::cgroup::delegation::{self, GroupError};
 use crate::config::Config;
 use crate::host::process::ProcessIdentity;
 use crate::host::stdio::ProcessStdio;

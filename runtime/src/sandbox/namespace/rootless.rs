@@ -9,9 +9,9 @@ use oci_spec::runtime::{
     Spec,
 };
 
-use super::delegation::{self, NoGroup};
 use super::own_users::{CGROUPS, OwnUsers};
 use super::unsupported::Unsupported;
+use crate::cgroup::delegation::{self, NoGroup};
 use crate::host::id_maps;
 use crate::host::user::User;
 use crate::plan::id_mapping;

@@ -39,6 +39,7 @@ impl Fixture {
 
     fn spawn(&self) -> Result<Monitor, MonitorError> {
         Monitor::spawn(MonitorSetup {
+            own_users: None,
             group: &mut SandboxGroup::nowhere(),
             sandbox: &"a".parse().unwrap(),
             shape: &VmShape {

@@ -11,13 +11,16 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
 
-use crate::cgroup::Groups;
-use crate::cgroup::limits::{self, LimitError, Present, Version};
-use crate::cgroup::writes::{self, WriteError};
+use super::Groups;
+use super::limits::{self, LimitError, Present, Version};
+use super::writes::{self, WriteError};
+
+/// Where every distribution mounts them.
+const TOP: &str = "/sys/fs/cgroup";
 
 /// Why there is no group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NoGroup {
+pub enum NoGroup {
     /// v1, or v1 and v2 beside it.
     #[error(
         "cgroup v1 cannot be delegated to a user: boot with systemd.unified_cgroup_hierarchy=1"
@@ -33,7 +36,8 @@ pub(super) enum NoGroup {
 
 impl NoGroup {
     /// For the tables of what is refused.
-    pub(super) const fn reason(self) -> &'static str {
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
         match self {
             Self::V1 => "no limits for an ordinary user: cgroup v1 cannot be delegated",
             Self::NotDelegated => {
@@ -45,21 +49,17 @@ impl NoGroup {
 }
 
 /// What a place depends on.
-pub(super) struct Hierarchy<'a> {
+struct Hierarchy<'a> {
     /// Where v2 is mounted, and nothing else.
-    pub(super) mount_point: &'a Path,
+    mount_point: &'a Path,
     /// The group that this process is in, from there.
-    pub(super) own: &'a Path,
+    own: &'a Path,
     /// Whether this user may write to a file or folder.
-    pub(super) may_write: &'a dyn Fn(&Path) -> bool,
+    may_write: &'a dyn Fn(&Path) -> bool,
 }
 
 /// The group of a container: what the spec says, or beside the caller's own, or below it.
-pub(super) fn place(
-    hierarchy: &Hierarchy<'_>,
-    said: Option<&Path>,
-    id: &str,
-) -> Result<PathBuf, NoGroup> {
+fn place(hierarchy: &Hierarchy<'_>, said: Option<&Path>, id: &str) -> Result<PathBuf, NoGroup> {
     let normal = |path: &Path| -> PathBuf {
         path.components().filter(|part| matches!(part, Component::Normal(_))).collect()
     };
@@ -104,13 +104,16 @@ impl Hierarchy<'_> {
 }
 
 /// The group as this machine and its user allow.
-pub(super) fn find(said: Option<&Path>, id: &str) -> Result<PathBuf, NoGroup> {
-    if !super::cgroup::is_unified() {
+///
+/// # Errors
+/// When there is none.
+pub fn find(said: Option<&Path>, id: &str) -> Result<PathBuf, NoGroup> {
+    if !Path::new(TOP).join("cgroup.controllers").exists() {
         return Err(NoGroup::V1);
     }
     let own = own_group(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default());
     let hierarchy = Hierarchy {
-        mount_point: Path::new("/sys/fs/cgroup"),
+        mount_point: Path::new(TOP),
         own: &own,
         may_write: &|path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok(),
     };
@@ -118,7 +121,8 @@ pub(super) fn find(said: Option<&Path>, id: &str) -> Result<PathBuf, NoGroup> {
 }
 
 /// The v2 group in a `/proc/<pid>/cgroup`.
-pub(super) fn own_group(text: &str) -> PathBuf {
+#[must_use]
+pub fn own_group(text: &str) -> PathBuf {
     text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").into()
 }
 
@@ -142,7 +146,10 @@ pub enum GroupError {
 }
 
 /// Makes the group with its limits, but for that of processes: whoever makes the container is in it.
-pub(super) fn make(folder: &Path, resources: Option<&LinuxResources>) -> Result<(), GroupError> {
+///
+/// # Errors
+/// When the kernel refuses. What was made is for the caller to remove.
+pub fn make(folder: &Path, resources: Option<&LinuxResources>) -> Result<(), GroupError> {
     let made = |source| GroupError::Make { path: folder.to_owned(), source };
     if let Some(parent) = folder.parent() {
         fs::create_dir_all(parent).map_err(made)?;
@@ -162,8 +169,9 @@ fn enable_controllers(folder: &Path) {
     }
 }
 
-/// Whether a group below this one can have limits of a controller.
-pub(super) fn offers(group: &Path, controller: &str) -> bool {
+/// Whether a group in this place can have limits of a controller.
+#[must_use]
+pub fn offers(group: &Path, controller: &str) -> bool {
     let Some(parent) = group.ancestors().skip(1).find(|path| path.exists()) else { return false };
     let listed = |name: &str| {
         let text = fs::read_to_string(parent.join(name)).unwrap_or_default();

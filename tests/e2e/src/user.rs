@@ -1,7 +1,7 @@
 //! An ordinary user, as whom a scenario runs a runtime.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -17,6 +17,8 @@ pub struct User {
     pub uid: u32,
     /// The number of its group.
     pub gid: u32,
+    /// The group of `/dev/kvm`, where it is a member of that.
+    kvm: Option<u32>,
     home: TempDir,
 }
 
@@ -27,9 +29,25 @@ impl User {
         let known = nix::unistd::User::from_name(NAME).unwrap();
         let known = known.unwrap_or_else(|| panic!("no user {NAME}: run `cargo xtask setup`"));
         let home = TempDir::with_prefix("cofferdam-home-").unwrap();
-        let user = Self { uid: known.uid.as_raw(), gid: known.gid.as_raw(), home };
+        let user = Self { uid: known.uid.as_raw(), gid: known.gid.as_raw(), kvm: None, home };
         user.give(user.home.path());
         user
+    }
+
+    /// The same user as a member of the group that may use `/dev/kvm`. In the lab, where the device is
+    /// root's alone, it gets a group that nobody else has.
+    #[must_use]
+    pub fn with_kvm(mut self) -> Self {
+        const OF_THE_LAB: u32 = 299_999_999;
+        let device = Path::new("/dev/kvm");
+        if std::env::var_os("COFFERDAM_LAB").is_some() {
+            chown(device, None, Some(OF_THE_LAB)).unwrap();
+            fs::set_permissions(device, fs::Permissions::from_mode(0o660)).unwrap();
+        }
+        let metadata = fs::metadata(device).unwrap();
+        assert!(metadata.gid() != 0 && metadata.mode() & 0o060 == 0o060, "no group has {device:?}");
+        self.kvm = Some(metadata.gid());
+        self
     }
 
     /// The first of its subordinate users (or groups, which begin with the same number) and how
@@ -60,12 +78,17 @@ impl User {
         chown(path, Some(self.uid), Some(self.gid)).unwrap();
     }
 
-    /// A program as this user runs it in a session: with its groups and one of `groups` more.
+    /// A program as this user runs it in a session: with its groups.
     #[must_use]
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("setpriv");
         let (uid, gid) = (self.uid.to_string(), self.gid.to_string());
-        command.args(["--reuid", &uid, "--regid", &gid, "--init-groups"]).arg(program);
+        command.args(["--reuid", &uid, "--regid", &gid]);
+        match self.kvm {
+            Some(kvm) => command.args(["--groups", &format!("{gid},{kvm}")]),
+            None => command.arg("--init-groups"),
+        };
+        command.arg(program);
         command.env_clear();
         command.envs([("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"), ("USER", NAME)]);
         command.env("HOME", self.home()).env("XDG_RUNTIME_DIR", self.home());

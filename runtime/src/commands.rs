@@ -166,7 +166,7 @@ pub fn run(cli: Cli) -> Result<u8, CommandError> {
         Verb::Events(args) => events::run(&context, &args)?,
         Verb::List(args) => list::run(&context, &args)?,
         Verb::Ps(args) => ps::run(&context, &args)?,
-        Verb::Spec(args) => spec::run(&args)?,
+        Verb::Spec(args) => spec::run(&context, &args)?,
         Verb::Features => features::run().map_err(CommandError::Output)?,
         Verb::Doctor(args) => return doctor::run(&context, &args),
         Verb::Completion(args) => completion::run(&args).map_err(CommandError::Output)?,

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::cli::SpecArgs;
+use crate::commands::Context;
+use crate::config::IsolationRequest;
 use crate::spec::template;
 
 /// Why there is no configuration.
@@ -23,12 +25,19 @@ pub enum WriteSpecError {
     },
 }
 
-pub(super) fn run(args: &SpecArgs) -> Result<(), WriteSpecError> {
+pub(super) fn run(context: &Context, args: &SpecArgs) -> Result<(), WriteSpecError> {
     let path = args.bundle.join("config.json");
     let path = path.strip_prefix(".").map(Path::to_path_buf).unwrap_or(path);
     let text = if args.rootless {
         let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-        template::rootless(uid.as_raw(), gid.as_raw())
+        match context.global.isolation {
+            Some(IsolationRequest::Microvm) => {
+                template::rootless_in_microvm(uid.as_raw(), gid.as_raw())
+            }
+            Some(IsolationRequest::Auto | IsolationRequest::Namespace) | None => {
+                template::rootless(uid.as_raw(), gid.as_raw())
+            }
+        }
     } else {
         template::ROOTFUL.to_owned()
     };

@@ -16,6 +16,18 @@ pub fn rootless(uid: u32, gid: u32) -> String {
     ROOTLESS.replace("@UID@", &uid.to_string()).replace("@GID@", &gid.to_string())
 }
 
+/// The same for a microVM: its network is its guest's, and so is what `/sys` shows.
+#[must_use]
+pub fn rootless_in_microvm(uid: u32, gid: u32) -> String {
+    let of_the_host = "\"type\": \"none\",\n\t\t\t\"source\": \"/sys\",\n\t\t\t\"options\": [\n\t\t\t\t\"rbind\",";
+    let of_the_guest = "\"type\": \"sysfs\",\n\t\t\t\"source\": \"sysfs\",\n\t\t\t\"options\": [";
+    let users = "\"type\": \"user\"\n\t\t\t}";
+    let network = ",\n\t\t\t{\n\t\t\t\t\"type\": \"network\"\n\t\t\t}";
+    rootless(uid, gid)
+        .replace(of_the_host, of_the_guest)
+        .replace(users, &format!("{users}{network}"))
+}
+
 #[cfg(test)]
 mod tests {
     use oci_spec::runtime::Spec;
@@ -29,6 +41,14 @@ mod tests {
             crate::spec::rules::check(&spec).unwrap();
             assert_eq!(spec.version(), OCI_VERSION);
         }
+    }
+
+    #[test]
+    fn the_rootless_one_for_a_microvm_can_be_run_in_one() {
+        let spec = |text: &str| serde_json::from_str::<Spec>(text).unwrap();
+        assert_eq!(crate::plan::unsupported(&spec(&rootless_in_microvm(1000, 1000))), []);
+        assert!(!rootless_in_microvm(1000, 1000).contains("rbind"));
+        assert_ne!(crate::plan::unsupported(&spec(&rootless(1000, 1000))), []);
     }
 
     #[test]

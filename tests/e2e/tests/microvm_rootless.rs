@@ -144,3 +144,18 @@ fn in_a_delegated_control_group_the_sandbox_is_limited_on_the_host() {
     runtime.verb(&["delete", "--force", &container.id]).exits(0);
     assert!(!group.exists());
 }
+
+#[test]
+fn what_spec_writes_for_a_user_s_microvm_is_what_the_user_can_run() {
+    let user = user();
+    let runtime = Runtime::cofferdam_of(&user);
+    let bundle = Bundle::busybox(&[]);
+    fs::remove_file(bundle.path().join("config.json")).unwrap();
+    user.give(bundle.path());
+    let path = bundle.path().to_str().unwrap();
+    runtime.verb(&["spec", "--rootless", "--bundle", path]).exits(0);
+    let written = fs::read_to_string(bundle.path().join("config.json")).unwrap();
+    let text = written.replace("\"terminal\": true", "\"terminal\": false");
+    let bundle = bundle.with_config_text(&text.replace("\"sh\"", "\"id\", \"-u\""));
+    runtime.run(&bundle).exits(0).prints("0\n");
+}

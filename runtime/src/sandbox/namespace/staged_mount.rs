@@ -206,7 +206,7 @@ impl StagedMount {
     /// As with runc a bind that says anything of its flags has those that it says, and not what its
     /// source had; but for those that the kernel does not let go of in a user namespace.
     fn change_own(&self, mount: BorrowedFd<'_>) -> io::Result<()> {
-        let atime = if self.set & ATIME_FIELD != 0 { libc::MOUNT_ATTR__ATIME } else { 0 };
+        let atime = self.atime_cleared();
         let attributes = |set: u64| MountAttributes {
             set,
             clear: (FLAGS | self.cleared) & !set | atime,
@@ -216,10 +216,20 @@ impl StagedMount {
             Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
                 // This one the kernel never locks.
                 let had = flags_of(mount)? & !self.cleared & !libc::MOUNT_ATTR_NOSYMFOLLOW;
-                sys::mount_setattr(mount, false, attributes(self.set | had))
+                let mut kept = attributes(self.set | had);
+                // What came with another option gives way to a lock.
+                let said = if self.set & ATIME_FIELD != 0 { libc::MOUNT_ATTR__ATIME } else { 0 };
+                kept.clear = kept.clear & !libc::MOUNT_ATTR__ATIME | said;
+                sys::mount_setattr(mount, false, kept)
             }
             other => other,
         }
+    }
+
+    /// As mount(2) has it: whoever says anything of access times says all of them.
+    const fn atime_cleared(&self) -> u64 {
+        const ALL: u64 = libc::MOUNT_ATTR__ATIME | libc::MOUNT_ATTR_NODIRATIME;
+        if (self.set | self.cleared) & ALL == 0 { 0 } else { ALL }
     }
 
     fn propagate(&self, mount: BorrowedFd<'_>) -> io::Result<()> {
@@ -277,6 +287,8 @@ fn cleared_by(option: &str) -> u64 {
         "dev" => libc::MOUNT_ATTR_NODEV,
         "exec" => libc::MOUNT_ATTR_NOEXEC,
         "diratime" => libc::MOUNT_ATTR_NODIRATIME,
+        // The kernel knows it as the absence of the others.
+        "relatime" => libc::MOUNT_ATTR__ATIME,
         "symfollow" => libc::MOUNT_ATTR_NOSYMFOLLOW,
         _ => 0,
     }
@@ -413,6 +425,22 @@ mod tests {
         let spec: oci_spec::runtime::Spec =
             serde_json::from_str(crate::spec::template::ROOTFUL).unwrap();
         assert!(numbers(spec.mounts().as_deref().unwrap()).is_empty());
+    }
+
+    #[test]
+    fn relative_access_times_take_the_others_away() {
+        let of = |option: &str| {
+            let all = mounts(serde_json::json!([
+                {"destination": "/a", "source": "/x", "options": ["bind", option]}
+            ]));
+            let staged = StagedMount::of(0, &all[0], Path::new("/"), Path::new("/bundle"));
+            (staged.set, staged.atime_cleared())
+        };
+        let all = libc::MOUNT_ATTR__ATIME | libc::MOUNT_ATTR_NODIRATIME;
+        assert_eq!(of("relatime"), (0, all));
+        assert_eq!(of("nodiratime"), (libc::MOUNT_ATTR_NODIRATIME, all));
+        assert_eq!(of("strictatime"), (libc::MOUNT_ATTR_STRICTATIME, all));
+        assert_eq!(of("atime"), (0, 0));
     }
 
     #[test]

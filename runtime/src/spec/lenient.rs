@@ -6,6 +6,7 @@
 //! | a capability that Linux does not have | nothing, and a warning, as the specification demands |
 //! | a process without `user` | user and group 0 |
 //! | a scheduler flag by the specification's name | the name that `oci-spec` has for it |
+//! | the letter `a` in what a device rule forbids | `rwm`: all of them |
 //! | a namespace whose `path` is empty | one without `path`: a new one |
 //!
 //! A document without any of these is left as it is, so that errors in it have their place.
@@ -22,6 +23,7 @@ pub(super) fn clean(document: Value) -> Option<Vec<u8>> {
             changed |= clean_process(process);
         }
         changed |= clean_namespaces(&mut value);
+        changed |= clean_device_rules(&mut value);
     } else if value.get("args").is_some() {
         changed |= clean_process(&mut value);
     }
@@ -89,6 +91,21 @@ fn clean_namespaces(document: &mut Value) -> bool {
     changed
 }
 
+/// runc passes over the letter. In a rule that forbids it can only mean more.
+fn clean_device_rules(document: &mut Value) -> bool {
+    let rules = document.pointer_mut("/linux/resources/devices").and_then(Value::as_array_mut);
+    let mut changed = false;
+    for rule in rules.into_iter().flatten() {
+        let forbids = rule.get("allow").is_some_and(|allow| allow == false);
+        let access = rule.get("access").and_then(Value::as_str).unwrap_or_default();
+        if forbids && access.contains('a') && access.chars().all(|letter| "arwm".contains(letter)) {
+            rule["access"] = Value::from("rwm");
+            changed = true;
+        }
+    }
+    changed
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +133,18 @@ mod tests {
             cleaned(of(&["CAP_KILL", "CAP_UNKNOWN", "UNKNOWN_CAP"])),
             Some(of(&["CAP_KILL"]))
         );
+    }
+
+    #[test]
+    fn what_forbids_every_access_may_say_so_with_a_letter() {
+        let of = |allow: bool, access: &str| {
+            let rule = json!({"allow": allow, "type": "c", "major": 1, "access": access});
+            json!({"ociVersion": "1.0.2", "linux": {"resources": {"devices": [rule]}}})
+        };
+        assert_eq!(cleaned(of(false, "rwa")), Some(of(false, "rwm")));
+        assert_eq!(cleaned(of(false, "a")), Some(of(false, "rwm")));
+        assert_eq!(cleaned(of(true, "rwa")), None);
+        assert_eq!(cleaned(of(false, "rax")), None);
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub struct GlobalArgs {
     /// What containers run in
     #[arg(long, value_enum, global = true, value_name = "KIND")]
     pub isolation: Option<IsolationRequest>,
-    /// Add no hardening to what the configuration says
+    /// Add no hardening to what the configuration says, and be as lenient as runc
     #[arg(long, global = true)]
     pub compat: bool,
     /// The operator's configuration [default: /etc/cofferdam/config.toml]

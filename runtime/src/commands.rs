@@ -104,9 +104,9 @@ pub enum CommandError {
 }
 
 impl CommandError {
-    /// The exit code, as runc and a shell have it.
+    /// The exit code, as runc and a shell have it; with `--compat` as runc alone has it.
     #[must_use]
-    pub fn exit_code(&self) -> u8 {
+    pub fn exit_code(&self, compat: bool) -> u8 {
         let start_failure = match self {
             Self::Create(error) => error.start_failure(),
             Self::Start(error) => error.start_failure(),
@@ -125,6 +125,7 @@ impl CommandError {
             | Self::Output(_) => None,
         };
         match (start_failure, self) {
+            (Some(_), Self::Exec(_)) if compat => EXIT_EXEC_FAILURE,
             (Some(StartFailureKind::NotFound), _) => EXIT_NOT_FOUND,
             (Some(StartFailureKind::NotExecutable), _) => EXIT_NOT_EXECUTABLE,
             (None, Self::Exec(_)) => EXIT_EXEC_FAILURE,

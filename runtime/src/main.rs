@@ -21,11 +21,12 @@ fn main() -> ExitCode {
         log::fatal(&log::with_causes(&error));
         return ExitCode::FAILURE;
     }
+    let compat = global.compat;
     match commands::run(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             log::fatal(&log::with_causes(&error));
-            ExitCode::from(error.exit_code())
+            ExitCode::from(error.exit_code(compat))
         }
     }
 }

@@ -105,6 +105,12 @@ impl CreateError {
 }
 
 impl StartError {
+    /// Whether a `startContainer` hook failed, in namespaces.
+    #[must_use]
+    pub const fn is_of_hook(&self) -> bool {
+        matches!(self, Self::Namespace(namespace::StartError::Hook(_)))
+    }
+
     /// Whether it is the program's own fault.
     #[must_use]
     pub fn start_failure(&self) -> Option<StartFailureKind> {

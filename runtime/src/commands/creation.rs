@@ -215,15 +215,34 @@ fn check(
     let config = Config::load(context.global.config.as_deref())?;
     let bundle = fs::canonicalize(&args.bundle)
         .map_err(|source| CreationError::Bundle { path: args.bundle.clone(), source })?;
-    let loaded = spec::load(&bundle)?;
+    let mut loaded = spec::load(&bundle)?;
+    if context.global.compat {
+        rules::complete_paths(&mut loaded.spec);
+    }
     let spec = &loaded.spec;
-    rules::check(spec)?;
+    check_rules(context, spec)?;
     owner.check(wants_terminal(spec), args.console_socket.as_deref())?;
     // The rules have seen that there is a root.
     let root_path = spec.root().as_ref().map_or(Path::new(""), |root| root.path().as_path());
     let rootfs = rootfs::resolve(&bundle, root_path)?;
     let effective = decide(context, &config, spec)?;
+    if effective.kind == SandboxKind::Microvm && rules::shares_mounts(spec) {
+        return Err(InvalidSpec::NoMountNamespace.into());
+    }
     Ok(Checked { id, config, bundle, rootfs, loaded, effective })
+}
+
+/// As runc, `--compat` takes a container that mounts on the host, and says so.
+fn check_rules(context: &Context, spec: &Spec) -> Result<(), InvalidSpec> {
+    match rules::check(spec) {
+        Err(InvalidSpec::NoMountNamespace)
+            if context.global.compat && !rules::has_user_namespace(spec) =>
+        {
+            tracing::warn!("{}: its mounts are the host's", InvalidSpec::NoMountNamespace);
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 fn decide(context: &Context, config: &Config, spec: &Spec) -> Result<Effective, IsolationError> {
@@ -329,10 +348,12 @@ fn identity(created: &Created) -> Result<ProcessIdentity, CreationError> {
 /// The hooks of the creation, in a microVM's case: `libcontainer` runs those of namespaces.
 fn run_hooks(kind: SandboxKind, spec: &Spec, record: &Record) -> Result<(), HookError> {
     let (SandboxKind::Microvm, Some(of_spec)) = (kind, spec.hooks()) else { return Ok(()) };
-    let state = record.view_as(Status::Creating);
+    // The old moment is of the time when everything is made; the new one of making it.
+    let (created, creating) =
+        (record.hook_view(Status::Created), record.hook_view(Status::Creating));
     #[allow(deprecated, reason = "engines still write prestart hooks")]
-    hooks::run_all("prestart", of_spec.prestart().as_ref(), &state)?;
-    hooks::run_all("createRuntime", of_spec.create_runtime().as_ref(), &state)
+    hooks::run_all("prestart", of_spec.prestart().as_ref(), &created)?;
+    hooks::run_all("createRuntime", of_spec.create_runtime().as_ref(), &creating)
 }
 
 /// Sends the terminal to the console socket, if there is one; else it is the caller's.

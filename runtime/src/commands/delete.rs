@@ -2,7 +2,7 @@
 
 use crate::cli::DeleteArgs;
 use crate::commands::{Context, IdError, parse_id};
-use crate::host::hooks;
+use crate::host::hooks::{self, HookError};
 use crate::host::log::with_causes;
 use crate::sandbox;
 use crate::state::status::{Refusal, Status, Transition};
@@ -31,6 +31,9 @@ pub enum DeleteError {
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] sandbox::DeleteError),
+    /// A `poststop` hook, with `--compat`: everything else is gone.
+    #[error(transparent)]
+    Hook(#[from] HookError),
 }
 
 pub(super) fn run(context: &Context, args: &DeleteArgs) -> Result<(), DeleteError> {
@@ -52,25 +55,35 @@ pub(super) fn run(context: &Context, args: &DeleteArgs) -> Result<(), DeleteErro
         Refusal::DeleteAlive(status) => DeleteError::Alive { id: id.to_string(), status },
         other => DeleteError::Refused(other),
     })?;
-    delete(&entry, &lock)
+    take_away(&entry, &lock, context.global.compat)
 }
 
 /// Takes a container away that the caller has seen to be allowed to go.
 pub(super) fn delete(entry: &Entry, lock: &Lock) -> Result<(), DeleteError> {
-    let kind = entry.record.isolation;
-    sandbox::delete(kind, &entry.sandbox())?;
-    run_hooks(entry);
-    Ok(entry.remove(lock)?)
+    take_away(entry, lock, false)
+}
+
+/// A hook that fails is a warning, as the specification has it; or, as runc has it, the last one
+/// and an error. Nothing is left of the container either way.
+fn take_away(entry: &Entry, lock: &Lock, hooks_must_not_fail: bool) -> Result<(), DeleteError> {
+    sandbox::delete(entry.record.isolation, &entry.sandbox())?;
+    let hooks = run_hooks(entry, hooks_must_not_fail);
+    entry.remove(lock)?;
+    Ok(hooks?)
 }
 
 /// The `poststop` hooks.
-fn run_hooks(entry: &Entry) {
+fn run_hooks(entry: &Entry, they_must_not_fail: bool) -> Result<(), HookError> {
     match entry.sandbox().spec() {
         Ok(spec) => {
             let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());
-            let state = entry.record.view_as(Status::Stopped);
+            let state = entry.record.hook_view(Status::Stopped);
+            if they_must_not_fail {
+                return hooks::run_all("poststop", hooks, &state);
+            }
             hooks::run_each("poststop", hooks, &state);
         }
         Err(error) => tracing::warn!("No poststop hooks: {}", with_causes(&error)),
     }
+    Ok(())
 }

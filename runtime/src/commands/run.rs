@@ -66,9 +66,9 @@ pub(super) fn run(context: &Context, args: &RunArgs) -> Result<u8, CommandError>
     let owner = if args.detach { TerminalOwner::ConsoleSocket } else { TerminalOwner::Caller };
     let mut creation = creation::create(context, &args.create, owner, &interrupts)?;
     let outcome = if args.detach {
-        start_creation(&mut creation).map(|()| Outcome { code: 0, leave: true })
+        start_creation(context, &mut creation).map(|()| Outcome { code: 0, leave: true })
     } else {
-        attend(&mut creation, &interrupts)
+        attend(context, &mut creation, &interrupts)
     };
     match outcome {
         Ok(Outcome { code, leave }) => {
@@ -93,14 +93,18 @@ struct Outcome {
     leave: bool,
 }
 
-fn start_creation(creation: &mut Creation) -> Result<(), RunError> {
+fn start_creation(context: &Context, creation: &mut Creation) -> Result<(), RunError> {
     let Creation { entry, lock, spec, .. } = creation;
-    Ok(start::start(entry, lock, spec)?)
+    Ok(start::start(context, entry, lock, spec)?)
 }
 
 /// Starts it and stays until it has ended. The lock is held all the while but for the wait itself:
 /// another command may kill and delete it.
-fn attend(creation: &mut Creation, interrupts: &Interrupts) -> Result<Outcome, RunError> {
+fn attend(
+    context: &Context,
+    creation: &mut Creation,
+    interrupts: &Interrupts,
+) -> Result<Outcome, RunError> {
     let host = |step| move |source| RunError::Host { step, source };
     let sandbox = creation.entry.sandbox();
     let pid = sandbox.process.map_or(0, |process| process.pid);
@@ -108,7 +112,7 @@ fn attend(creation: &mut Creation, interrupts: &Interrupts) -> Result<Outcome, R
     let signals = SignalStream::open().map_err(host("take signals"))?;
     interrupts.check()?;
     let ended = process::open_pidfd(pid).map_err(host("watch the container's process"))?;
-    start_creation(creation)?;
+    start_creation(context, creation)?;
     creation.lock.release();
     let kind = creation.entry.record.isolation;
     let mut sink = ToContainer { kind, sandbox: &sandbox };

@@ -52,14 +52,25 @@ pub(super) fn run(context: &Context, args: &StartArgs) -> Result<(), StartError>
     entry.record.permit(Transition::Start)?;
     // Read before anything is done: `poststart` hooks must not fail for a file then.
     let spec = entry.sandbox().spec()?;
-    start(&mut entry, &lock, &spec)
+    start(context, &mut entry, &lock, &spec)
 }
 
 /// Starts a container that the caller has seen to be created.
-pub(super) fn start(entry: &mut Entry, lock: &Lock, spec: &Spec) -> Result<(), StartError> {
+pub(super) fn start(
+    context: &Context,
+    entry: &mut Entry,
+    lock: &Lock,
+    spec: &Spec,
+) -> Result<(), StartError> {
     let kind = entry.record.isolation;
     let sandbox = entry.sandbox();
-    sandbox::start(kind, &sandbox)?;
+    if let Err(error) = sandbox::start(kind, &sandbox) {
+        // As runc, which has said by then that the container is started.
+        if context.global.compat && error.is_of_hook() {
+            run_hooks(entry, &sandbox, spec)?;
+        }
+        return Err(error.into());
+    }
     entry.record.phase = Status::Running;
     entry.save(lock)?;
     run_hooks(entry, &sandbox, spec)
@@ -69,7 +80,7 @@ pub(super) fn start(entry: &mut Entry, lock: &Lock, spec: &Spec) -> Result<(), S
 fn run_hooks(entry: &Entry, sandbox: &SandboxRef, spec: &Spec) -> Result<(), StartError> {
     let kind = entry.record.isolation;
     let Some(of_spec) = spec.hooks() else { return Ok(()) };
-    let state = entry.record.view_as(Status::Running);
+    let state = entry.record.hook_view(Status::Running);
     let outcome = hooks::run_all("poststart", of_spec.poststart().as_ref(), &state);
     if outcome.is_err()
         && let Err(error) = sandbox::delete(kind, sandbox)

@@ -177,7 +177,7 @@ mod tests {
 
     fn run_one(hook: Value) -> Result<(), HookError> {
         let hooks: Vec<Hook> = serde_json::from_value(json!([hook])).unwrap();
-        run_all("prestart", Some(&hooks), &record("a").view_as(Status::Creating))
+        run_all("prestart", Some(&hooks), &record("a").hook_view(Status::Creating))
     }
 
     fn shell(script: &str) -> Value {
@@ -210,7 +210,7 @@ mod tests {
         let mark = folder.path().join("mark");
         let hooks = json!([shell("exit 1"), shell(&format!("touch {}", mark.display()))]);
         let hooks: Vec<Hook> = serde_json::from_value(hooks).unwrap();
-        run_each("poststop", Some(&hooks), &record("a").view_as(Status::Stopped));
+        run_each("poststop", Some(&hooks), &record("a").hook_view(Status::Stopped));
         assert!(mark.exists());
     }
 }

@@ -92,7 +92,8 @@ pub enum InvalidSpec {
         /// Its type.
         kind: &'static str,
     },
-    /// A container without a mount namespace would mount on the host.
+    /// A container without a mount namespace would mount on the host: with `--compat` it may, in
+    /// namespaces and as the host's own root user.
     #[error("linux.namespaces has no mount namespace")]
     NoMountNamespace,
     /// A user namespace of its own needs its mappings.
@@ -105,7 +106,7 @@ pub enum InvalidSpec {
 
 type Rule = fn(&Spec) -> Result<(), InvalidSpec>;
 
-const RULES: [Rule; 14] = [
+const RULES: [Rule; 15] = [
     version,
     foreign,
     root,
@@ -120,6 +121,7 @@ const RULES: [Rule; 14] = [
     linux::check,
     seccomp::check,
     resources::check,
+    own_mounts,
 ];
 
 /// Checks every rule.
@@ -128,6 +130,24 @@ const RULES: [Rule; 14] = [
 /// The first property that is wrong.
 pub fn check(spec: &Spec) -> Result<(), InvalidSpec> {
     RULES.iter().try_for_each(|rule| rule(spec))
+}
+
+/// As runc: a masked or read-only path that does not begin with a slash is one from the root. The
+/// specification forbids it.
+pub fn complete_paths(spec: &mut Spec) {
+    let Some(linux) = spec.linux_mut() else { return };
+    let completed = |paths: Option<Vec<String>>| {
+        let complete = |path: String| {
+            if path.is_empty() || path.starts_with('/') {
+                return path;
+            }
+            tracing::debug!("{path:?} is not an absolute path: taken for /{path}");
+            format!("/{path}")
+        };
+        paths.map(|paths| paths.into_iter().map(complete).collect())
+    };
+    linux.set_masked_paths(completed(linux.masked_paths().clone()));
+    linux.set_readonly_paths(completed(linux.readonly_paths().clone()));
 }
 
 fn version(spec: &Spec) -> Result<(), InvalidSpec> {
@@ -193,6 +213,12 @@ fn annotations(spec: &Spec) -> Result<(), InvalidSpec> {
     }
 }
 
+/// Whether the container has a user namespace, its own or one that it joins.
+#[must_use]
+pub fn has_user_namespace(spec: &Spec) -> bool {
+    has_namespace(spec, LinuxNamespaceType::User)
+}
+
 fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     let linux = spec.linux().as_ref();
     let mut namespaces = linux.and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten();
@@ -211,8 +237,18 @@ fn namespaces(spec: &Spec) -> Result<(), InvalidSpec> {
             absolute(&format!("linux.namespaces[{index}].path"), path)?;
         }
     }
-    let has_mount = namespaces.iter().any(|entry| entry.typ() == LinuxNamespaceType::Mount);
-    if has_mount { Ok(()) } else { Err(InvalidSpec::NoMountNamespace) }
+    Ok(())
+}
+
+/// The last rule: whoever lets such a container through knows that the rest was looked at.
+fn own_mounts(spec: &Spec) -> Result<(), InvalidSpec> {
+    if shares_mounts(spec) { Err(InvalidSpec::NoMountNamespace) } else { Ok(()) }
+}
+
+/// Whether the container would be in the mount namespace of whoever creates it.
+#[must_use]
+pub fn shares_mounts(spec: &Spec) -> bool {
+    !has_namespace(spec, LinuxNamespaceType::Mount)
 }
 
 /// A namespace's type as the configuration writes it.

@@ -1,5 +1,6 @@
 //! The document in `state.json`, and what `state` prints of it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -74,9 +75,18 @@ impl Record {
         self.view_as(self.status())
     }
 
-    /// The same with a status that the caller knows better (hooks run in defined ones).
+    /// What a hook reads, at a moment that has its status: the specification's annotations are
+    /// the configuration's, and what the runtime notes of itself is not among them.
     #[must_use]
-    pub fn view_as(&self, status: Status) -> StateView<'_> {
+    pub fn hook_view(&self, status: Status) -> StateView<'_> {
+        let mut view = self.view_as(status);
+        view.annotations.to_mut().retain(|key, _| !is_note(key));
+        view
+    }
+
+    /// The same with a status that the caller knows better.
+    #[must_use]
+    fn view_as(&self, status: Status) -> StateView<'_> {
         let alive = self.process.filter(|_| status != Status::Stopped);
         StateView {
             oci_version: &self.oci_version,
@@ -86,10 +96,25 @@ impl Record {
             bundle: &self.bundle,
             rootfs: &self.rootfs,
             created: &self.created,
-            annotations: &self.annotations,
+            annotations: Cow::Borrowed(&self.annotations),
             owner: String::new(),
         }
     }
+}
+
+fn no_annotations(annotations: &BTreeMap<String, String>) -> bool {
+    annotations.is_empty()
+}
+
+/// Whether an annotation is one that the runtime adds.
+fn is_note(key: &str) -> bool {
+    const ADDED: [&str; 4] = [
+        "dev.cofferdam.isolation.effective",
+        "dev.cofferdam.isolation.reason",
+        "dev.cofferdam.hardening",
+        "dev.cofferdam.hardening.omitted",
+    ];
+    ADDED.contains(&key)
 }
 
 /// A container's state as runc prints it, in runc's order. `owner` is known to `list` alone.
@@ -111,8 +136,8 @@ pub struct StateView<'a> {
     /// RFC 3339.
     pub created: &'a str,
     /// The spec's, and the runtime's own.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "no_annotations")]
+    pub annotations: Cow<'a, BTreeMap<String, String>>,
     /// Name of the state folder's owner.
     pub owner: String,
 }
@@ -167,6 +192,16 @@ pub(crate) mod tests {
         let record = Record { process: Some(record("a").creator), ..record("a") };
         assert_ne!(record.view_as(Status::Created).pid, 0);
         assert_eq!(record.view_as(Status::Stopped).pid, 0);
+    }
+
+    #[test]
+    fn hooks_read_the_annotations_of_the_configuration() {
+        let mut record = record("a");
+        let keys = ["org.x", "dev.cofferdam.isolation.reason", "dev.cofferdam.hardening"];
+        record.annotations = keys.map(|key| (key.to_owned(), "1".to_owned())).into();
+        let of_hook = record.hook_view(Status::Created).annotations.into_owned();
+        assert_eq!(of_hook.into_keys().collect::<Vec<_>>(), ["org.x"]);
+        assert_eq!(record.view().annotations.len(), keys.len());
     }
 
     #[test]

@@ -186,9 +186,11 @@ fn owners_namespace(owners: &Owners, stage: i32) -> io::Result<OwnedFd> {
 fn run_hooks(job: &StageJob, stage: i32) -> Result<(), String> {
     let mut state = job.state.clone();
     state.pid = parent_of(stage).ok_or("the container's process is gone")?;
-    for (moment, hooks) in [("prestart", &job.prestart), ("createRuntime", &job.create_runtime)] {
-        hook::run_all(moment, hooks, &state, None).map_err(|e| describe(&e))?;
-    }
+    let creating = std::mem::replace(&mut state.status, "created".to_owned());
+    // The old moment is of the time when everything is made; the new one of making it.
+    hook::run_all("prestart", &job.prestart, &state, None).map_err(|e| describe(&e))?;
+    state.status = creating;
+    hook::run_all("createRuntime", &job.create_runtime, &state, None).map_err(|e| describe(&e))?;
     Ok(())
 }
 

@@ -33,18 +33,23 @@ use libcontainer::process::args::{ContainerArgs, ContainerType};
 use libcontainer::process::container_main_process::container_main_process;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::user_ns::UserNamespaceConfig;
-use oci_spec::runtime::{HookBuilder, HooksBuilder, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{
+    HookBuilder, HooksBuilder, LinuxBlockIo, LinuxNamespaceType, LinuxResources, Spec,
+};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::attendant::Attendant;
 use super::cgroup;
 use super::executor::ProcessExecutor;
+use super::host_mounts::HostMounts;
 use super::job::{ConstructJob, RootlessJob};
 use super::process::Limit;
 use super::report::{Report, Reporter, describe};
 use super::{helper, own_users, report_log, socket, stage, sys, working_folder};
-use crate::cgroup::delegation;
+use crate::cgroup::limits::{self, LimitError, Present};
+use crate::cgroup::writes::{self, WriteError};
+use crate::cgroup::{Groups, delegation};
 
 /// The socket that `libcontainer` insists on.
 const NOTIFY_SOCKET: &str = "notify.sock";
@@ -63,6 +68,10 @@ enum ConstructError {
     Notify(#[source] libcontainer::notify_socket::NotifyListenerError),
     #[error("Cannot make the container")]
     Container(#[source] libcontainer::process::container_main_process::ProcessError),
+    #[error("The limits cannot be kept")]
+    Limits(#[source] LimitError),
+    #[error("The container's limits of disks cannot be set")]
+    Disks(#[source] WriteError),
     #[error("Cannot prepare the container's process")]
     Process(#[source] super::process::ProcessError),
 }
@@ -109,10 +118,14 @@ fn construct(
         limits,
         cgroups_path: job.cgroups_path.clone(),
         pids_limit: job.pids_limit.take(),
+        block_io: job.block_io.take(),
         notify_path,
     };
     let is_rootless = job.rootless.is_some();
-    let arguments = arguments(job, notify, listener, log, staging.numbers())?;
+    let host =
+        HostMounts::take(&mut job.spec, &job.rootfs).map_err(step("open the host's mounts"))?;
+    let executing = Executing { listener, reporter: log, of_stage: staging.numbers(), host };
+    let arguments = arguments(job, notify, executing)?;
     let made = container_main_process(&arguments).map_err(ConstructError::Container)?;
     drop(staging);
     let pid = made.as_raw();
@@ -128,6 +141,7 @@ struct Rest {
     limits: Vec<Limit>,
     cgroups_path: PathBuf,
     pids_limit: Option<String>,
+    block_io: Option<LinuxBlockIo>,
     notify_path: PathBuf,
 }
 
@@ -144,6 +158,7 @@ impl Rest {
         if let Some(limit) = self.pids_limit {
             cgroup::limit_processes(&cgroups, &limit).map_err(step("limit the processes"))?;
         }
+        limit_disks(&cgroups, self.block_io)?;
         tell_to_go_on(&self.notify_path)?;
         Ok(cgroups)
     }
@@ -173,13 +188,29 @@ fn step(step: &'static str) -> impl Fn(io::Error) -> ConstructError {
     move |source| ConstructError::Step { step, source }
 }
 
+fn limit_disks(cgroups: &[PathBuf], wanted: Option<LinuxBlockIo>) -> Result<(), ConstructError> {
+    let Some(block_io) = wanted else { return Ok(()) };
+    let mut resources = LinuxResources::default();
+    resources.set_devices(None).set_block_io(Some(block_io));
+    let groups = Groups::new(cgroups);
+    let list = limits::writes(groups.version(), &resources, Present::default())
+        .map_err(ConstructError::Limits)?;
+    writes::apply(groups, &list).map_err(ConstructError::Disks)
+}
+
+/// What the container's first process has open.
+struct Executing {
+    listener: UnixListener,
+    reporter: Reporter,
+    of_stage: Vec<RawFd>,
+    host: Option<HostMounts>,
+}
+
 /// What `libcontainer` is given.
 fn arguments(
     job: ConstructJob,
     notify: NotifyListener,
-    listener: UnixListener,
-    reporter: Reporter,
-    of_stage: Vec<RawFd>,
+    executing: Executing,
 ) -> Result<ContainerArgs, ConstructError> {
     let user_ns_config = UserNamespaceConfig::new(&job.spec).map_err(ConstructError::Namespaces)?;
     let mut state = State::new(&job.id, ContainerStatus::Creating, None, job.bundle.clone());
@@ -188,13 +219,15 @@ fn arguments(
     let executor = ProcessExecutor {
         process: job.process,
         finish_mounts: job.finish_mounts,
+        masked_paths: job.masked_paths,
         new_network: has_new_network(&job.spec),
         start_hooks: job.start_hooks,
         may_be_looked_at: job.rootless.is_some(),
         state: state.clone(),
-        listener: Rc::new(listener),
-        of_stage,
-        reporter: Rc::new(reporter),
+        host_mounts: executing.host.map(Rc::new),
+        listener: Rc::new(executing.listener),
+        of_stage: executing.of_stage,
+        reporter: Rc::new(executing.reporter),
     };
     Ok(ContainerArgs {
         container_type: ContainerType::InitContainer,

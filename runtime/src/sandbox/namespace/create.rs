@@ -14,8 +14,9 @@ use oci_spec::runtime::Spec;
 
 use super::cgroup;
 use super::executor;
-use super::helper::Helper;
+use super::helper::{Helper, Preserved};
 use super::hook::HookState;
+use super::host_mounts::MountOn;
 use super::job::{ConstructJob, Job, RootlessJob};
 use super::listener::{self, Listener};
 use super::mounts;
@@ -39,6 +40,7 @@ use crate::host::user::User;
 use crate::plan::hardening::{self, Hardened, HostFacts};
 use crate::plan::seccomp::SeccompError;
 use crate::sandbox::request::{CreateRequest, Created, SandboxRef, StartFailureKind};
+use crate::spec::rules;
 
 /// The compiled filter in a state folder.
 const SECCOMP_FILE: &str = "seccomp.bpf";
@@ -233,14 +235,19 @@ fn spawn(
     let mut record = Record {
         init: None,
         root: None,
+        host_mount: None,
         cgroups: Vec::new(),
         seccomp,
         no_new_privileges: process.no_new_privileges,
         new_session_keyring: process.new_session_keyring,
     };
     let state_folder = request.state_folder.clone();
+    let shared = rules::shares_mounts(&hardened.spec).then(|| request.rootfs.clone());
+    if let Some(rootfs) = &shared {
+        undo.below = Some(MountOn::now(rootfs).map_err(host("find the root's mount"))?);
+    }
     let listener = listener(&request, &hardened.spec).map_err(host("connect the listener"))?;
-    let preserve_fds = request.preserve_fds;
+    let preserved = Preserved { count: request.preserve_fds, may_be_closed: request.compat };
     let mut annotations = hardened.annotations();
     let group = rootless.as_ref().and_then(|rootless| rootless.group.clone().ok());
     let (mut job, stdio) = job(request, &hardened.spec, process, cgroups_path, rootless.as_ref());
@@ -251,7 +258,7 @@ fn spawn(
         annotations.push(rootless.annotation());
     }
     let job = Job::Construct(Box::new(job));
-    let mut helper = Helper::spawn(job, stdio, theirs, listener, preserve_fds)
+    let mut helper = Helper::spawn(job, stdio, theirs, listener, preserved)
         .map_err(host("start the process that makes the container"))?;
     tracing::debug!("nsexec container setup");
     let ready = wait_until_ready(&mut helper)?;
@@ -266,6 +273,10 @@ fn spawn(
     record.init = Some(identity);
     let root = std::fs::metadata(format!("/proc/{}/root", ready.0));
     record.root = root.ok().map(|folder| (folder.dev(), folder.ino()));
+    record.host_mount = shared
+        .map(|rootfs| MountOn::root_of(ready.0, &rootfs))
+        .transpose()
+        .map_err(host("find the container's root"))?;
     record.save(&state_folder).map_err(host("write the record of the container"))?;
     let terminal = ours.map(|socket| terminal::receive(&socket, size.flatten()));
     Ok(Created {
@@ -289,6 +300,8 @@ fn job(
     }
     let pids_limit =
         if request.systemd_cgroup { None } else { shadow::take_pids_limit(&mut shadow.spec) };
+    let block_io =
+        if request.systemd_cgroup { None } else { shadow::take_block_io(&mut shadow.spec) };
     let mut stage =
         StageJob::take(&mut shadow.spec, request.id.as_str(), &request.rootfs, &request.bundle);
     if let Some(stage) = &mut stage {
@@ -300,6 +313,8 @@ fn job(
         rootfs: request.rootfs,
         state_folder: request.state_folder,
         finish_mounts: mounts::plan(&shadow.spec),
+        masked_paths: shadow.masked_paths,
+        block_io,
         spec: shadow.spec,
         stage,
         pids_limit,
@@ -461,13 +476,15 @@ struct Undo {
     state_folder: PathBuf,
     cgroups: Vec<PathBuf>,
     children: HashSet<i32>,
+    /// What the root is on before anything is mounted there, where that is the host's to see.
+    below: Option<MountOn>,
     armed: bool,
 }
 
 impl Undo {
     fn new(state_folder: &Path, cgroups: Vec<PathBuf>) -> Self {
         let children = super::children::own();
-        Self { state_folder: state_folder.to_owned(), cgroups, children, armed: true }
+        Self { state_folder: state_folder.to_owned(), cgroups, children, below: None, armed: true }
     }
 
     fn disarm(&mut self) {
@@ -484,6 +501,9 @@ impl Drop for Undo {
         super::children::kill_new(&self.children, deadline);
         if let Err(e) = cgroup::destroy(&self.cgroups, deadline) {
             tracing::warn!("Cannot remove the control groups of a failed create: {e}");
+        }
+        if let Some(below) = &self.below {
+            below.take_newer_away();
         }
         remove_files(&self.state_folder);
     }
@@ -512,6 +532,9 @@ pub enum StartError {
         /// In runc's words.
         message: String,
     },
+    /// A `startContainer` hook. The words are runc's.
+    #[error("{0}")]
+    Hook(String),
 }
 
 impl StartError {
@@ -520,7 +543,7 @@ impl StartError {
     pub fn start_failure(&self) -> Option<StartFailureKind> {
         match self {
             Self::Program { kind, .. } => *kind,
-            Self::NotWaiting(_) => None,
+            Self::NotWaiting(_) | Self::Hook(_) => None,
         }
     }
 }
@@ -536,6 +559,7 @@ pub fn start(sandbox: &SandboxRef) -> Result<(), StartError> {
             let _ = std::fs::remove_file(sandbox.state_folder.join(START_SOCKET));
             Ok(())
         }
+        Some(failure) if failure.of_hook => Err(StartError::Hook(failure.message)),
         Some(failure) => Err(StartError::Program { kind: failure.kind, message: failure.message }),
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use super::job::Job;
 use super::report::Reporter;
-use super::{construct, join, stage, sys};
+use super::{construct, helper, join, stage, sys};
 
 /// The helper's side: does the job that its arguments name.
 pub(super) fn run(arguments: &[String]) -> Result<(), HelperError> {
@@ -24,7 +24,10 @@ pub(super) fn run(arguments: &[String]) -> Result<(), HelperError> {
     job_file.read_to_end(&mut bytes).map_err(HelperError::Inherited)?;
     drop(job_file);
     match serde_json::from_slice(&bytes).map_err(HelperError::Job)? {
-        Job::Construct(job) => construct::run(*job, reporter),
+        Job::Construct(job) => {
+            helper::reserve(job.process.preserve_fds).map_err(HelperError::Inherited)?;
+            construct::run(*job, reporter);
+        }
         Job::Join(job) => join::run(*job, reporter),
     }
     Ok(())

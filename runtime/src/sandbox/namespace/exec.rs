@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 
 use super::cgroup;
-use super::helper::Helper;
+use super::helper::{Helper, Preserved};
 use super::hook::HookState;
 use super::job::{Job, JoinJob};
 use super::listener::{self, Listener};
@@ -102,7 +102,8 @@ pub fn exec(request: ExecRequest, _: Attachment) -> Result<ExecStarted, ExecErro
         process: process_plan(&request, record),
         console: None,
     }));
-    let mut helper = Helper::spawn(job, request.stdio, theirs, listener, request.preserve_fds)
+    let preserved = Preserved { count: request.preserve_fds, may_be_closed: false };
+    let mut helper = Helper::spawn(job, request.stdio, theirs, listener, preserved)
         .map_err(host("start the process that enters the container"))?;
     tracing::debug!("nsexec container setup");
     let pid = wait_until_executed(&mut helper)?;

@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use super::environment;
 use super::hook::{self, HookState};
+use super::host_mounts::HostMounts;
+use super::masked;
 use super::mounts::{self, MountFinish};
 use super::process::{ProcessError, ProcessPlan};
 use super::report::{Report, Reporter, describe};
@@ -31,6 +33,8 @@ use crate::sandbox::request::StartFailureKind;
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct StartFailure {
     pub(super) kind: Option<StartFailureKind>,
+    /// It was not the program, but a hook before it.
+    pub(super) of_hook: bool,
     pub(super) message: String,
 }
 
@@ -39,6 +43,9 @@ pub(super) struct StartFailure {
 pub(super) struct ProcessExecutor {
     pub(super) process: ProcessPlan,
     pub(super) finish_mounts: Vec<MountFinish>,
+    pub(super) masked_paths: Vec<String>,
+    /// Where the mounts are to be in the end, if they are not the container's own.
+    pub(super) host_mounts: Option<Rc<HostMounts>>,
     /// Whether the network namespace is a new one, whose loopback interface is off.
     pub(super) new_network: bool,
     pub(super) start_hooks: Vec<Hook>,
@@ -69,6 +76,12 @@ impl ProcessExecutor {
         })
     }
 
+    fn finish_mounts(&self) -> std::io::Result<()> {
+        masked::mask(&self.masked_paths)?;
+        mounts::finish(&self.finish_mounts)?;
+        self.host_mounts.as_deref().map_or(Ok(()), HostMounts::return_to)
+    }
+
     /// Waits for `start`. A second connection is none of ours: the first one starts.
     fn wait_for_start(&self) -> std::io::Result<UnixStream> {
         let (mut connection, _) = self.listener.accept()?;
@@ -90,12 +103,16 @@ impl ProcessExecutor {
         };
         let env = environment::complete(&self.process.env, self.process.uid);
         hook::run_all("startContainer", &self.start_hooks, &state, Some(&env))
-            .map_err(|e| StartFailure { kind: None, message: describe(&e) })
+            .map_err(|e| StartFailure { kind: None, of_hook: true, message: describe(&e) })
     }
 
     /// Returns only when the program could not be executed.
     fn start(&self) -> StartFailure {
-        let failed = |e: ProcessError| StartFailure { kind: e.kind(), message: describe(&e) };
+        let failed = |e: ProcessError| StartFailure {
+            kind: e.kind(),
+            of_hook: false,
+            message: describe(&e),
+        };
         // Before the filter, which may forbid to look.
         let mut program = self.process.find_program();
         if let Err(e) = self.process.load_late_seccomp() {
@@ -120,7 +137,8 @@ impl Executor for ProcessExecutor {
         for number in &self.of_stage {
             drop(super::sys::inherited(*number));
         }
-        let prepared = mounts::finish(&self.finish_mounts)
+        let prepared = self
+            .finish_mounts()
             .map_err(|source| ProcessError::Step { step: "complete the mounts", source })
             .and_then(|()| self.switch_on_loopback())
             .and_then(|()| self.process.make_working_folder())

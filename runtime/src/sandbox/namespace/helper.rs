@@ -73,10 +73,10 @@ impl Helper {
         stdio: ProcessStdio,
         console: Option<OwnedFd>,
         listener: Option<(Listener, OwnedFd)>,
-        preserve_fds: u32,
+        preserved: Preserved,
     ) -> io::Result<Self> {
-        let first = 3 + RawFd::try_from(preserve_fds).map_err(io::Error::other)?;
-        check_preserved(first)?;
+        let first = 3 + RawFd::try_from(preserved.count).map_err(io::Error::other)?;
+        preserved.check(first)?;
         // What whoever called the runtime left open is none of the container's, created or not.
         sys::close_on_exec_from(first.cast_unsigned())?;
         let mut passed = Passed::new(first);
@@ -151,15 +151,40 @@ impl Helper {
     }
 }
 
-/// runc's rule: each of the descriptors that are to reach the container must be there.
-fn check_preserved(first: RawFd) -> io::Result<()> {
-    match (3..first).find(|number| !sys::is_open(*number)) {
-        None => Ok(()),
-        Some(missing) => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("Descriptor {missing} of --preserve-fds is not open"),
-        )),
+/// The descriptors after the standard streams that are to reach the container.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Preserved {
+    pub(super) count: u32,
+    /// Else each must be open, as runc has it.
+    pub(super) may_be_closed: bool,
+}
+
+impl Preserved {
+    fn check(self, first: RawFd) -> io::Result<()> {
+        match (3..first).find(|number| !sys::is_open(*number)) {
+            Some(missing) if self.may_be_closed => {
+                tracing::debug!("Descriptor {missing} of --preserve-fds is not open");
+                Ok(())
+            }
+            Some(missing) => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("Descriptor {missing} of --preserve-fds is not open"),
+            )),
+            None => Ok(()),
+        }
     }
+}
+
+/// Takes the numbers of preserved descriptors that are not open, so that nothing of the runtime's
+/// own gets one and reaches the container by it. They are closed when its program is executed.
+pub(super) fn reserve(preserve_fds: u32) -> io::Result<()> {
+    let first = 3 + RawFd::try_from(preserve_fds).map_err(io::Error::other)?;
+    let null = rustix::io::fcntl_dupfd_cloexec(File::open("/dev/null")?, first)?;
+    for number in (3..first).filter(|number| !sys::is_open(*number)) {
+        // For as long as this process and those that it makes are no other programs.
+        std::mem::forget(rustix::io::fcntl_dupfd_cloexec(&null, number)?);
+    }
+    Ok(())
 }
 
 fn job_file(job: &Job) -> io::Result<OwnedFd> {

@@ -174,6 +174,9 @@ pub fn delete(sandbox: &SandboxRef) -> Result<(), DeleteError> {
     // Without a record `create` did not get as far as making anything that outlives it.
     let record = record.unwrap_or_default();
     cgroup::destroy(&record.cgroups, deadline).map_err(DeleteError::Cgroups)?;
+    if let Some(mount) = &record.host_mount {
+        mount.take_away();
+    }
     create::remove_files(&sandbox.state_folder);
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::host_mounts::MountOn;
 use super::process::SeccompFile;
 use crate::cgroup::Groups;
 use crate::host::process::ProcessIdentity;
@@ -18,6 +19,9 @@ pub(super) struct Record {
     pub(super) init: Option<ProcessIdentity>,
     /// The file system and the number of the folder that is its root.
     pub(super) root: Option<(u64, u64)>,
+    /// Its root on the host, where its mounts are the host's.
+    #[serde(default)]
+    pub(super) host_mount: Option<MountOn>,
     /// The folders of its control groups.
     pub(super) cgroups: Vec<PathBuf>,
     /// Its compiled filter, for the processes that join.

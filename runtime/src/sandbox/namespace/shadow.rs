@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::{Hook, Hooks, Spec, UserBuilder};
+use oci_spec::runtime::{Hook, Hooks, LinuxBlockIo, Spec, UserBuilder};
 
 /// What `libcontainer` is to see, and the hooks that it is not to run.
 pub(super) struct Shadow {
     pub(super) spec: Spec,
     pub(super) start_hooks: Vec<Hook>,
+    pub(super) masked_paths: Vec<String>,
 }
 
 /// Takes out of a checked spec what [`super::process`] does.
@@ -17,6 +18,7 @@ pub(super) struct Shadow {
 /// process that still has every privilege.
 pub(super) fn make(spec: &Spec, rootfs: &Path) -> Shadow {
     let mut shadow = spec.clone();
+    let mut masked_paths = Vec::new();
     if let Some(root) = shadow.root_mut() {
         root.set_path(rootfs.to_owned());
     }
@@ -35,7 +37,8 @@ pub(super) fn make(spec: &Spec, rootfs: &Path) -> Shadow {
             .set_exec_cpu_affinity(None);
     }
     if let Some(linux) = shadow.linux_mut() {
-        linux.set_masked_paths(linux.masked_paths().clone().map(without_repetitions));
+        masked_paths = linux.masked_paths().clone().map(without_repetitions).unwrap_or_default();
+        linux.set_masked_paths(None);
         linux.set_seccomp(None).set_memory_policy(None).set_personality(None);
         linux.set_mount_label(None);
         let propagation = linux.rootfs_propagation().as_deref().map(plain_propagation);
@@ -43,7 +46,7 @@ pub(super) fn make(spec: &Spec, rootfs: &Path) -> Shadow {
     }
     let (hooks, start_hooks) = split_hooks(spec.hooks().clone());
     shadow.set_hooks(hooks);
-    Shadow { spec: shadow, start_hooks }
+    Shadow { spec: shadow, start_hooks, masked_paths }
 }
 
 /// The limit of processes as the kernel takes it. `libcontainer` would set it before its own
@@ -54,6 +57,14 @@ pub(super) fn take_pids_limit(spec: &mut Spec) -> Option<String> {
     let limit = resources.pids().as_ref()?.limit();
     resources.set_pids(None);
     Some(if limit < 0 { "max".to_owned() } else { limit.max(1).to_string() })
+}
+
+/// Weights and limits of disks: `libcontainer` passes over the weights of single disks on v1.
+pub(super) fn take_block_io(spec: &mut Spec) -> Option<LinuxBlockIo> {
+    let resources = spec.linux_mut().as_mut()?.resources_mut().as_mut()?;
+    let block_io = resources.block_io().clone();
+    resources.set_block_io(None);
+    block_io
 }
 
 fn without_repetitions(paths: Vec<String>) -> Vec<String> {
@@ -108,6 +119,18 @@ mod tests {
         assert_eq!(of(-1).as_deref(), Some("max"));
         assert_eq!(of(7).as_deref(), Some("7"));
         assert_eq!(take_pids_limit(&mut Spec::default()), None);
+    }
+
+    #[test]
+    fn limits_of_disks_are_not_libcontainer_s() {
+        let mut spec: Spec = serde_json::from_value(serde_json::json!({
+            "ociVersion": "1.0.2",
+            "linux": {"resources": {"blockIO": {"weight": 100}}},
+        }))
+        .unwrap();
+        assert_eq!(take_block_io(&mut spec).unwrap().weight(), Some(100));
+        assert_eq!(take_block_io(&mut spec), None);
+        assert_eq!(take_block_io(&mut Spec::default()), None);
     }
 
     #[test]

@@ -547,6 +547,19 @@ const TAKEN: &[(&str, &str)] = &[
 ];
 
 #[test]
+fn paths_from_nowhere_begin_at_the_root_for_whoever_wants_that() {
+    let mut spec: Spec = serde_json::from_value(serde_json::json!({
+        "ociVersion": "1.0.2",
+        "linux": {"maskedPaths": ["a", "/b"], "readonlyPaths": ["c/d", ""]},
+    }))
+    .unwrap();
+    complete_paths(&mut spec);
+    let linux = spec.linux().as_ref().unwrap();
+    assert_eq!(linux.masked_paths().as_deref().unwrap(), ["/a", "/b"]);
+    assert_eq!(linux.readonly_paths().as_deref().unwrap(), ["/c/d", ""]);
+}
+
+#[test]
 fn what_engines_write_is_taken() {
     for (pointer, value) in TAKEN {
         check_with(pointer, serde_json::from_str(value).unwrap())

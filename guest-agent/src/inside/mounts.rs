@@ -7,7 +7,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use cofferdam_protocol::plan::{MountPlan, MountSource};
 use rustix::fs::{CWD, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags,
+    fsconfig_create, fsmount, fsopen, move_mount, open_tree,
+};
 
 use super::copy_up;
 use super::failure::{StartError, Step};
@@ -91,7 +94,7 @@ fn make(root: &Root, shares: BorrowedFd<'_>, mount: &MountPlan) -> Result<(), St
             new.make(root, &mount.target, target.as_fd()).step(step)?;
         }
         MountSource::Cgroup => {
-            filesystem("cgroup2", "cgroup", "", mount.flags, target.as_fd()).step(step)?;
+            own_groups(mount.flags, target.as_fd()).step(step)?;
         }
     }
     adjust(root, mount).step(step)
@@ -225,6 +228,17 @@ fn bind_sysfs(flags: u64, target: BorrowedFd<'_>) -> io::Result<()> {
     let tree = clone_tree(CWD, "/sys", true)?;
     mount_setattr(tree.as_fd(), true, &bind_attributes(flags))?;
     Ok(attach(tree.as_fd(), target)?)
+}
+
+/// The control groups from the container's own on. Over the guest's, where those have come along with
+/// its `/sys`: `mount(2)` would refuse the same file system twice in one place.
+fn own_groups(flags: u64, target: BorrowedFd<'_>) -> io::Result<()> {
+    let context = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(context.as_fd())?;
+    let (close, none) = (FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty());
+    let mounted = fsmount(context.as_fd(), close, none)?;
+    mount_setattr(mounted.as_fd(), false, &bind_attributes(flags))?;
+    Ok(attach(mounted.as_fd(), target)?)
 }
 
 /// `mount(2)` at what `target` is, through the agent's own `/proc`.

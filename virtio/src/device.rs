@@ -7,6 +7,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::interrupt::Interrupt;
 use crate::memory::GuestRam;
+use crate::saved::QueuePosition;
 
 /// The device types of virtio 1.2, section 5, that exist here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +83,13 @@ impl DeviceQueue {
     #[must_use]
     pub fn new(queue: Queue, notification: Arc<EventFd>) -> Self {
         Self { queue, notification }
+    }
+
+    /// How far it is served.
+    #[must_use]
+    pub fn position(&self) -> QueuePosition {
+        let (next_available, next_used) = (self.queue.next_avail(), self.queue.next_used());
+        QueuePosition { next_available, next_used }
     }
 
     /// Raised when the driver made buffers available.

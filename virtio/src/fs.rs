@@ -22,6 +22,7 @@ mod caller;
 mod folder;
 mod inodes;
 mod requests;
+mod restore;
 mod sys;
 mod table;
 mod tree;
@@ -29,6 +30,7 @@ mod tree;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::time::Duration;
 
 use fuse_backend_rs::api::server::Server;
@@ -41,8 +43,11 @@ use crate::device::{Activation, BrokenQueue, Chain, DeviceQueue, DeviceType, Vir
 use crate::handover::{self, Giver, Order, Taker};
 use crate::memory::GuestRam;
 use crate::poll::{Events, Interest, Poller, Token};
+use crate::saved::{FsState, QueuePosition};
 use crate::sys as events;
 use tree::Tree;
+
+pub use restore::{FsRestoreError, FsSaveError};
 
 /// The tag's place in the configuration space; shorter ones are padded with zeros.
 const MAX_TAG_BYTES: usize = 36;
@@ -101,6 +106,9 @@ pub enum FsError {
     /// The thread's identity could not be read.
     #[error("The state of the server could not be set up")]
     SetUp(#[source] io::Error),
+    /// A snapshot's files.
+    #[error("The files that the guest had open are not found again")]
+    Restore(#[from] FsRestoreError),
     /// Waiting failed.
     #[error("The server cannot wait for requests")]
     Wait(#[source] io::Error),
@@ -119,6 +127,34 @@ pub struct FsServer {
     orders: Taker,
     stop: EventFd,
     config: FsConfig,
+    saves: (Sender<SaveRequest>, Receiver<SaveRequest>),
+    restored: Option<FsState>,
+}
+
+/// Somebody wants to know what the server has to write down, and waits here.
+type SaveRequest = SyncSender<Result<Saved, FsSaveError>>;
+/// What the guest knows, and how far each queue is served, when the device is in service.
+type Saved = (FsState, Vec<QueuePosition>);
+
+/// Asks the server what is to be written down of it, from another thread.
+#[derive(Debug)]
+pub struct FsSaver {
+    requests: Sender<SaveRequest>,
+    wake: EventFd,
+}
+
+impl FsSaver {
+    /// What the guest knows of its files, and how far each queue is served. Waits for the server's
+    /// thread, so long at most.
+    ///
+    /// # Errors
+    /// When it cannot be written down, or nobody answers.
+    pub fn save(&self, patience: Duration) -> Result<Saved, FsSaveError> {
+        let (sender, answer) = mpsc::sync_channel(1);
+        self.requests.send(sender).map_err(|_| FsSaveError::Silent)?;
+        self.wake.write(1).map_err(FsSaveError::Look)?;
+        answer.recv_timeout(patience).map_err(|_| FsSaveError::Silent)?
+    }
 }
 
 /// The server, with what it needs from outside its confinement.
@@ -131,6 +167,7 @@ pub struct PreparedFs {
 /// The server, ready to serve.
 pub struct AttachedFs {
     orders: Taker,
+    saves: Receiver<SaveRequest>,
     /// Open as long as the poller waits for it.
     _stop: EventFd,
     server: Server<Arc<Tree>>,
@@ -159,7 +196,8 @@ pub fn open(tag: &str, config: FsConfig) -> Result<(FsDevice, FsServer), FsError
     space[MAX_TAG_BYTES..].copy_from_slice(&1u32.to_le_bytes());
     let (worker, orders) = handover::pair().map_err(FsError::Event)?;
     let stop = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(FsError::Event)?;
-    Ok((FsDevice { worker, config: space }, FsServer { orders, stop, config }))
+    let server = FsServer { orders, stop, config, saves: mpsc::channel(), restored: None };
+    Ok((FsDevice { worker, config: space }, server))
 }
 
 impl VirtioDevice for FsDevice {
@@ -193,6 +231,19 @@ impl FsServer {
         self.stop.try_clone()
     }
 
+    /// The way to save what the server knows.
+    ///
+    /// # Errors
+    /// When the system has no descriptor left.
+    pub fn saver(&self) -> io::Result<FsSaver> {
+        Ok(FsSaver { requests: self.saves.0.clone(), wake: self.orders.event().try_clone()? })
+    }
+
+    /// The guest knows files already: those of a machine that was saved.
+    pub fn restore(&mut self, state: FsState) {
+        self.restored = Some(state);
+    }
+
     /// Takes hold of `/proc/self/fd`, in the thread that will serve, while it can be seen. The
     /// thread gets a working directory and a file mode mask of its own.
     ///
@@ -220,7 +271,8 @@ impl PreparedFs {
     }
 
     fn attach_at(self, root: OwnedFd) -> Result<AttachedFs, FsError> {
-        let Self { server: FsServer { orders, stop, config }, descriptors } = self;
+        let Self { server, descriptors } = self;
+        let FsServer { orders, stop, config, saves: (_, saves), restored } = server;
         let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let room = allowed - RESERVED_DESCRIPTORS.min(allowed / 4);
         if room < MIN_DESCRIPTORS {
@@ -231,6 +283,9 @@ impl PreparedFs {
         rustix::process::fchdir(&descriptors).map_err(|error| FsError::SetUp(error.into()))?;
         rustix::process::umask(Mode::empty());
         let tree = Tree::new(config, descriptors, root, room).map_err(FsError::SetUp)?;
+        if let Some(state) = &restored {
+            tree.restore(state)?;
+        }
         let tree = Arc::new(tree);
         let poller = Poller::open().map_err(FsError::Event)?;
         for (index, event) in [(ORDERS, orders.event()), (STOP, &stop)] {
@@ -238,7 +293,7 @@ impl PreparedFs {
             poller.add(events::borrow(event), token, Interest::READ).map_err(FsError::Event)?;
         }
         let server = Server::new(Arc::clone(&tree));
-        Ok(AttachedFs { orders, _stop: stop, server, tree, poller, active: None })
+        Ok(AttachedFs { orders, saves, _stop: stop, server, tree, poller, active: None })
     }
 }
 
@@ -269,6 +324,16 @@ impl AttachedFs {
         while let Some(order) = self.orders.take() {
             self.obey(order);
         }
+        // Between two requests, as everything that is done here.
+        while let Ok(asked) = self.saves.try_recv() {
+            // Who does not wait any more needs no answer.
+            let _ = asked.send(self.tree.save().map(|state| (state, self.positions())));
+        }
+    }
+
+    fn positions(&self) -> Vec<QueuePosition> {
+        let queues = self.active.iter().flat_map(|active| &active.queues);
+        queues.map(DeviceQueue::position).collect()
     }
 
     /// What [`Self::run`] does between two waits.

@@ -25,6 +25,7 @@ pub mod memory;
 pub mod mmio;
 pub mod poll;
 pub mod rng;
+pub mod saved;
 pub mod vsock;
 
 mod chain;

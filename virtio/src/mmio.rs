@@ -21,6 +21,8 @@
 //! come by the caller's ioeventfds ([`MmioTransport::notifiers`]); those that come as register
 //! writes are passed on.
 
+mod restore;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -32,6 +34,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::device::{Activation, DeviceQueue, FEATURE_EVENT_IDX, FEATURE_VERSION_1, VirtioDevice};
 use crate::interrupt::{DEVICE_NEEDS_RESET, Interrupt, SharedStatus};
 use crate::memory::{GuestAddress, GuestRam};
+use crate::saved::{QueuePosition, QueueState};
 
 /// The length of the register page.
 pub const REGISTER_BYTES: u64 = 0x1000;
@@ -76,6 +79,8 @@ pub(crate) const DRIVER: u32 = 2;
 pub(crate) const DRIVER_OK: u32 = 4;
 pub(crate) const FEATURES_OK: u32 = 8;
 const FAILED: u32 = 0x80;
+
+pub use restore::InvalidTransport;
 
 /// One device's register page.
 pub struct MmioTransport {
@@ -227,10 +232,19 @@ impl MmioTransport {
     }
 
     fn activate(&mut self) -> bool {
+        let fresh = vec![QueuePosition::default(); self.queues.len()];
+        self.activate_at(&fresh)
+    }
+
+    /// Brings the device into service with queues that were served this far.
+    fn activate_at(&mut self, positions: &[QueuePosition]) -> bool {
         let event_idx = self.features.accepted & FEATURE_EVENT_IDX != 0;
         let mut queues = Vec::with_capacity(self.queues.len());
-        for (registers, event) in self.queues.iter().zip(&self.notifications) {
-            let Some(queue) = registers.build(&self.memory, event_idx) else { return false };
+        let registers = self.queues.iter().zip(&self.notifications);
+        for ((registers, event), position) in registers.zip(positions) {
+            let Some(mut queue) = registers.build(&self.memory, event_idx) else { return false };
+            queue.set_next_avail(position.next_available);
+            queue.set_next_used(position.next_used);
             queues.push(DeviceQueue::new(queue, Arc::clone(event)));
         }
         let interrupt = self.interrupt();
@@ -327,6 +341,16 @@ impl QueueRegisters {
             QUEUE_DEVICE_HIGH => self.device = high(self.device),
             _ => {}
         }
+    }
+
+    fn state(&self, position: QueuePosition) -> QueueState {
+        let Self { size, ready, descriptors, driver, device, .. } = *self;
+        QueueState { size, ready, descriptors, driver, device, position }
+    }
+
+    fn of_state(max_size: u16, state: &QueueState) -> Self {
+        let QueueState { size, ready, descriptors, driver, device, position: _ } = *state;
+        Self { max_size, size, ready, descriptors, driver, device }
     }
 
     /// The queue as it is served, if its size is possible and its rings are in memory. One that

@@ -14,6 +14,7 @@ use crate::device::{Activation, BrokenQueue, DeviceQueue, DeviceType, VirtioDevi
 use crate::handover::{self, Giver, Order, Taker};
 use crate::memory::GuestRam;
 use crate::poll::{Interest, Poller, Readiness, Token};
+use crate::saved::QueuePosition;
 use crate::sys;
 
 /// Linux asks for at most a cache line at a time. Without a bound one request could keep the
@@ -76,6 +77,13 @@ impl VirtioDevice for RngDevice {
 }
 
 impl Rng {
+    /// How far its queue is served, when it is in service.
+    #[must_use]
+    pub fn positions(&self) -> Vec<QueuePosition> {
+        let queues = self.active.iter().flat_map(|active| &active.queues);
+        queues.map(DeviceQueue::position).collect()
+    }
+
     /// Deals with an event of its own.
     pub fn handle(&mut self, token: Token, _readiness: Readiness) {
         if token.index == ORDERS {

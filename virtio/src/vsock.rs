@@ -40,6 +40,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use crate::device::{Activation, BrokenQueue, DeviceType, VirtioDevice};
 use crate::handover::{self, Giver, Order, Taker};
 use crate::poll::{Interest, Poller, Readiness, Token};
+use crate::saved::{QueuePosition, VsockState};
 use crate::sys;
 use link::{Link, RECEIVE_QUEUE, TRANSMIT_QUEUE};
 use muxer::Muxer;
@@ -127,6 +128,8 @@ pub struct Vsock {
     again: EventFd,
     link: Option<Link>,
     muxer: Muxer,
+    /// The driver's connections are those of a machine that is no more.
+    orphaned: bool,
 }
 
 impl std::fmt::Debug for Vsock {
@@ -148,7 +151,7 @@ pub fn open(poller: Arc<Poller>, owner: u32) -> io::Result<(VsockDevice, Vsock)>
     }
     let muxer = Muxer::new(Arc::clone(&poller), owner);
     let device = VsockDevice { worker: giver, config: GUEST_CID.to_le_bytes() };
-    Ok((device, Vsock { orders, poller, owner, again, link: None, muxer }))
+    Ok((device, Vsock { orders, poller, owner, again, link: None, muxer, orphaned: false }))
 }
 
 impl VirtioDevice for VsockDevice {
@@ -206,6 +209,52 @@ impl Vsock {
         self.muxer.drained(id)
     }
 
+    /// Stops or goes on reading what the hosts' descriptors give, for all connections.
+    pub fn hold(&mut self, held: bool) {
+        self.muxer.hold(held);
+        self.serve();
+    }
+
+    /// Asks the guest how much of what it was sent its programs have taken; [`Self::settled`]
+    /// knows when it has answered.
+    pub fn ask(&mut self) {
+        self.muxer.ask();
+        self.serve();
+    }
+
+    /// Whether no byte of a stream is between its two ends: what the guest sent is written, and
+    /// what it was sent is taken.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        self.muxer.settled()
+    }
+
+    /// Says something to the agent, on its lifeline. False when there is none.
+    pub fn tell(&mut self, bytes: &[u8]) -> bool {
+        let told = self.muxer.tell(bytes);
+        self.serve();
+        told
+    }
+
+    /// What is written down of the device.
+    #[must_use]
+    pub fn save(&self) -> VsockState {
+        VsockState { next_port: self.muxer.next_port() }
+    }
+
+    /// How far its queues are served, when it is in service.
+    #[must_use]
+    pub fn positions(&self) -> Vec<QueuePosition> {
+        self.link.as_ref().map(Link::positions).unwrap_or_default()
+    }
+
+    /// Takes the place of a device that was saved, before it is activated: its driver will be told
+    /// that the connections it knows are over.
+    pub fn restore(&mut self, state: VsockState) {
+        self.orphaned = true;
+        self.muxer.continue_with(state.next_port);
+    }
+
     /// What happened since; to be asked until it gives nothing after each call of the others.
     pub fn next_event(&mut self) -> Option<VsockEvent> {
         let event = self.muxer.next_event();
@@ -255,7 +304,10 @@ impl Vsock {
         self.release();
         match order {
             Order::Activate(activation) => {
-                let Some(link) = Link::new(activation) else { return };
+                let Some(mut link) = Link::new(activation) else { return };
+                if std::mem::take(&mut self.orphaned) {
+                    announce_reset(&mut link);
+                }
                 if self.register(&link).is_ok() {
                     self.link = Some(link);
                     self.muxer.announce(VsockEvent::DriverReady);
@@ -311,6 +363,15 @@ impl Vsock {
             link.fail();
         }
         self.release();
+    }
+}
+
+/// A driver that has no buffer for it learns of each connection's end when it uses it.
+fn announce_reset(link: &mut Link) {
+    match link.announce_reset() {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!("the guest takes no word that its connections are over"),
+        Err(error) => tracing::warn!(%error, "the guest's event queue is broken"),
     }
 }
 

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::path::DecInt;
 
 use super::sys;
+use crate::saved::{FileTime, FileVersion};
 
 /// Which file it is, on this host. The mount is part of it: one file in two shares, of which one
 /// is read-only, is two to the guest.
@@ -28,6 +29,24 @@ pub(super) struct Version {
     modified: (i64, u32),
     changed: (i64, u32),
     size: u64,
+}
+
+impl From<Version> for FileVersion {
+    fn from(version: Version) -> Self {
+        let time = |(seconds, nanoseconds)| FileTime { seconds, nanoseconds };
+        Self {
+            modified: time(version.modified),
+            changed: time(version.changed),
+            size: version.size,
+        }
+    }
+}
+
+impl From<FileVersion> for Version {
+    fn from(saved: FileVersion) -> Self {
+        let time = |time: FileTime| (time.seconds, time.nanoseconds);
+        Self { modified: time(saved.modified), changed: time(saved.changed), size: saved.size }
+    }
 }
 
 /// Everything the kernel says about an open file.

@@ -22,7 +22,9 @@ pub(super) struct Inode {
     pub(super) kind: FileType,
     /// What the file was like when the guest opened it last.
     pub(super) opened: Option<Version>,
-    lookups: u64,
+    pub(super) lookups: u64,
+    /// It was gone when the machine was restored: the guest knows a number that stands for nothing.
+    pub(super) gone: bool,
 }
 
 /// All files that the guest knows.
@@ -46,12 +48,31 @@ impl Inodes {
         self.table.len()
     }
 
+    /// All of them as they were, the root among them. `None` when a number is over `most`, or
+    /// there twice.
+    pub(super) fn restored(inodes: Vec<(u64, u64, Inode)>, most: usize) -> Option<Self> {
+        let known = inodes.iter().filter(|(_, _, inode)| !inode.gone);
+        let numbers = known.map(|(number, _, inode)| (inode.key, *number)).collect();
+        Some(Self { table: Table::restored(inodes, most)?, numbers })
+    }
+
+    /// Everything with its number and generation.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64, &Inode)> {
+        self.table.iter()
+    }
+
     pub(super) fn get(&self, number: u64) -> io::Result<&Inode> {
-        self.table.get(number).ok_or_else(|| Errno::BADF.into())
+        match self.table.get(number) {
+            Some(inode) if inode.gone => Err(Errno::STALE.into()),
+            found => found.ok_or_else(|| Errno::BADF.into()),
+        }
     }
 
     pub(super) fn get_mut(&mut self, number: u64) -> io::Result<&mut Inode> {
-        self.table.get_mut(number).ok_or_else(|| Errno::BADF.into())
+        match self.table.get_mut(number) {
+            Some(inode) if inode.gone => Err(Errno::STALE.into()),
+            found => found.ok_or_else(|| Errno::BADF.into()),
+        }
     }
 
     pub(super) fn generation(&self, number: u64) -> u64 {
@@ -68,7 +89,8 @@ impl Inodes {
             return number;
         }
         let kind = FileType::from_raw_mode(seen.stx_mode.into());
-        let number = self.table.insert(Inode { file, key, kind, opened: None, lookups: 1 });
+        let inode = Inode { file, key, kind, opened: None, lookups: 1, gone: false };
+        let number = self.table.insert(inode);
         self.numbers.insert(key, number);
         number
     }

@@ -8,4 +8,5 @@ mod files;
 mod fixture;
 mod folders;
 mod ownership;
+mod restore;
 mod shares;

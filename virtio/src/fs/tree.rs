@@ -71,7 +71,7 @@ pub(super) struct Tree {
     pub(super) identity: Identity,
     /// `/proc/self/fd`.
     pub(super) descriptors: OwnedFd,
-    max_descriptors: usize,
+    pub(super) max_descriptors: usize,
     /// One thread serves; the lock is what makes that known to the compiler.
     state: Mutex<State>,
 }

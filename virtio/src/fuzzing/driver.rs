@@ -14,6 +14,7 @@ use crate::mmio::{
     INTERRUPT_ACK, MmioTransport, QUEUE_DESC_LOW, QUEUE_DEVICE_LOW, QUEUE_DRIVER_LOW,
     QUEUE_NOTIFY_OFFSET, QUEUE_NUM, QUEUE_READY, QUEUE_SEL, STATUS,
 };
+use crate::saved::QueuePosition;
 
 /// The guest's memory.
 pub const MEMORY_BYTES: usize = 8 << 20;
@@ -89,6 +90,14 @@ impl Driver {
             self.register(QUEUE_READY, 1);
         }
         self.register(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+    }
+
+    /// Puts another device behind the registers, as after a machine was restored.
+    pub fn restore_into(&mut self, device: Box<dyn VirtioDevice>, positions: &[QueuePosition]) {
+        let state = self.transport.save(positions);
+        let line = self.line.try_clone().unwrap();
+        self.transport = MmioTransport::new(Arc::clone(&self.memory), device, line).unwrap();
+        self.transport.restore(&state).unwrap();
     }
 
     /// Writes a register.

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::device::DeviceType;
+use crate::saved::TransportState;
 
 const QUEUE_SIZES: [u16; 2] = [16, 256];
 
@@ -195,6 +196,57 @@ fn a_notification_by_register_is_passed_on() {
     write(&mut transport, QUEUE_NOTIFY, 2);
     let (_, event) = transport.notifiers().nth(1).unwrap();
     assert_eq!(event.read().unwrap(), 1);
+}
+
+#[test]
+fn a_saved_device_is_in_service_where_it_was() {
+    let (mut saved, activated) = transport();
+    negotiate(&mut saved, FEATURE_VERSION_1 | FEATURE_EVENT_IDX);
+    set_up_queue(&mut saved, 0, 16, 0x1000);
+    serve(&mut saved);
+    activated.recv().unwrap();
+    let positions = [QueuePosition { next_available: 7, next_used: 5 }, QueuePosition::default()];
+    let state = saved.save(&positions);
+    let (mut restored, activated) = transport();
+    restored.restore(&state).unwrap();
+    let activation = activated.recv().unwrap();
+    assert_eq!(activation.features, FEATURE_VERSION_1 | FEATURE_EVENT_IDX);
+    let served: Vec<_> = activation.queues.iter().map(DeviceQueue::position).collect();
+    assert_eq!(served, positions);
+    assert_eq!(activation.queues[0].notification().read().unwrap(), 1);
+    assert_eq!(restored.line.read().unwrap(), 1);
+    let again = TransportState { interrupt: state.interrupt, ..restored.save(&positions) };
+    assert_eq!(again, state);
+}
+
+#[test]
+fn a_device_that_was_not_in_service_is_restored_without_its_worker() {
+    let (mut saved, _activated) = transport();
+    negotiate(&mut saved, FEATURE_VERSION_1);
+    let (mut restored, activated) = transport();
+    restored.restore(&saved.save(&[])).unwrap();
+    assert_eq!(read(&restored, STATUS), ACKNOWLEDGE | DRIVER | FEATURES_OK);
+    assert!(activated.try_recv().is_err());
+}
+
+#[test]
+fn what_is_not_the_state_of_this_device_is_refused() {
+    let (mut saved, _activated) = transport();
+    negotiate(&mut saved, FEATURE_VERSION_1);
+    serve(&mut saved);
+    let good = saved.save(&[]);
+    let refused = |state| transport().0.restore(&state).unwrap_err();
+    let state = TransportState { device_type: 4, ..good.clone() };
+    assert_eq!(refused(state), InvalidTransport::Device { found: 4, expected: 19 });
+    let state = TransportState { queues: vec![], ..good.clone() };
+    assert_eq!(refused(state), InvalidTransport::Queues { found: 0, expected: 2 });
+    let state = TransportState { status: 1 << 31, ..good.clone() };
+    assert_eq!(refused(state), InvalidTransport::Register(1 << 31));
+    let state = TransportState { accepted: 1 << 60, ..good.clone() };
+    assert_eq!(refused(state), InvalidTransport::Register(1 << 60));
+    let mut state = good;
+    state.queues[0] = QueueState { ready: true, size: 3, ..QueueState::default() };
+    assert_eq!(refused(state), InvalidTransport::Unserved);
 }
 
 proptest! {

@@ -62,6 +62,7 @@ struct Due {
     handshake: Option<Operation>,
     shutdown: u32,
     credit: bool,
+    question: bool,
 }
 
 /// How far the direction from guest to host is.
@@ -95,6 +96,8 @@ pub(super) struct Connection {
     sent: u32,
     guest_buffer: u32,
     guest_forwarded: u32,
+    /// Nothing is read from the host's descriptor.
+    held: bool,
     /// When the guest's answer is overdue.
     pub(super) deadline: Option<Instant>,
     /// It is in the muxer's list of those with something to send.
@@ -148,6 +151,7 @@ impl Connection {
             sent: 0,
             guest_buffer: 0,
             guest_forwarded: 0,
+            held: false,
             deadline: None,
             queued: false,
         }
@@ -371,12 +375,14 @@ impl Connection {
 
     /// Whether an attempt to send may send something.
     pub(super) fn wants_to_send(&self) -> bool {
-        let due = self.due.handshake.is_some() || self.due.shutdown != 0 || self.due.credit;
+        let Due { handshake, shutdown, credit, question } = self.due;
+        let due = handshake.is_some() || shutdown != 0 || credit || question;
         due && self.phase != Phase::Gone || self.has_payload()
     }
 
     fn has_payload(&self) -> bool {
-        let readable = !self.input_ended && self.end.as_ref().is_some_and(HostEnd::readable);
+        let open = !self.input_ended && !self.held;
+        let readable = open && self.end.as_ref().is_some_and(HostEnd::readable);
         let payload = !self.prologue.is_empty() || readable;
         payload && self.phase == Phase::Established && self.credit() > 0
     }
@@ -408,6 +414,10 @@ impl Connection {
         }
         if self.has_payload() {
             return self.send_payload(link, poller);
+        }
+        if self.due.question {
+            let asked = |due: &mut Due| due.question = false;
+            return self.send_control(link, Operation::CreditRequest, 0, asked);
         }
         if self.due.credit {
             return self.send_control(link, Operation::CreditUpdate, 0, |due| due.credit = false);
@@ -486,6 +496,37 @@ impl Connection {
     fn told(&mut self) {
         self.advertised = self.forwarded;
         self.due.credit = false;
+    }
+
+    /// Stops or goes on reading from the host's descriptor.
+    pub(super) fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// Asks the guest how much of what it was sent its programs have taken.
+    pub(super) fn ask(&mut self) {
+        self.due.question = self.phase == Phase::Established && self.on_its_way() > 0;
+    }
+
+    /// Bytes sent to the guest that its programs, as far as is known, have not taken.
+    fn on_its_way(&self) -> u32 {
+        self.sent.wrapping_sub(self.guest_forwarded)
+    }
+
+    /// Whether nothing of a stream is between its two ends. A connection to the agent carries
+    /// requests, which end with it.
+    pub(super) fn settled(&self) -> bool {
+        let kind = self.end.as_ref().map(HostEnd::kind);
+        let taken = !matches!(kind, Some(Kind::Source | Kind::Terminal))
+            || self.phase != Phase::Established
+            || self.guest_shutdown & SHUTDOWN_RECEIVE != 0
+            || self.on_its_way() == 0;
+        self.phase != Phase::Requested && self.pending.is_empty() && taken
+    }
+
+    /// Sends bytes of our own, after those that wait.
+    pub(super) fn say(&mut self, bytes: &[u8]) {
+        self.prologue.extend_from_slice(bytes);
     }
 
     /// No packet is for this connection any more.

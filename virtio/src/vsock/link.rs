@@ -7,12 +7,17 @@ use super::packet::{HEADER_BYTES, Header, Operation, TYPE_STREAM};
 use crate::chain::Slices;
 use crate::device::{Activation, BrokenQueue, DeviceQueue};
 use crate::memory::GuestRam;
+use crate::saved::QueuePosition;
 use cofferdam_protocol::bounds::{GUEST_CID, HOST_CID};
 
 /// Host to guest.
 pub(super) const RECEIVE_QUEUE: usize = 0;
 /// Guest to host.
 pub(super) const TRANSMIT_QUEUE: usize = 1;
+/// Host to guest: what happened to the device.
+pub(super) const EVENT_QUEUE: usize = 2;
+/// The event that every connection is over (virtio 1.2, section 5.10.6.7): a `u32` of zero.
+const TRANSPORT_RESET: [u8; 4] = [0; 4];
 
 /// The two ends of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +55,25 @@ impl Link {
     /// The queue with this number, [`RECEIVE_QUEUE`] or [`TRANSMIT_QUEUE`].
     pub(super) fn queue(&self, number: usize) -> &DeviceQueue {
         &self.activation.queues[number]
+    }
+
+    /// How far each queue is served.
+    pub(super) fn positions(&self) -> Vec<QueuePosition> {
+        self.activation.queues.iter().map(DeviceQueue::position).collect()
+    }
+
+    /// Tells the driver that every connection is over. False when it has no buffer for it.
+    pub(super) fn announce_reset(&mut self) -> Result<bool, BrokenQueue> {
+        let Activation { memory, queues, interrupt, .. } = &mut *self.activation;
+        let memory: &GuestRam = memory;
+        let Some(queue) = queues.get_mut(EVENT_QUEUE) else { return Ok(false) };
+        let Some(chain) = queue.pop(memory)? else { return Ok(false) };
+        let head = chain.head_index();
+        let put = Slices::writable(memory, chain).is_ok_and(|mut room| room.put(&TRANSPORT_RESET));
+        let written = if put { TRANSPORT_RESET.len() as u32 } else { 0 };
+        queue.push(memory, head, written)?;
+        interrupt.used_buffer();
+        Ok(put)
     }
 
     /// Whether the guest has given no buffer since [`Sent::NoBuffer`].

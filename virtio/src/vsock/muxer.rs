@@ -61,6 +61,7 @@ pub(super) struct Muxer {
     events: VecDeque<VsockEvent>,
     lifeline: Lifeline,
     next_port: u32,
+    held: bool,
 }
 
 impl Muxer {
@@ -75,6 +76,7 @@ impl Muxer {
             events: VecDeque::new(),
             lifeline: Lifeline::Expected,
             next_port: FIRST_PORT,
+            held: false,
         }
     }
 
@@ -94,6 +96,7 @@ impl Muxer {
         let end = HostEnd::new(endpoint, Token { owner: self.owner, index: host });
         let ports = Ports { host, guest: guest_port };
         let mut connection = Connection::requested(ports, end, prologue);
+        connection.hold(self.held);
         connection.deadline = Some(Instant::now() + CONNECT_TIMEOUT);
         self.move_deadline(host, None, connection.deadline);
         self.connections.insert(host, connection);
@@ -109,6 +112,50 @@ impl Muxer {
                 return port;
             }
         }
+    }
+
+    /// Stops or goes on reading from the hosts' descriptors.
+    pub(super) fn hold(&mut self, held: bool) {
+        self.held = held;
+        for port in self.ports() {
+            self.connections.entry(port).and_modify(|connection| connection.hold(held));
+            self.enqueue(port);
+        }
+    }
+
+    /// Asks the guest, for each connection, how much its programs have taken.
+    pub(super) fn ask(&mut self) {
+        for port in self.ports() {
+            self.connections.entry(port).and_modify(Connection::ask);
+            self.enqueue(port);
+        }
+    }
+
+    /// Whether nothing of any stream is between its two ends.
+    pub(super) fn settled(&self) -> bool {
+        self.connections.values().all(Connection::settled)
+    }
+
+    /// Sends bytes on the lifeline. False when there is none.
+    pub(super) fn tell(&mut self, bytes: &[u8]) -> bool {
+        let Some(connection) = self.connections.get_mut(&LIFELINE_PORT) else { return false };
+        connection.say(bytes);
+        self.enqueue(LIFELINE_PORT);
+        self.lifeline == Lifeline::Open
+    }
+
+    /// The port of the next connection.
+    pub(super) fn next_port(&self) -> u32 {
+        self.next_port
+    }
+
+    /// Goes on with the ports of a machine that was saved.
+    pub(super) fn continue_with(&mut self, next_port: u32) {
+        self.next_port = next_port.max(FIRST_PORT);
+    }
+
+    fn ports(&self) -> Vec<u32> {
+        self.connections.keys().copied().collect()
     }
 
     pub(super) fn drained(&self, id: ConnectionId) -> bool {
@@ -320,7 +367,6 @@ impl Muxer {
         self.resets.clear();
         self.ready.clear();
         self.deadlines.clear();
-        let ports: Vec<u32> = self.connections.keys().copied().collect();
-        ports.into_iter().for_each(|port| self.remove(port));
+        self.ports().into_iter().for_each(|port| self.remove(port));
     }
 }

@@ -6,3 +6,4 @@ mod flow;
 mod guest;
 mod handshake;
 mod hostile;
+mod restore;

@@ -317,6 +317,33 @@ impl Agent {
         Ok(listing::entries(&self.group(id)?.processes()))
     }
 
+    /// The containers' groups.
+    pub(crate) fn groups(&self) -> Vec<(ContainerId, Arc<Cgroup>)> {
+        let table = self.table();
+        table.containers.iter().map(|(id, known)| (id.clone(), Arc::clone(&known.cgroup))).collect()
+    }
+
+    /// Shows every process that runs, and whether it is its container's first.
+    pub(crate) fn each_process(&self, mut show: impl FnMut(&Process, bool)) {
+        let table = self.table();
+        for process in table.running() {
+            let container = table.containers.get(&process.container);
+            let is_init = container.is_some_and(|known| known.init.token == process.token);
+            show(process, is_init);
+        }
+    }
+
+    /// The one container has another name for the host from now on. False when there is not one.
+    pub(crate) fn rename(&self, name: ContainerId) -> bool {
+        self.table().rename(name)
+    }
+
+    /// The name that a container was made with.
+    #[must_use]
+    pub fn original_name(&self, name: ContainerId) -> ContainerId {
+        self.table().original_name(name)
+    }
+
     /// A container's group.
     pub(crate) fn group(&self, id: &ContainerId) -> Result<Arc<Cgroup>, RequestError> {
         let table = self.table();

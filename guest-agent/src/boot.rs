@@ -11,16 +11,15 @@ use std::ffi::CStr;
 use std::fs;
 use std::io;
 
-use cofferdam_protocol::bounds::{AGENT_RPC_PORT, HOST_CID, LIFELINE_PORT, STREAM_PORT};
-use cofferdam_protocol::lifeline::LifelineFrame;
+use cofferdam_protocol::bounds::{AGENT_RPC_PORT, STREAM_PORT};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_move};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener, VsockStream};
+use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 
 use crate::agent::Agent;
 use crate::layout::Layout;
+use crate::lifeline;
 use crate::reaper::Reaper;
 use crate::serve;
 use crate::sys;
@@ -81,16 +80,11 @@ pub async fn run() -> Result<Infallible, BootError> {
     sys::loopback_up().map_err(BootError::at("Bringing the loopback interface up"))?;
     enable_controllers().map_err(BootError::at("Enabling the cgroup controllers"))?;
 
-    let host = u32::try_from(HOST_CID).map_err(io::Error::other);
-    let host = host.map_err(BootError::at("Connecting the lifeline"))?;
-    let lifeline = VsockStream::connect(VsockAddr::new(host, LIFELINE_PORT)).await;
-    let mut lifeline = lifeline.map_err(BootError::at("Connecting the lifeline"))?;
-    let ready = lifeline.write_all(&LifelineFrame::ready().to_bytes()).await;
-    ready.map_err(BootError::at("Saying that the guest is ready"))?;
+    let lifeline = lifeline::connect().await.map_err(BootError::at("Connecting the lifeline"))?;
 
     tokio::spawn(serve::streams(streams, agent.clone()));
-    serve::rpc(rpc, agent).await.map_err(BootError::at("Serving requests"))?;
-    hold(lifeline, exits).await;
+    serve::rpc(rpc, agent.clone()).await.map_err(BootError::at("Serving requests"))?;
+    lifeline::hold(lifeline, exits, agent).await;
     power_off()
 }
 
@@ -151,22 +145,6 @@ fn enable_controllers() -> io::Result<()> {
 fn listen(port: u32) -> Result<VsockListener, BootError> {
     VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port))
         .map_err(BootError::at("Listening for the host"))
-}
-
-/// Tells the host of ends, until it hangs up.
-async fn hold(mut lifeline: VsockStream, mut exits: mpsc::UnboundedReceiver<LifelineFrame>) {
-    let mut byte = [0];
-    loop {
-        tokio::select! {
-            Some(frame) = exits.recv() => {
-                if lifeline.write_all(&frame.to_bytes()).await.is_err() {
-                    return;
-                }
-            }
-            // The host sends nothing: whatever this is, it is the end.
-            _ = lifeline.read(&mut byte) => return,
-        }
-    }
 }
 
 /// Stops the machine. With `reboot=t` on the kernel's command line a reset is a triple fault,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  boot ─▶ serve ─▶ service ─▶ agent ─▶ (process, table, streams, cgroup, listing)
+//!   └──▶ lifeline ─▶ suspend ──────┤
 //!                                 └──▶ birth ─▶ sys::spawn ─▶ inside: in the new process
 //! ```
 //! One thread, and no others ever: processes are made by copying it ([`sys`]).
@@ -16,6 +17,7 @@ mod cgroup;
 mod freeze;
 mod inside;
 pub mod layout;
+mod lifeline;
 mod listing;
 mod observe;
 pub mod process;
@@ -24,6 +26,7 @@ mod serve;
 pub mod service;
 mod stdio;
 pub mod streams;
+pub mod suspend;
 mod sys;
 mod table;
 mod update;

@@ -1,5 +1,7 @@
 //! The agent's RPC service: requests from the host become calls of [`Agent`].
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use cofferdam_protocol::agent as rpc;
 use cofferdam_protocol::agent::service;
@@ -38,14 +40,14 @@ impl service::Agent for Service {
         _: &TtrpcContext,
         request: rpc::StartContainerRequest,
     ) -> Reply<rpc::StartContainerResponse> {
-        let (agent, id) = (self.0.clone(), container_id(&request.container_id)?);
+        let (agent, id) = (self.0.clone(), self.container(&request.container_id)?);
         let started = to_the_end(async move { agent.start(&id).await }).await?;
         let failure = failure_of(started)?.1;
         Ok(rpc::StartContainerResponse { failure, ..Default::default() })
     }
 
     async fn exec(&self, _: &TtrpcContext, request: rpc::ExecRequest) -> Reply<rpc::ExecResponse> {
-        let id = container_id(&request.container_id)?;
+        let id = self.container(&request.container_id)?;
         let plan = plan(&request.plan)?;
         let (agent, token) = (self.0.clone(), ProcessToken(request.process));
         let started = to_the_end(async move { agent.exec(&id, token, &plan).await }).await?;
@@ -59,7 +61,7 @@ impl service::Agent for Service {
         request: rpc::SignalRequest,
     ) -> Reply<rpc::SignalResponse> {
         let sent = if request.all {
-            self.0.signal_all(&container_id(&request.container_id)?, request.signal)
+            self.0.signal_all(&self.container(&request.container_id)?, request.signal)
         } else {
             self.0.signal(ProcessToken(request.process), request.signal)
         };
@@ -90,7 +92,7 @@ impl service::Agent for Service {
         _: &TtrpcContext,
         request: rpc::ListProcessesRequest,
     ) -> Reply<rpc::ListProcessesResponse> {
-        let processes = self.0.processes(&container_id(&request.container_id)?);
+        let processes = self.0.processes(&self.container(&request.container_id)?);
         let processes = processes.map_err(|error| status(&error))?;
         Ok(rpc::ListProcessesResponse { processes, ..Default::default() })
     }
@@ -100,7 +102,7 @@ impl service::Agent for Service {
         _: &TtrpcContext,
         request: rpc::FreezeContainerRequest,
     ) -> Reply<rpc::FreezeContainerResponse> {
-        let (agent, id) = (self.0.clone(), container_id(&request.container_id)?);
+        let (agent, id) = (self.0.clone(), self.container(&request.container_id)?);
         let frozen = request.frozen;
         let done = to_the_end(async move { agent.freeze(&id, frozen).await }).await?;
         let done = done.map_err(|error| status(&error))?;
@@ -112,7 +114,7 @@ impl service::Agent for Service {
         _: &TtrpcContext,
         request: rpc::UpdateContainerRequest,
     ) -> Reply<rpc::UpdateContainerResponse> {
-        let updated = self.0.update(&container_id(&request.container_id)?, &request.files);
+        let updated = self.0.update(&self.container(&request.container_id)?, &request.files);
         let failure = updated.map_err(|error| status(&error))?.unwrap_or_default();
         Ok(rpc::UpdateContainerResponse { failure, ..Default::default() })
     }
@@ -122,7 +124,7 @@ impl service::Agent for Service {
         _: &TtrpcContext,
         request: rpc::ReadCgroupRequest,
     ) -> Reply<rpc::ReadCgroupResponse> {
-        let files = self.0.read_cgroup(&container_id(&request.container_id)?, &request.files);
+        let files = self.0.read_cgroup(&self.container(&request.container_id)?, &request.files);
         let files = files.map_err(|error| status(&error))?;
         Ok(rpc::ReadCgroupResponse { files, ..Default::default() })
     }
@@ -132,9 +134,28 @@ impl service::Agent for Service {
         _: &TtrpcContext,
         request: rpc::WaitOomRequest,
     ) -> Reply<rpc::WaitOomResponse> {
-        let kills = self.0.wait_oom(&container_id(&request.container_id)?, request.known).await;
+        let kills = self.0.wait_oom(&self.container(&request.container_id)?, request.known).await;
         let kills = kills.map_err(|error| status(&error))?;
         Ok(rpc::WaitOomResponse { kills, ..Default::default() })
+    }
+
+    async fn reawaken(
+        &self,
+        _: &TtrpcContext,
+        request: rpc::ReawakenRequest,
+    ) -> Reply<rpc::ReawakenResponse> {
+        let name = container_id(&request.container_id)?;
+        let now = Duration::from_nanos(request.now_ns);
+        let done = self.0.reawaken(name, now, &request.entropy);
+        done.map_err(|error| status(&error))?;
+        Ok(rpc::ReawakenResponse::default())
+    }
+}
+
+impl Service {
+    /// A container by whatever name the host has for it.
+    fn container(&self, text: &str) -> Reply<ContainerId> {
+        Ok(self.0.original_name(container_id(text)?))
     }
 }
 

@@ -6,6 +6,11 @@
 //! Until the connection comes, what a process writes stays in its pipe. When the process ends,
 //! what it wrote is sent before anybody is told of its end. The pipe may live on, in the hands of
 //! the process's children: then so does the pump.
+//!
+//! A connection ends with its machine when that is saved and restored. What was not sent over it is
+//! sent over the next.
+
+mod incoming;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -19,9 +24,11 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::inside::terminal;
 use crate::stdio::AgentStreams;
+use crate::streams::incoming::{Incoming, Machine, Slot};
 use crate::sys;
 
 /// One pipe's content at most.
@@ -45,8 +52,8 @@ type Master = AsyncFd<OwnedFd>;
 /// The streams of one process.
 #[derive(Debug)]
 pub(crate) struct Streams {
-    /// Where a connection is awaited.
-    awaited: Mutex<HashMap<StreamKind, oneshot::Sender<Connection>>>,
+    slots: Mutex<HashMap<StreamKind, Slot>>,
+    machine: watch::Sender<Machine>,
     ended: watch::Sender<bool>,
     drains: Mutex<Vec<oneshot::Receiver<()>>>,
     /// One for each output, until it has its connection.
@@ -57,19 +64,18 @@ pub(crate) struct Streams {
 impl Streams {
     /// Takes the agent's ends and begins to wait for their connections.
     pub(crate) fn new(ends: AgentStreams) -> io::Result<Self> {
-        let (ended, _) = watch::channel(false);
         let mut streams = Self {
-            awaited: Mutex::default(),
-            ended,
+            slots: Mutex::default(),
+            machine: watch::Sender::default(),
+            ended: watch::Sender::default(),
             drains: Mutex::default(),
             awaiting: Mutex::default(),
             terminal: None,
         };
         if let Some(stdin) = ends.stdin {
             let stdin = Arc::new(sys::register(stdin)?);
-            streams.expect(StreamKind::Stdin, |streams, connection| {
-                tokio::spawn(input(connection, stdin, streams.ended.subscribe()));
-            });
+            let incoming = streams.expect(StreamKind::Stdin);
+            tokio::spawn(input(incoming, stdin, streams.ended.subscribe()));
         }
         for (kind, end) in [(StreamKind::Stdout, ends.stdout), (StreamKind::Stderr, ends.stderr)] {
             if let Some(end) = end {
@@ -81,19 +87,17 @@ impl Streams {
             rustix::io::ioctl_fionbio(&master, true)?;
             let master = Arc::new(sys::register(master)?);
             streams.terminal = Some(Arc::downgrade(&master));
-            let for_size = Arc::downgrade(&master);
-            streams.expect(StreamKind::TerminalSize, |_, connection| {
-                tokio::spawn(sizes(connection, for_size));
-            });
+            let incoming = streams.expect(StreamKind::TerminalSize);
+            tokio::spawn(sizes(incoming, Arc::downgrade(&master)));
             streams.expect_output(StreamKind::Terminal, master);
         }
         Ok(streams)
     }
 
-    fn expect(&self, kind: StreamKind, start: impl FnOnce(&Self, oneshot::Receiver<Connection>)) {
-        let (sender, receiver) = oneshot::channel();
-        self.awaited.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, sender);
-        start(self, receiver);
+    fn expect(&self, kind: StreamKind) -> Incoming {
+        let (slot, incoming) = incoming::pair(self.machine.subscribe());
+        self.slots().insert(kind, slot);
+        incoming
     }
 
     fn expect_output(&self, kind: StreamKind, end: Arc<AsyncFd<OwnedFd>>) {
@@ -101,19 +105,41 @@ impl Streams {
         self.drains.lock().unwrap_or_else(PoisonError::into_inner).push(drained);
         let (awaits, awaited) = oneshot::channel();
         self.outputs().push(awaited);
-        self.expect(kind, |streams, connection| {
-            let output = Output { end, ended: streams.ended.subscribe(), drained: Some(done) };
-            tokio::spawn(output.run(connection, awaits, kind == StreamKind::Terminal));
-        });
+        let incoming = self.expect(kind);
+        let output = Output { end, ended: self.ended.subscribe(), drained: Some(done), incoming };
+        tokio::spawn(output.run(awaits, kind == StreamKind::Terminal));
     }
 
     /// Gives a stream its connection. One that is not awaited is closed.
     pub(crate) fn connect(&self, kind: StreamKind, connection: Connection) {
-        let awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner).remove(&kind);
-        if let Some(awaited) = awaited {
-            // The stream has ended: the connection is closed.
-            let _ = awaited.send(connection);
+        if let Some(slot) = self.slots().get_mut(&kind) {
+            slot.give(connection);
         }
+    }
+
+    /// The machine is about to be saved, or is not any more. While it is, everything that was
+    /// sent to the process is taken from its connection, and kept here if need be.
+    pub(crate) fn suspend(&self, suspending: bool) {
+        self.machine.send_modify(|machine| machine.suspending = suspending);
+    }
+
+    /// The machine was restored: every connection is over. Those that are open will come again,
+    /// or nobody is there to make them.
+    pub(crate) fn restored(&self, come_again: bool) {
+        let mut slots = self.slots();
+        if come_again {
+            slots.values_mut().for_each(Slot::expect_again);
+        } else {
+            slots.clear();
+        }
+        let machine = |machine: &mut Machine| {
+            *machine = Machine { suspending: false, life: machine.life + 1 };
+        };
+        self.machine.send_modify(machine);
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<StreamKind, Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The process ended. Returns when everything that it wrote is sent, or cannot be.
@@ -155,63 +181,77 @@ fn set_size(master: &Master, size: TerminalSize) -> io::Result<()> {
 }
 
 /// Terminal sizes from the host, until it closes or the terminal is gone.
-async fn sizes(connection: oneshot::Receiver<Connection>, master: Weak<Master>) {
-    let Ok(mut connection) = connection.await else { return };
-    let mut frame = [0; TerminalSize::BYTES];
-    while connection.read_exact(&mut frame).await.is_ok() {
-        let Some(master) = master.upgrade() else { return };
-        // The terminal is going away: the next round sees it.
-        let _ = set_size(&master, TerminalSize::from_bytes(frame));
+async fn sizes(mut incoming: Incoming, master: Weak<Master>) {
+    while let Some(mut connection) = incoming.next().await {
+        let mut frame = [0; TerminalSize::BYTES];
+        while connection.read_exact(&mut frame).await.is_ok() {
+            let Some(master) = master.upgrade() else { return };
+            // The terminal is going away: the next round sees it.
+            let _ = set_size(&master, TerminalSize::from_bytes(frame));
+        }
+        if !incoming.was_cut() {
+            return;
+        }
     }
 }
 
 /// Standard input over a connection of its own. Its end closes the pipe.
 async fn input(
-    connection: oneshot::Receiver<Connection>,
+    mut incoming: Incoming,
     end: Arc<AsyncFd<OwnedFd>>,
     mut ended: watch::Receiver<bool>,
 ) {
-    let connection = tokio::select! {
-        connection = connection => connection.ok(),
-        _ = ended.wait_for(|ended| *ended) => None,
-    };
-    if let Some(connection) = connection {
-        pump_input(connection, &end, ended).await;
+    loop {
+        let connection = tokio::select! {
+            connection = incoming.next() => connection,
+            _ = ended.wait_for(|ended| *ended) => None,
+        };
+        let Some(connection) = connection else { return };
+        pump_input(connection, &end, ended.clone(), incoming.machine()).await;
+        if !incoming.was_cut() {
+            return;
+        }
     }
 }
 
-/// Carries bytes into a pipe or a terminal until the host's end, or the process's.
+/// Carries bytes into a pipe or a terminal until the host's end, or the process's. A process that
+/// does not read has a buffer full kept for it; before the machine is saved, all that was sent.
 async fn pump_input(
     mut from: impl AsyncRead + Unpin,
     to: &AsyncFd<OwnedFd>,
     mut ended: watch::Receiver<bool>,
+    mut machine: watch::Receiver<Machine>,
 ) {
-    let pump = async {
-        let mut buffer = vec![0; BUFFER_BYTES];
-        while let Ok(count) = from.read(&mut buffer).await {
-            let bytes = buffer.get(..count).unwrap_or_default();
-            if bytes.is_empty() || write_all(to, bytes).await.is_err() {
-                return;
+    let (mut kept, mut open) = (Vec::new(), true);
+    let mut buffer = vec![0; BUFFER_BYTES];
+    while open || !kept.is_empty() {
+        let room = kept.len() < BUFFER_BYTES || machine.borrow_and_update().suspending;
+        tokio::select! {
+            read = from.read(&mut buffer), if open && room => {
+                let bytes = buffer.get(..read.unwrap_or(0)).unwrap_or_default();
+                open = !bytes.is_empty();
+                kept.extend_from_slice(bytes);
             }
+            written = write_some(to, &kept), if !kept.is_empty() => match written {
+                Ok(count) => drop(kept.drain(..count)),
+                Err(_) => return,
+            },
+            changed = machine.changed(), if open && !room => open = changed.is_ok(),
+            _ = ended.wait_for(|ended| *ended) => return,
         }
-    };
-    tokio::select! {
-        () = pump => {}
-        _ = ended.wait_for(|ended| *ended) => {}
     }
 }
 
-async fn write_all(to: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
+/// Writes as much as there is room for.
+async fn write_some(to: &AsyncFd<OwnedFd>, bytes: &[u8]) -> io::Result<usize> {
+    loop {
         let mut ready = to.writable().await?;
         match ready.try_io(|to| Ok(rustix::io::write(to, bytes)?)) {
-            Ok(Ok(written)) => bytes = bytes.get(written..).unwrap_or_default(),
             Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-            Ok(Err(error)) => return Err(error),
+            Ok(written) => return written,
             Err(_would_block) => {}
         }
     }
-    Ok(())
 }
 
 /// What a process writes.
@@ -220,36 +260,43 @@ struct Output {
     ended: watch::Receiver<bool>,
     /// Dropped or sent to: everything that the process wrote is sent.
     drained: Option<oneshot::Sender<()>>,
+    incoming: Incoming,
 }
 
 impl Output {
-    async fn run(
-        mut self,
-        connection: oneshot::Receiver<Connection>,
-        awaits: oneshot::Sender<Infallible>,
-        both_ways: bool,
-    ) {
-        let Some(connection) = self.claimed(connection).await else { return };
+    async fn run(mut self, awaits: oneshot::Sender<Infallible>, both_ways: bool) {
+        let (mut unsent, mut awaits) = (Vec::new(), Some(awaits));
+        let mut input: Option<JoinHandle<()>> = None;
+        while let Some(connection) = self.claimed().await {
+            awaits = None;
+            let (from, to) = tokio::io::split(connection);
+            if both_ways {
+                let (end, ended) = (Arc::clone(&self.end), self.ended.clone());
+                let (machine, before) = (self.incoming.machine(), input.take());
+                input = Some(tokio::spawn(async move {
+                    // What came over the connection before this one goes first.
+                    if let Some(before) = before {
+                        let _ = before.await;
+                    }
+                    pump_input(from, &end, ended, machine).await;
+                }));
+            }
+            self.pump(to, &mut unsent).await;
+            if !self.incoming.was_cut() {
+                break;
+            }
+        }
         drop(awaits);
-        let (from, to) = tokio::io::split(connection);
-        if both_ways {
-            let (end, ended) = (Arc::clone(&self.end), self.ended.clone());
-            let input = tokio::spawn(async move { pump_input(from, &end, ended).await });
-            self.pump(to).await;
+        if let Some(input) = input {
             input.abort();
-        } else {
-            self.pump(to).await;
         }
     }
 
     /// The connection; none when the process has ended and nobody comes for what it left.
-    async fn claimed(
-        &mut self,
-        mut connection: oneshot::Receiver<Connection>,
-    ) -> Option<Connection> {
+    async fn claimed(&mut self) -> Option<Connection> {
         tokio::select! {
             biased;
-            connection = &mut connection => return connection.ok(),
+            connection = self.incoming.next() => return connection,
             // An error: the process is forgotten, which comes after its end.
             _ = self.ended.wait_for(|ended| *ended) => {}
         }
@@ -257,28 +304,35 @@ impl Output {
             // It left nothing. Its children may yet write.
             self.drained = None;
         }
-        tokio::time::timeout(UNCLAIMED, connection).await.ok()?.ok()
+        tokio::time::timeout(UNCLAIMED, self.incoming.next()).await.ok()?
     }
 
-    async fn pump(&mut self, mut to: impl AsyncWrite + Unpin) {
-        let mut buffer = vec![0; BUFFER_BYTES];
+    /// Until the process's output ends, or the connection does. What of `unsent` could not be sent
+    /// stays in it.
+    async fn pump(&mut self, mut to: impl AsyncWrite + Unpin, unsent: &mut Vec<u8>) {
         let mut sent_since_end = 0;
         loop {
+            while !unsent.is_empty() {
+                match to.write(unsent).await {
+                    // The host's reader went away. Dropping the pipe tells the writers.
+                    Ok(0) | Err(_) => return,
+                    Ok(count) => drop(unsent.drain(..count)),
+                }
+            }
+            let mut buffer = vec![0; BUFFER_BYTES];
             let count = match rustix::io::read(&*self.end, buffer.as_mut_slice()) {
                 Ok(0) => break,
                 Ok(count) => count,
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => match self.more().await {
-                    Ok(()) => continue,
+                    Ok(true) => continue,
+                    Ok(false) => return,
                     Err(_) => break,
                 },
                 // EIO: the last process has closed the terminal.
                 Err(_) => break,
             };
-            if to.write_all(buffer.get(..count).unwrap_or_default()).await.is_err() {
-                // The host's reader went away. Dropping the pipe tells the writers.
-                return;
-            }
+            unsent.extend_from_slice(buffer.get(..count).unwrap_or_default());
             if *self.ended.borrow() {
                 sent_since_end += count;
             }
@@ -291,20 +345,22 @@ impl Output {
         self.drained = None;
     }
 
-    /// The pipe is empty: waits until it is not, or its process ended.
-    async fn more(&mut self) -> io::Result<()> {
+    /// The pipe is empty: waits until it is not, or its process ended. False when the connection
+    /// is over meanwhile, with its machine.
+    async fn more(&mut self) -> io::Result<bool> {
         if *self.ended.borrow() {
             self.drained = None;
             self.end.readable().await?.clear_ready();
-            return Ok(());
+            return Ok(true);
         }
         tokio::select! {
             // Cleared before the next read, which then goes on until the pipe is empty again.
             ready = self.end.readable() => ready?.clear_ready(),
             // An error: the process is forgotten, which comes after its end.
             _ = self.ended.changed() => {}
+            () = self.incoming.cut() => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 }
 

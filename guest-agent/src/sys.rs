@@ -363,6 +363,40 @@ pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: u32) -> io::Result<bool
     }
 }
 
+/// Sets the wall clock.
+pub(crate) fn set_wall_clock(now: std::time::Duration) -> io::Result<()> {
+    let time = rustix::time::Timespec::try_from(now).map_err(io::Error::other)?;
+    Ok(rustix::time::clock_settime(rustix::time::ClockId::Realtime, time)?)
+}
+
+/// As much as the kernel's generator is seeded with; more is of no use.
+const MAX_ENTROPY_BYTES: usize = 64;
+
+/// Gives the kernel's generator new randomness, and makes it use that at once.
+pub(crate) fn add_entropy(bytes: &[u8]) -> io::Result<()> {
+    const RNDADDENTROPY: libc::Ioctl = 0x4008_5203_u32 as libc::Ioctl;
+    const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
+    #[repr(C)]
+    struct PoolInfo {
+        bits: c_int,
+        length: c_int,
+        bytes: [u8; MAX_ENTROPY_BYTES],
+    }
+    let mut info = PoolInfo { bits: 0, length: 0, bytes: [0; MAX_ENTROPY_BYTES] };
+    let count = bytes.len().min(MAX_ENTROPY_BYTES);
+    info.bytes[..count].copy_from_slice(&bytes[..count]);
+    (info.bits, info.length) = (count as c_int * 8, count as c_int);
+    let random = std::fs::OpenOptions::new().write(true).open("/dev/random")?;
+    // SAFETY: RNDADDENTROPY reads two integers and as many bytes as the second says, all of them
+    // in `info`.
+    let added = unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, &raw const info) };
+    check(added.into())?;
+    // SAFETY: RNDRESEEDCRNG takes no argument.
+    let reseeded = unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG) };
+    check(reseeded.into())?;
+    Ok(())
+}
+
 /// Brings the loopback interface of this network namespace up.
 pub(crate) fn loopback_up() -> io::Result<()> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};

@@ -30,6 +30,8 @@ pub(crate) struct Table {
     /// Ended, but what their children write may still get its connection.
     lingering: HashMap<ProcessToken, Weak<Process>>,
     remembered: VecDeque<(ProcessToken, Exit)>,
+    /// What the one container is called since the machine was restored, and what before.
+    renamed: Option<(ContainerId, ContainerId)>,
 }
 
 impl Table {
@@ -59,6 +61,27 @@ impl Table {
         let other =
             |process: &&Arc<Process>| process.container == *container && process.token != init;
         self.processes.values().filter(other).cloned().collect()
+    }
+
+    /// Every process that runs.
+    pub(crate) fn running(&self) -> impl Iterator<Item = &Arc<Process>> {
+        self.processes.values()
+    }
+
+    /// Gives the one container another name. False when there is not one.
+    pub(crate) fn rename(&mut self, name: ContainerId) -> bool {
+        let mut names = self.containers.keys();
+        let (Some(original), None) = (names.next(), names.next()) else { return false };
+        self.renamed = Some((name, original.clone()));
+        true
+    }
+
+    /// What a container was called when it was made.
+    pub(crate) fn original_name(&self, name: ContainerId) -> ContainerId {
+        match &self.renamed {
+            Some((now, original)) if *now == name => original.clone(),
+            _ => name,
+        }
     }
 
     /// A process that runs.

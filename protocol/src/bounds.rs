@@ -2,7 +2,14 @@
 
 /// The version of everything in this crate. Monitor, agent and runtime of one build agree; an
 /// agent of another build is refused when its lifeline says so.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
+
+/// The version of what a checkpoint of a microVM is made of: its manifest, the machine's state and
+/// the layout of the memory file.
+pub const SNAPSHOT_VERSION: u32 = 1;
+/// A machine's state has some 20 KiB for each vCPU and a line for each file that the guest knows:
+/// [`MAX_VCPUS`] and a few hundred thousand files.
+pub const MAX_SNAPSHOT_STATE_BYTES: usize = 128 << 20;
 
 /// The host's vsock context id, fixed by the virtio specification.
 pub const HOST_CID: u64 = 2;

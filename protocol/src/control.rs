@@ -6,6 +6,7 @@
 //!         ◀─ ControlResponse frame ──
 //!  Connect: from here on the connection is the guest's vsock connection, byte for byte.
 //!  Attach:  the client may send Drain frames, each answered when its moment comes.
+//!  Checkpoint: the client may send Resume; to hang up means the same.
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,11 @@ pub enum ControlRequest {
     Attach(Attach),
     /// Answer with [`ControlResponse::Statistics`].
     Statistics,
+    /// Save the machine into two files, empty and open for writing, whose descriptors come with
+    /// the frame: the guest's memory (of its full length) and the machine's state. Answered with
+    /// [`ControlResponse::Saved`]; the machine then stands still until a
+    /// [`CheckpointCommand::Resume`], or until the connection ends.
+    Checkpoint,
 }
 
 /// Which streams come with an [`ControlRequest::Attach`], and what they mean for the sandbox.
@@ -68,6 +74,14 @@ pub enum AttachCommand {
     Drain,
 }
 
+/// What a checkpoint's connection carries after its response, client to monitor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckpointCommand {
+    /// Let the machine run on; answered with [`ControlResponse::Done`].
+    Resume,
+}
+
 /// The monitor's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -76,6 +90,8 @@ pub enum ControlResponse {
     Done,
     /// What was sent so far is written.
     Drained,
+    /// The machine is saved, and stands still.
+    Saved,
     /// Figures of this sandbox.
     Statistics(Statistics),
     /// Refused; the reason is the monitor's own text.

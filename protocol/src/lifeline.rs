@@ -1,7 +1,7 @@
 //! The lifeline: a vsock connection that the agent makes to the host as its first act and holds
 //! as long as it lives. It tells the monitor that the guest is up, and how processes ended.
 //!
-//! Hostile: every frame. Fixed size, three kinds, no allocation. Whatever the guest claims here it
+//! Hostile: every frame. Fixed size, few kinds, no allocation. Whatever the guest claims here it
 //! claims about itself only: that it is ready, and what its own processes' exit codes were.
 
 use crate::bounds::PROTOCOL_VERSION;
@@ -13,7 +13,17 @@ pub const LIFELINE_FRAME_BYTES: usize = 16;
 
 const KIND_READY: u8 = 1;
 const KIND_EXIT: u8 = 2;
+const KIND_SUSPENDED: u8 = 3;
 const FLAG_OOM: u8 = 1;
+const FLAG_STILL: u8 = 1;
+
+/// What the host says on the lifeline, a byte at a time: the machine is about to be saved. The
+/// agent stops its containers, takes what was sent on the streams, answers
+/// [`LifelineFrame::Suspended`], and does nothing any more.
+pub const SUSPEND: u8 = b'S';
+/// The other thing that the host says: it goes on. A lifeline that breaks instead is that of a
+/// machine which was restored: the agent makes another.
+pub const RESUME: u8 = b'R';
 
 /// What the agent tells the monitor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +41,11 @@ pub enum LifelineFrame {
         code: u8,
         /// The OOM killer ended a process of its container.
         oom: bool,
+    },
+    /// The answer to [`SUSPEND`], after all output of before.
+    Suspended {
+        /// The containers stand still. False: they do not stop in time, and everything goes on.
+        still: bool,
     },
 }
 
@@ -60,6 +75,7 @@ impl LifelineFrame {
             Self::Exit { process, code, oom } => {
                 (KIND_EXIT, if oom { FLAG_OOM } else { 0 }, u32::from(code), process.0)
             }
+            Self::Suspended { still } => (KIND_SUSPENDED, if still { FLAG_STILL } else { 0 }, 0, 0),
         };
         let mut bytes = [0; LIFELINE_FRAME_BYTES];
         bytes[0] = kind;
@@ -88,7 +104,10 @@ impl LifelineFrame {
                 code: u8::try_from(code).map_err(|_| reserved)?,
                 oom: flags & FLAG_OOM != 0,
             }),
-            KIND_READY | KIND_EXIT => Err(reserved),
+            KIND_SUSPENDED if flags & !FLAG_STILL == 0 && code == 0 && token == 0 => {
+                Ok(Self::Suspended { still: flags & FLAG_STILL != 0 })
+            }
+            KIND_READY | KIND_EXIT | KIND_SUSPENDED => Err(reserved),
             other => Err(InvalidLifelineFrame::Kind(other)),
         }
     }
@@ -112,6 +131,14 @@ mod tests {
         fn every_exit_survives_the_journey(token in any::<u64>(), code in any::<u8>(), oom in any::<bool>()) {
             let frame = LifelineFrame::Exit { process: ProcessToken(token), code, oom };
             prop_assert_eq!(LifelineFrame::parse(frame.to_bytes()), Ok(frame));
+        }
+    }
+
+    #[test]
+    fn the_answer_to_a_suspension_survives_the_journey() {
+        for still in [false, true] {
+            let frame = LifelineFrame::Suspended { still };
+            assert_eq!(LifelineFrame::parse(frame.to_bytes()), Ok(frame));
         }
     }
 

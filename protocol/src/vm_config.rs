@@ -42,8 +42,22 @@ pub struct VmConfig {
     /// The folder `share` of the fs device's root: what the guest sees of the host. The share at
     /// index `n` appears as the entry named `n`.
     pub shares: Vec<Share>,
+    /// The machine is one that was saved, and goes on from there; absent: it boots.
+    pub restore: Option<RestoreFiles>,
     /// How long the guest may take until its lifeline says ready, in milliseconds.
     pub boot_timeout_ms: u64,
+}
+
+/// What a machine was saved into: see [`crate::control::ControlRequest::Checkpoint`]. Not to be
+/// believed: somebody may have changed them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreFiles {
+    /// The guest's memory, read-only. Mapped privately: it stays as it is, and must for as long as
+    /// the machine runs.
+    pub memory: Descriptor,
+    /// The machine's state, read-only.
+    pub state: Descriptor,
 }
 
 /// One host tree or file that the guest sees.

@@ -26,6 +26,10 @@ pub struct Artifacts {
     pub initramfs: File,
     /// The guest kernel's version, as the manifest says it.
     pub kernel_version: String,
+    /// The guest kernel's SHA-256, as the manifest says it.
+    pub kernel_sha256: String,
+    /// The initramfs's SHA-256, as the manifest says it.
+    pub initramfs_sha256: String,
 }
 
 /// `manifest.json` beside the guest's files.
@@ -145,6 +149,8 @@ impl Artifacts {
             kernel: open_sized(folder.join(&manifest.kernel.file), manifest.kernel.bytes)?,
             initramfs: open_sized(initramfs, manifest.initramfs.bytes)?,
             kernel_version: manifest.kernel.version,
+            kernel_sha256: manifest.kernel.sha256,
+            initramfs_sha256: manifest.initramfs.sha256,
         })
     }
 }

@@ -1,6 +1,8 @@
 //! The command line: runc's verbs with runc's flags, and a few of our own. What was said, not what
 //! will be done: nothing here looks at the machine.
 
+mod checkpoint;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -9,6 +11,8 @@ use clap_complete::Shell;
 use crate::config::IsolationRequest;
 use crate::host::log::LogFormat;
 use crate::spec::process::UserOverride;
+
+pub use checkpoint::{CheckpointArgs, CriuArgs, RestoreArgs};
 
 /// In the lines in which Docker and Podman look for it.
 const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.2.0");
@@ -93,6 +97,10 @@ pub enum Verb {
     Pause(PauseArgs),
     /// Resume all processes that were paused
     Resume(ResumeArgs),
+    /// Save a running container into a folder
+    Checkpoint(Box<CheckpointArgs>),
+    /// Set a container going again from where it was saved
+    Restore(Box<RestoreArgs>),
     /// Change the limits of a container
     Update(Box<UpdateArgs>),
     /// Show what a container uses, and when its memory runs out, as lines of JSON
@@ -150,6 +158,9 @@ pub struct CreateArgs {
     /// The container.
     #[command(flatten)]
     pub target: Target,
+    /// Not a flag: what `restore` makes the container from.
+    #[arg(skip)]
+    pub restore: Option<Box<RestoreArgs>>,
 }
 
 /// `start`.
@@ -472,6 +483,9 @@ mod tests {
             "runc pause id",
             "runc events --stats id",
             "runc events --interval 100ms id",
+            "runc checkpoint --image-path /i --work-path /w --leave-running --tcp-established --ext-unix-sk --shell-job --file-locks id",
+            "runc checkpoint --pre-dump --parent-path ../p --lazy-pages --status-fd 5 --page-server 1.2.3.4:5 --manage-cgroups-mode soft --empty-ns network --auto-dedup id",
+            "runc restore --bundle /b --image-path /i --work-path /w --detach --pid-file /p --console-socket /s --tcp-established --ext-unix-sk --shell-job --file-locks --no-pivot --no-subreaper --lsm-profile apparmor:x --lsm-mount-context c id",
             "runc update --memory -1 --memory-swap -1 --cpu-quota -1 --pids-limit -1 id",
             "runc update id --cpu-share 5 -r -",
             "runc update --resources=/r.json id",

@@ -1,6 +1,7 @@
 //! The verbs: each a short module that finds the container, asks [`crate::state`] whether the verb
 //! is allowed now, has [`crate::sandbox`] do it, and writes down what is so from then on.
 
+mod checkpoint;
 mod completion;
 mod create;
 mod creation;
@@ -14,6 +15,7 @@ mod list;
 mod man;
 mod pause;
 mod ps;
+mod restore;
 mod run;
 mod spec;
 mod start;
@@ -31,6 +33,7 @@ use crate::places::{PlaceError, Places};
 use crate::sandbox::request::StartFailureKind;
 use crate::state::store::Store;
 
+pub use checkpoint::CheckpointError;
 pub use creation::CreationError;
 pub use delete::DeleteError;
 pub use events::EventsError;
@@ -71,6 +74,9 @@ pub enum CommandError {
     /// `pause` and `resume`.
     #[error(transparent)]
     Pause(#[from] PauseError),
+    /// `checkpoint`.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// `update`.
     #[error(transparent)]
     Update(#[from] UpdateError),
@@ -115,6 +121,7 @@ impl CommandError {
             Self::LookUp(_)
             | Self::Kill(_)
             | Self::Pause(_)
+            | Self::Checkpoint(_)
             | Self::Events(_)
             | Self::Update(_)
             | Self::Delete(_)
@@ -163,6 +170,8 @@ pub fn run(cli: Cli) -> Result<u8, CommandError> {
         Verb::Exec(args) => return Ok(exec::run(&context, &args)?),
         Verb::Pause(args) => pause::pause(&context, &args)?,
         Verb::Resume(args) => pause::resume(&context, &args)?,
+        Verb::Checkpoint(args) => checkpoint::run(&context, &args)?,
+        Verb::Restore(args) => return restore::run(&context, &args),
         Verb::Update(args) => update::run(&context, &args)?,
         Verb::Events(args) => events::run(&context, &args)?,
         Verb::List(args) => list::run(&context, &args)?,

@@ -24,8 +24,8 @@ use crate::config::Config;
 use crate::kind::SandboxKind;
 
 use request::{
-    Attachment, CreateRequest, Created, ExecRequest, KillRequest, ProcessRow, SandboxRef,
-    StartFailureKind, UpdateRequest, WatchOutcome,
+    Attachment, CreateRequest, Created, ExecRequest, ImageRequest, KillRequest, ProcessRow,
+    SandboxRef, StartFailureKind, UpdateRequest, WatchOutcome,
 };
 
 /// Why a verb failed, by the kind of sandbox: each kind's own words.
@@ -63,6 +63,10 @@ error_of_either_kind!(
 error_of_either_kind!(
     /// Why a container's processes were not frozen, or not set going again.
     FreezeError
+);
+error_of_either_kind!(
+    /// Why a container was not saved.
+    CheckpointError
 );
 error_of_either_kind!(
     /// Why a container's limits are as they were.
@@ -208,6 +212,23 @@ pub fn resume(kind: SandboxKind, sandbox: &SandboxRef) -> Result<(), FreezeError
         SandboxKind::Microvm => microvm::resume(sandbox).map_err(FreezeError::Microvm),
         SandboxKind::Namespace => namespace::resume(sandbox).map_err(FreezeError::Namespace),
     }
+}
+
+/// Saves the container into an image. Without [`ImageRequest::leave_running`] it stands still
+/// afterwards, to be deleted.
+///
+/// # Errors
+/// Then it runs on.
+pub fn checkpoint(
+    kind: SandboxKind,
+    sandbox: &SandboxRef,
+    request: &ImageRequest,
+) -> Result<(), CheckpointError> {
+    match kind {
+        SandboxKind::Microvm => microvm::checkpoint(sandbox, request)?,
+        SandboxKind::Namespace => namespace::checkpoint(sandbox, request)?,
+    }
+    Ok(())
 }
 
 /// Changes the container's limits.

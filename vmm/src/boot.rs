@@ -18,17 +18,18 @@ use std::time::{Duration, Instant};
 use cofferdam_protocol::boot::BootStage;
 use cofferdam_protocol::vm_config::{ShareKind, VmConfig};
 use cofferdam_virtio::device::VirtioDevice;
-use cofferdam_virtio::fs::{AttachedFs, FsConfig, FsDevice, FsError};
+use cofferdam_virtio::fs::{AttachedFs, FsConfig, FsDevice, FsError, FsSaver};
 use cofferdam_virtio::mmio::{MmioTransport, QUEUE_NOTIFY_OFFSET};
 use cofferdam_virtio::poll::{Interest, Poller, Token};
 use cofferdam_virtio::{fs, rng, vsock};
+use kvm_ioctls::VcpuFd;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::console::Console;
 use crate::crew::{Crew, CrewError};
-use crate::descriptors::{self, Inheritance};
+use crate::descriptors::{self, Inheritance, SavedFiles};
 use crate::devices::control::Control;
 use crate::devices::event_loop::{Devices, owner};
 use crate::devices::statistics::ResidentSource;
@@ -46,9 +47,13 @@ use crate::machine::kernel_image::{KernelImage, KernelImageError};
 use crate::machine::kvm::{CapableKvm, KvmError, Vm, set_entry};
 use crate::machine::layout::{self, MemoryLayout};
 use crate::machine::memory::{self, Memory, MemoryError};
-use crate::machine::{boot_params, command_line, mptable, registers};
+use crate::machine::vcpu_state::VcpuStateError;
+use crate::machine::{boot_params, command_line, memory_file, mptable, registers};
+use crate::parking::Parking;
 use crate::report::{BootClock, chain};
-use crate::vcpu::{self, Bus};
+use crate::snapshot::{MachineState, Saver, SnapshotError};
+use crate::sys;
+use crate::vcpu::{self, Bus, Saving};
 use crate::watch::{BOOT_FAILED, Outlets, Watch};
 
 /// Why a guest does not come to its first instruction.
@@ -87,6 +92,12 @@ pub enum BootError {
     /// The file system device.
     #[error("The file system device cannot be made")]
     Fs(#[from] FsError),
+    /// A machine that was saved.
+    #[error("The machine cannot go on from its snapshot")]
+    Snapshot(#[from] SnapshotError),
+    /// A vCPU that was saved.
+    #[error("A vCPU cannot go on from its snapshot")]
+    VcpuState(#[from] VcpuStateError),
     /// Signals.
     #[error("Signals cannot be redirected")]
     Signals(#[source] nix::errno::Errno),
@@ -121,6 +132,7 @@ fn run_inherited(inheritance: Inheritance, mut clock: BootClock) -> u8 {
         kvm: inheritance.kvm,
         control: inheritance.control,
         console: inheritance.console,
+        restore: inheritance.restore,
     };
     match boot(provisions, inheritance.shares, &mut clock) {
         Ok(Running { vm: _kept_open, happenings, bus }) => {
@@ -152,6 +164,7 @@ struct Provisions {
     kvm: OwnedFd,
     control: OwnedFd,
     console: Option<File>,
+    restore: Option<SavedFiles>,
 }
 
 /// The monitor is behind its walls, but for the seccomp filters. The file server's thread is on
@@ -161,6 +174,8 @@ struct Confined {
     smaps: File,
     signals: SignalFd,
     fs_device: FsDevice,
+    files: FsSaver,
+    saved: Option<MachineState>,
     crew: Crew,
     happenings: Receiver<Happening>,
 }
@@ -172,7 +187,12 @@ impl Confined {
         let Luggage { proc, smaps } = root::leave_host()?;
         let (sender, happenings) = mpsc::channel();
         let mut crew = Crew::new(provisions.config.vcpus, sender);
-        let (fs_device, server) = fs::open(file_server::TAG, FsConfig::default())?;
+        let saved = read_saved(&provisions)?;
+        let (fs_device, mut server) = fs::open(file_server::TAG, FsConfig::default())?;
+        let files = server.saver().map_err(BootError::Device)?;
+        if let Some(saved) = &saved {
+            server.restore(saved.files.clone());
+        }
         crew.spawn("fs".to_owned(), Role::Fs, move || {
             let server = file_server::confine(server, shares, &proc)?;
             drop(proc);
@@ -183,31 +203,61 @@ impl Confined {
         if enforcement != Enforcement::Full {
             tracing::warn!(?enforcement, "This kernel's Landlock does not know all that is denied");
         }
-        Ok(Self { provisions, smaps, signals, fs_device, crew, happenings })
+        Ok(Self { provisions, smaps, signals, fs_device, files, saved, crew, happenings })
     }
 
     /// Makes the VM and fills its memory.
     fn load(self) -> Result<Loaded, BootError> {
-        let Provisions { config, kernel, initramfs, kvm, control, console } = self.provisions;
+        let Provisions { config, kernel, initramfs, kvm, control, console, restore } =
+            self.provisions;
         let layout = MemoryLayout::of_mib(config.memory_mib);
-        let memory = memory::allocate(layout)?;
-        let entry = fill(&memory, layout, config.vcpus, &kernel, &initramfs)?;
+        let (memory, beginning) = match (restore, self.saved) {
+            (Some(files), Some(saved)) => {
+                (memory_file::map(layout, &files.memory)?, Beginning::Saved(Box::new(saved)))
+            }
+            _ => {
+                let memory = memory::allocate(layout)?;
+                let entry = fill(&memory, layout, config.vcpus, &kernel, &initramfs)?;
+                (memory, Beginning::Kernel { entry })
+            }
+        };
         let vm = CapableKvm::check(kvm)?.create_vm()?;
         vm.set_memory(&memory)?;
         Ok(Loaded {
-            vm,
+            vm: Arc::new(vm),
             memory: Arc::new(memory),
-            entry,
+            beginning,
             vcpus: config.vcpus,
+            memory_mib: config.memory_mib,
             control,
             console,
             smaps: self.smaps,
             signals: self.signals,
             fs_device: self.fs_device,
+            files: self.files,
             crew: self.crew,
             happenings: self.happenings,
         })
     }
+}
+
+/// The machine that goes on, if one does: read behind the first walls, before anything is made.
+fn read_saved(provisions: &Provisions) -> Result<Option<MachineState>, BootError> {
+    let Some(files) = &provisions.restore else { return Ok(None) };
+    let saved = MachineState::read(&files.state)?;
+    saved.check(provisions.config.vcpus, provisions.config.memory_mib, DEVICES)?;
+    Ok(Some(saved))
+}
+
+/// Where the guest begins.
+enum Beginning {
+    /// With its kernel.
+    Kernel {
+        /// The kernel's first instruction.
+        entry: u64,
+    },
+    /// Where it was saved.
+    Saved(Box<MachineState>),
 }
 
 /// Puts everything into memory that the guest finds there; the kernel's first instruction.
@@ -246,6 +296,7 @@ fn redirect_signals() -> nix::Result<SignalFd> {
     let mut blocked = signals;
     blocked.add(Signal::SIGPIPE);
     blocked.thread_block()?;
+    sys::ignore_interruptions()?;
     SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
 
@@ -254,15 +305,17 @@ const DEVICES: usize = 3;
 
 /// The machine is there, with the kernel in its memory.
 struct Loaded {
-    vm: Vm,
+    vm: Arc<Vm>,
     memory: Arc<Memory>,
-    entry: u64,
+    beginning: Beginning,
     vcpus: u8,
+    memory_mib: u32,
     control: OwnedFd,
     console: Option<File>,
     smaps: File,
     signals: SignalFd,
     fs_device: FsDevice,
+    files: FsSaver,
     crew: Crew,
     happenings: Receiver<Happening>,
 }
@@ -273,7 +326,7 @@ impl Loaded {
         let poller = Arc::new(Poller::open().map_err(BootError::Device)?);
         let (rng_device, rng) =
             rng::open(Arc::clone(&poller), owner::RNG).map_err(BootError::Device)?;
-        let (vsock_device, vsock) =
+        let (vsock_device, mut vsock) =
             vsock::open(Arc::clone(&poller), owner::VSOCK).map_err(BootError::Device)?;
         let devices: [Box<dyn VirtioDevice>; DEVICES] =
             [Box::new(vsock_device), Box::new(rng_device), Box::new(self.fs_device)];
@@ -281,13 +334,29 @@ impl Loaded {
         let figures = Arc::new(Figures::default());
         let line = event().map_err(BootError::Device)?;
         self.vm.set_interrupt(&line, layout::SERIAL_IRQ)?;
-        let console = Mutex::new(Console::new(line, self.console));
+        let console = match &self.beginning {
+            Beginning::Kernel { .. } => Console::new(line, self.console),
+            Beginning::Saved(saved) => {
+                vsock.restore(saved.vsock);
+                Console::restored(saved.console, line, self.console).map_err(BootError::Device)?
+            }
+        };
+        let console = Mutex::new(console);
         let bus = Arc::new(Bus { console, devices: windows, figures: Arc::clone(&figures) });
         let token = Token { owner: owner::SIGNALS, index: 0 };
         poller.add(&self.signals, token, Interest::READ).map_err(BootError::Device)?;
         let control = Control::open(Arc::clone(&poller), owner::CONTROL, self.control)
             .map_err(BootError::Device)?;
         let resident = ResidentSource::new(self.smaps, memory::host_ranges(&self.memory));
+        let parking = Arc::new(Parking::default());
+        let saver = Saver {
+            vm: Arc::clone(&self.vm),
+            bus: Arc::clone(&bus),
+            parking: Arc::clone(&parking),
+            memory: self.memory,
+            files: self.files,
+            memory_mib: self.memory_mib,
+        };
         let devices = Devices {
             poller,
             rng,
@@ -295,12 +364,14 @@ impl Loaded {
             control,
             signals: self.signals,
             resident,
+            saver,
             figures,
             happenings: self.crew.happenings(),
         };
         Ok(Equipped {
             vm: self.vm,
-            entry: self.entry,
+            parking,
+            beginning: self.beginning,
             vcpus: self.vcpus,
             devices,
             bus,
@@ -337,8 +408,9 @@ fn event() -> std::io::Result<EventFd> {
 
 /// Everything is in place.
 struct Equipped {
-    vm: Vm,
-    entry: u64,
+    vm: Arc<Vm>,
+    parking: Arc<Parking>,
+    beginning: Beginning,
     vcpus: u8,
     devices: Devices,
     bus: Arc<Bus>,
@@ -349,22 +421,48 @@ struct Equipped {
 /// The guest runs.
 struct Running {
     /// Closing it would cut the interrupts, though the vCPUs run on.
-    vm: Vm,
+    vm: Arc<Vm>,
     happenings: Receiver<Happening>,
     bus: Arc<Bus>,
 }
 
 impl Equipped {
+    /// Puts the vCPUs where the guest begins. One that was saved has its interrupt controllers
+    /// before its devices, which may raise an interrupt.
+    fn begin(&mut self, vcpus: &[VcpuFd]) -> Result<(), BootError> {
+        match &self.beginning {
+            Beginning::Kernel { entry } => {
+                vcpus.first().map_or(Ok(()), |first| set_entry(first, *entry))?;
+            }
+            Beginning::Saved(saved) => {
+                // A file server that has not found the guest's files says so first.
+                self.crew.settle()?;
+                for (id, (vcpu, state)) in (0..).zip(vcpus.iter().zip(&saved.vcpus)) {
+                    state.check(&self.vm.cpuid(id, self.vcpus))?;
+                    state.restore(vcpu)?;
+                }
+                self.vm.restore(&saved.vm)?;
+                saved.restore_devices(&self.bus.devices)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Sets the threads to work.
     fn start(mut self) -> Result<Running, BootError> {
-        for id in 0..self.vcpus {
-            let vcpu = self.vm.create_vcpu(id, self.vcpus)?;
-            if id == 0 {
-                set_entry(&vcpu, self.entry)?;
-            }
-            let bus = Arc::clone(&self.bus);
-            let work = move || chain(&vcpu::run(id, vcpu, &bus));
-            self.crew.spawn(format!("vcpu-{id}"), Role::Vcpu, || Ok(work))?;
+        let ids = 0..self.vcpus;
+        let vcpus =
+            ids.map(|id| self.vm.create_vcpu(id, self.vcpus)).collect::<Result<Vec<_>, _>>()?;
+        self.begin(&vcpus)?;
+        for (id, vcpu) in (0..).zip(vcpus) {
+            let (bus, parking) = (Arc::clone(&self.bus), Arc::clone(&self.parking));
+            let cpuid = self.vm.cpuid(id, self.vcpus);
+            let saving = Saving { parking: Arc::clone(&parking), cpuid, vm: Arc::clone(&self.vm) };
+            let prepare = move || {
+                parking.enlist(id);
+                Ok(move || chain(&vcpu::run(id, vcpu, &bus, &saving)))
+            };
+            self.crew.spawn(format!("vcpu-{id}"), Role::Vcpu, prepare)?;
         }
         let devices = self.devices;
         self.crew.spawn("devices".to_owned(), Role::Devices, || Ok(|| chain(&devices.run())))?;

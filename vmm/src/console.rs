@@ -9,9 +9,21 @@ use std::fs::File;
 use std::io::{self, Write};
 
 use cofferdam_protocol::bounds::MAX_CONSOLE_TAIL_BYTES;
-use vm_superio::serial::NoEvents;
+use serde::{Deserialize, Serialize};
+use vm_superio::serial::{NoEvents, SerialState};
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
+
+/// The registers of the serial port. Nothing is ever sent to the guest on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConsoleState {
+    divisor: [u8; 2],
+    interrupt: [u8; 2],
+    line: [u8; 2],
+    modem: [u8; 2],
+    scratch: u8,
+}
 
 /// The serial port at its registers.
 pub struct Console {
@@ -24,6 +36,41 @@ impl Console {
     pub fn new(line: EventFd, copy: Option<File>) -> Self {
         let capture = Capture { tail: VecDeque::new(), copy };
         Self { serial: Serial::new(Line(line), capture) }
+    }
+
+    /// The registers, to be written down.
+    #[must_use]
+    pub fn state(&self) -> ConsoleState {
+        let state = self.serial.state();
+        ConsoleState {
+            divisor: [state.baud_divisor_low, state.baud_divisor_high],
+            interrupt: [state.interrupt_enable, state.interrupt_identification],
+            line: [state.line_control, state.line_status],
+            modem: [state.modem_control, state.modem_status],
+            scratch: state.scratch,
+        }
+    }
+
+    /// A port whose registers are these. What was kept of an earlier console is not among them.
+    ///
+    /// # Errors
+    /// When they are not those of such a port.
+    pub fn restored(state: ConsoleState, line: EventFd, copy: Option<File>) -> io::Result<Self> {
+        let registers = SerialState {
+            baud_divisor_low: state.divisor[0],
+            baud_divisor_high: state.divisor[1],
+            interrupt_enable: state.interrupt[0],
+            interrupt_identification: state.interrupt[1],
+            line_control: state.line[0],
+            line_status: state.line[1],
+            modem_control: state.modem[0],
+            modem_status: state.modem[1],
+            scratch: state.scratch,
+            in_buffer: Vec::new(),
+        };
+        let capture = Capture { tail: VecDeque::new(), copy };
+        let serial = Serial::from_state(&registers, Line(line), NoEvents, capture);
+        Ok(Self { serial: serial.map_err(|_| io::ErrorKind::InvalidData)? })
     }
 
     /// The guest writes a register.

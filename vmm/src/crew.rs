@@ -100,15 +100,24 @@ impl Crew {
         Ok(())
     }
 
+    /// Waits until every thread that was started is in its filter.
+    ///
+    /// # Errors
+    /// When one is not: it names the wall, or what was to be served behind it.
+    pub fn settle(&mut self) -> Result<(), CrewError> {
+        for _ in 0..std::mem::take(&mut self.spawned) {
+            self.sealed.1.recv().map_err(|_| CrewError::Gone)??;
+        }
+        Ok(())
+    }
+
     /// Waits until every thread is in its filter, goes into the main thread's, and lets the vCPUs
     /// into the guest.
     ///
     /// # Errors
     /// When a filter was refused.
-    pub fn release(self) -> Result<(), CrewError> {
-        for _ in 0..self.spawned {
-            self.sealed.1.recv().map_err(|_| CrewError::Gone)??;
-        }
+    pub fn release(mut self) -> Result<(), CrewError> {
+        self.settle()?;
         seccomp::install(Role::Main)?;
         self.gate.wait();
         Ok(())

@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use cofferdam_protocol::bounds::MAX_VM_CONFIG_BYTES;
 use cofferdam_protocol::frame::{self, FrameError};
-use cofferdam_protocol::vm_config::{Descriptor, InvalidVmConfig, ShareKind, VmConfig};
+use cofferdam_protocol::vm_config::{
+    Descriptor, InvalidVmConfig, RestoreFiles, ShareKind, VmConfig,
+};
 
 use crate::sys;
 
@@ -54,8 +56,19 @@ pub struct Inheritance {
     pub log: Option<File>,
     /// Where the guest's console goes as well.
     pub console: Option<File>,
+    /// The machine that goes on, if one does.
+    pub restore: Option<SavedFiles>,
     /// The host trees that the guest sees.
     pub shares: Vec<(OwnedFd, ShareKind)>,
+}
+
+/// A machine that was saved.
+#[derive(Debug)]
+pub struct SavedFiles {
+    /// The guest's memory.
+    pub memory: File,
+    /// Everything else.
+    pub state: File,
 }
 
 /// Reads the configuration from its descriptor, takes over every descriptor that it names, and
@@ -73,6 +86,7 @@ pub fn inherit(config: RawFd) -> Result<Inheritance, ConfigError> {
     for share in &config.shares {
         shares.push((taken.take(share.tree, "share")?, share.kind));
     }
+    let restore = config.restore.map(|saved| taken.take_saved(saved)).transpose()?;
     let inheritance = Inheritance {
         kernel: taken.take(config.kernel, "kernel")?.into(),
         initramfs: taken.take(config.initramfs, "initramfs")?.into(),
@@ -83,6 +97,7 @@ pub fn inherit(config: RawFd) -> Result<Inheritance, ConfigError> {
         log: config.log.map(|log| taken.take(log, "log")).transpose()?.map(File::from),
         console: config.console.map(|fd| taken.take(fd, "console")).transpose()?.map(File::from),
         shares,
+        restore,
         config,
     };
     taken.close_others().map_err(ConfigError::CloseOthers)?;
@@ -107,6 +122,11 @@ impl Taken {
         let owned = sys::take_descriptor(number).ok_or(refused)?;
         self.numbers.push(owned.as_fd().as_raw_fd());
         Ok(owned)
+    }
+
+    fn take_saved(&mut self, saved: RestoreFiles) -> Result<SavedFiles, ConfigError> {
+        let memory = self.take(saved.memory, "saved memory")?.into();
+        Ok(SavedFiles { memory, state: self.take(saved.state, "saved state")?.into() })
     }
 
     fn close_others(mut self) -> std::io::Result<()> {

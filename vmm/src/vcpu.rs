@@ -5,18 +5,24 @@
 //!
 //! ```text
 //!  created ──run──▶ in the guest ──exit──▶ handled ──▶ in the guest …
-//!                        └── shutdown, error ──▶ lost (terminal): the sandbox ends
+//!              ▲         │└── shutdown, error ──▶ lost (terminal): the sandbox ends
+//!              └─ let go ─┴─ asked to park ─▶ parked, while the machine is saved
 //! ```
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cofferdam_virtio::mmio::MmioTransport;
+use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::console::Console;
 use crate::figures::Figures;
+use crate::machine::kvm::Vm;
 use crate::machine::layout::{MMIO_ADDRESS, MMIO_WINDOW_BYTES, SERIAL_PORT};
+
+use crate::machine::vcpu_state::VcpuState;
+use crate::parking::Parking;
 
 const SERIAL_REGISTERS: u16 = 8;
 /// The keyboard controller's command port, through which a PC is reset.
@@ -72,8 +78,14 @@ pub enum GuestLost {
 }
 
 /// Runs one vCPU until the guest is lost.
-pub fn run(id: u8, mut vcpu: VcpuFd, bus: &Arc<Bus>) -> GuestLost {
+pub fn run(id: u8, mut vcpu: VcpuFd, bus: &Arc<Bus>, saving: &Saving) -> GuestLost {
     loop {
+        if saving.parking.is_asked() {
+            if let Err(lost) = finish_access(id, &mut vcpu, bus) {
+                return lost;
+            }
+            saving.parking.park(id, VcpuState::save(&vcpu, &saving.cpuid, saving.vm.msrs()));
+        }
         let exit = match vcpu.run() {
             Ok(exit) => exit,
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => continue,
@@ -84,6 +96,36 @@ pub fn run(id: u8, mut vcpu: VcpuFd, bus: &Arc<Bus>) -> GuestLost {
             return lost;
         }
     }
+}
+
+/// What it takes to write a vCPU down.
+pub struct Saving {
+    /// Where it stands still.
+    pub parking: Arc<Parking>,
+    /// What its CPUID instruction says.
+    pub cpuid: CpuId,
+    /// Its machine.
+    pub vm: Arc<Vm>,
+}
+
+/// KVM completes an access that was handled here when the guest is entered the next time: enters
+/// for that alone, until nothing is left to complete.
+fn finish_access(id: u8, vcpu: &mut VcpuFd, bus: &Bus) -> Result<(), GuestLost> {
+    vcpu.set_kvm_immediate_exit(1);
+    let finished = loop {
+        match vcpu.run() {
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => break Ok(()),
+            Err(source) => break Err(GuestLost::Run { vcpu: id, source }),
+            Ok(VcpuExit::Intr) => break Ok(()),
+            Ok(exit) => {
+                if let Some(lost) = handle(id, exit, bus) {
+                    break Err(lost);
+                }
+            }
+        }
+    };
+    vcpu.set_kvm_immediate_exit(0);
+    finished
 }
 
 fn handle(id: u8, exit: VcpuExit<'_>, bus: &Bus) -> Option<GuestLost> {

@@ -51,6 +51,7 @@ impl Fixture {
             log: None,
             console: None,
             shares: vec![],
+            restore: None,
             boot_timeout_ms: 1000,
         };
         Self { _folder: folder, config, report, inherited }

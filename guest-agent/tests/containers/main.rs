@@ -21,6 +21,7 @@ mod files;
 mod fixture;
 mod identity;
 mod kernel;
+mod lives;
 mod newcomers;
 mod streams;
 mod users;
@@ -37,7 +38,7 @@ macro_rules! cases {
 }
 
 fn main() {
-    let cases: [Case; 40] = cases![
+    let cases: [Case; 43] = cases![
         ends::exit_codes_are_a_shells,
         streams::output_is_sent_before_the_end_is_told,
         streams::input_reaches_the_program_and_its_end_too,
@@ -78,6 +79,9 @@ fn main() {
         streams::a_connection_that_comes_late_gets_what_is_written_later,
         streams::output_waits_for_its_connection_and_so_does_the_end,
         streams::a_child_that_keeps_the_pipe_does_not_hold_up_the_end,
+        lives::streams_are_connected_again_in_another_life_and_lose_nothing,
+        lives::a_process_that_nobody_comes_back_for_loses_its_streams,
+        lives::a_suspension_that_ends_leaves_everything_as_it_was,
     ];
     let asked = Asked::of(std::env::args().skip(1));
     for (name, case) in cases.into_iter().filter(|(name, _)| asked.wants(name)) {

@@ -16,7 +16,7 @@ use cofferdam_protocol::id::ContainerId;
 use oci_spec::runtime::Spec;
 
 use crate::cli::CreateArgs;
-use crate::commands::{Context, IdError, parse_id};
+use crate::commands::{Context, IdError, checkpoint, parse_id};
 use crate::config::{Config, ConfigError};
 use crate::host::hooks::{self, HookError};
 use crate::host::log::with_causes;
@@ -29,7 +29,7 @@ use crate::host::undo::Undo;
 use crate::host::user::User;
 use crate::isolation::{self, Effective, IsolationError};
 use crate::kind::SandboxKind;
-use crate::sandbox::request::{CreateRequest, Created, StartFailureKind};
+use crate::sandbox::request::{CreateRequest, Created, ImageRequest, StartFailureKind};
 use crate::sandbox::{self, CreateError};
 use crate::spec::rootfs::{self, RootfsError};
 use crate::spec::rules::{self, InvalidSpec};
@@ -153,6 +153,8 @@ pub(super) struct Creation {
     pub(super) terminal: Option<OwnedFd>,
     /// For the hooks of later moments.
     pub(super) spec: Spec,
+    /// It goes on from an image, and waits to be resumed.
+    pub(super) restored: bool,
 }
 
 /// Everything that was checked; nothing is done yet.
@@ -203,7 +205,8 @@ pub(super) fn create(
     entry.save(&lock)?;
     interrupts.check()?;
     undo.commit();
-    Ok(Creation { entry, lock, terminal, spec: checked.loaded.spec })
+    let restored = args.restore.is_some();
+    Ok(Creation { entry, lock, terminal, spec: checked.loaded.spec, restored })
 }
 
 fn check(
@@ -315,7 +318,14 @@ fn request(
         preserve_fds: args.preserve_fds,
         compat: context.global.compat,
         interrupts: interrupts.clone(),
+        restore: image(args)?,
     })
+}
+
+/// What `restore` goes on from.
+fn image(args: &CreateArgs) -> Result<Option<ImageRequest>, CreationError> {
+    let request = args.restore.as_deref().map(checkpoint::restore_request).transpose();
+    request.map_err(|source| CreationError::Host { step: "find the folder of the image", source })
 }
 
 fn stdio(spec: &Spec) -> Result<ProcessStdio, CreationError> {

@@ -25,7 +25,8 @@ use crate::host::terminal::WindowSize;
 use crate::kind::SandboxKind;
 use crate::sandbox;
 use crate::sandbox::request::{KillRequest, SandboxRef, StartFailureKind};
-use crate::state::store::Entry;
+use crate::state::status::Status;
+use crate::state::store::{Entry, StoreError};
 
 /// The monitor's last word in the state folder.
 const EXIT_RECORD: &str = "exit";
@@ -36,6 +37,12 @@ pub enum RunError {
     /// Its program does not run.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// It was restored and does not go on.
+    #[error(transparent)]
+    Resume(#[from] sandbox::FreezeError),
+    /// Its state cannot be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// Ctrl-C, or whoever wants it to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
@@ -55,7 +62,7 @@ impl RunError {
     pub fn start_failure(&self) -> Option<StartFailureKind> {
         match self {
             Self::Start(error) => error.start_failure(),
-            Self::Interrupted(_) | Self::Host { .. } => None,
+            Self::Resume(_) | Self::Store(_) | Self::Interrupted(_) | Self::Host { .. } => None,
         }
     }
 }
@@ -94,7 +101,12 @@ struct Outcome {
 }
 
 fn start_creation(context: &Context, creation: &mut Creation) -> Result<(), RunError> {
-    let Creation { entry, lock, spec, .. } = creation;
+    let Creation { entry, lock, spec, restored, .. } = creation;
+    if *restored {
+        sandbox::resume(entry.record.isolation, &entry.sandbox())?;
+        entry.record.phase = Status::Running;
+        return Ok(entry.save(lock)?);
+    }
     Ok(start::start(context, entry, lock, spec)?)
 }
 

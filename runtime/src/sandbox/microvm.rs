@@ -15,12 +15,14 @@
 //! each answer a bound, and a guest that hangs is ended by killing its monitor.
 
 mod agent;
+mod checkpoint;
 mod control;
 mod create;
 mod exec;
 mod freeze;
 mod group;
 mod id_map;
+mod image;
 mod kvm;
 mod monitor;
 mod opener;
@@ -37,11 +39,13 @@ mod update;
 use cofferdam_protocol::id::ProcessToken;
 
 pub use agent::AgentError;
+pub use checkpoint::{CheckpointError, checkpoint};
 pub use control::ControlError;
 pub use create::{CreateError, create};
 pub use exec::{ExecError, ExecStarted, ResizeError, SignalError, WaitError, exec};
 pub use freeze::{FreezeError, pause, resume};
 pub use group::GroupError;
+pub use image::ImageError;
 pub use kvm::KvmError;
 pub use monitor::MonitorError;
 pub use proxy::ProxyError;

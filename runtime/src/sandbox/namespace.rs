@@ -18,6 +18,7 @@
 mod attendant;
 mod cache_allocation;
 mod cgroup;
+mod checkpoint;
 mod children;
 mod construct;
 mod create;
@@ -60,6 +61,7 @@ mod working_folder;
 
 use std::process::ExitCode;
 
+pub use checkpoint::{CheckpointError, checkpoint};
 pub use create::{CreateError, StartError, create, start};
 pub use entry::HelperError;
 pub use exec::{ExecError, ExecStarted, ResizeError, SignalError, WaitError, exec};

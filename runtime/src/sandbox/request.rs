@@ -40,6 +40,23 @@ pub struct CreateRequest {
     pub compat: bool,
     /// Ends a wait for the guest.
     pub interrupts: Interrupts,
+    /// The container goes on from an image instead of beginning, and is frozen until it is resumed.
+    pub restore: Option<ImageRequest>,
+}
+
+/// An image of a container, to be written or to go on from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageRequest {
+    /// Its folder, absolute.
+    pub image: PathBuf,
+    /// Where work files and logs go.
+    pub work: Option<PathBuf>,
+    /// An earlier image.
+    pub parent: Option<PathBuf>,
+    /// The container runs on.
+    pub leave_running: bool,
+    /// The flags that were given beside these, by their names.
+    pub flags: Vec<(&'static str, Option<String>)>,
 }
 
 /// A sandbox that was made.

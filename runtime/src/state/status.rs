@@ -65,6 +65,8 @@ pub enum Transition {
     Resume,
     /// `update`.
     Update,
+    /// `checkpoint`.
+    Checkpoint,
     /// `kill`.
     Kill,
     /// `delete`.
@@ -75,7 +77,7 @@ pub enum Transition {
 
 impl Transition {
     /// Every transition.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::FinishCreation,
         Self::Start,
         Self::Exec,
@@ -83,6 +85,7 @@ impl Transition {
         Self::Pause,
         Self::Resume,
         Self::Update,
+        Self::Checkpoint,
         Self::Kill,
         Self::Delete,
         Self::ForceDelete,
@@ -113,6 +116,9 @@ pub enum Refusal {
     /// `kill`, `pause` or `update` of one without a process that runs.
     #[error("container not running")]
     NotRunning,
+    /// `checkpoint` of one without a program that runs. The words are runc's, but for its capital.
+    #[error("container cannot be checkpointed in {0} state")]
+    CheckpointIdle(Status),
     /// `resume` of one that is not frozen.
     #[error("container not paused")]
     NotPaused,
@@ -153,6 +159,9 @@ impl Status {
             (S::Paused, T::Resume) => Ok(S::Running),
             (S::Created | S::Running | S::Stopped, T::Resume) => Err(Refusal::NotPaused),
 
+            (S::Running | S::Paused, T::Checkpoint) => Ok(self),
+            (S::Created | S::Stopped, T::Checkpoint) => Err(Refusal::CheckpointIdle(self)),
+
             (S::Created | S::Running | S::Paused, T::Kill) => Ok(S::Stopped),
             (S::Paused | S::Stopped, T::Pause)
             | (S::Stopped, T::Update)
@@ -171,6 +180,7 @@ impl Status {
                 | T::Pause
                 | T::Resume
                 | T::Update
+                | T::Checkpoint
                 | T::ForceDelete,
             ) => Err(Refusal::BeingCreated),
         }
@@ -203,6 +213,7 @@ mod tests {
         creating Pause           ✗ container is still being created
         creating Resume          ✗ container is still being created
         creating Update          ✗ container is still being created
+        creating Checkpoint      ✗ container is still being created
         creating Kill            ✗ container not running
         creating Delete          ✗ cannot delete container that is not stopped: creating
         creating ForceDelete     ✗ container is still being created
@@ -213,6 +224,7 @@ mod tests {
         created  Pause           → paused
         created  Resume          ✗ container not paused
         created  Update          → created
+        created  Checkpoint      ✗ container cannot be checkpointed in created state
         created  Kill            → stopped
         created  Delete          → stopped
         created  ForceDelete     → stopped
@@ -223,6 +235,7 @@ mod tests {
         running  Pause           → paused
         running  Resume          ✗ container not paused
         running  Update          → running
+        running  Checkpoint      → running
         running  Kill            → stopped
         running  Delete          ✗ cannot delete container that is not stopped: running
         running  ForceDelete     → stopped
@@ -233,6 +246,7 @@ mod tests {
         paused   Pause           ✗ container not running
         paused   Resume          → running
         paused   Update          → paused
+        paused   Checkpoint      → paused
         paused   Kill            → stopped
         paused   Delete          ✗ cannot delete container that is not stopped: paused
         paused   ForceDelete     → stopped
@@ -243,6 +257,7 @@ mod tests {
         stopped  Pause           ✗ container not running
         stopped  Resume          ✗ container not paused
         stopped  Update          ✗ container not running
+        stopped  Checkpoint      ✗ container cannot be checkpointed in stopped state
         stopped  Kill            ✗ container not running
         stopped  Delete          → stopped
         stopped  ForceDelete     → stopped

@@ -157,7 +157,11 @@ impl Tree {
         state.inodes = self.find_inodes(&state, saved)?;
         let mut handles = Vec::with_capacity(saved.handles.len());
         for handle in &saved.handles {
-            handles.push((handle.number, handle.generation, self.open_again(&state, saved, handle)?));
+            handles.push((
+                handle.number,
+                handle.generation,
+                self.open_again(&state, saved, handle)?,
+            ));
         }
         state.handles = Table::restored(handles, most).ok_or(FsRestoreError::Damaged)?;
         Ok(())

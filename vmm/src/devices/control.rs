@@ -3,7 +3,8 @@
 //! ```text
 //!  accept ──▶ Request ──ConnectAgent──▶ handed over to vsock (terminal)
 //!                │ ├────Statistics────▶ answered, closed (terminal)
-//!                │ └────Attach────────▶ Attached ⇄ Draining
+//!                │ ├────Attach────────▶ Attached ⇄ Draining
+//!                │ └────Checkpoint────▶ Saving ──Resume──▶ answered, closed (terminal)
 //!                └── no frame in time ──▶ closed (terminal)
 //! ```
 
@@ -41,6 +42,8 @@ pub enum Phase {
     Attached(ProcessToken),
     /// It waits until this process's output is written.
     Draining(ProcessToken),
+    /// It has the machine saved, and says when that goes on.
+    Saving,
 }
 
 #[derive(Debug)]
@@ -148,9 +151,14 @@ impl Control {
     pub fn draining(&self) -> Vec<(ClientId, ProcessToken)> {
         let draining = |(id, connection): (&ClientId, &Connection)| match connection.phase {
             Phase::Draining(process) => Some((*id, process)),
-            Phase::Request(_) | Phase::Attached(_) => None,
+            Phase::Request(_) | Phase::Attached(_) | Phase::Saving => None,
         };
         self.clients.iter().filter_map(draining).collect()
+    }
+
+    /// Whether a client is still there.
+    pub fn has(&self, id: ClientId) -> bool {
+        self.clients.contains_key(&id)
     }
 
     /// Gives a client's socket away.
@@ -183,7 +191,7 @@ impl Phase {
     fn deadline(self) -> Option<Instant> {
         match self {
             Self::Request(deadline) => Some(deadline),
-            Self::Attached(_) | Self::Draining(_) => None,
+            Self::Attached(_) | Self::Draining(_) | Self::Saving => None,
         }
     }
 }

@@ -15,14 +15,16 @@ use std::time::Instant;
 use cofferdam_protocol::boot::BootStage;
 use cofferdam_protocol::bounds::AGENT_RPC_PORT;
 use cofferdam_protocol::control::{
-    Attach, AttachCommand, ControlRequest, ControlResponse, Statistics,
+    Attach, AttachCommand, CheckpointCommand, ControlRequest, ControlResponse, Statistics,
 };
 use cofferdam_protocol::id::ProcessToken;
+use cofferdam_protocol::lifeline::{RESUME, SUSPEND};
 use cofferdam_virtio::poll::{Events, Poller, Readiness, Token};
 use cofferdam_virtio::rng::Rng;
 use cofferdam_virtio::vsock::{Endpoint, Vsock, VsockEvent};
 use nix::sys::signalfd::SignalFd;
 
+use super::checkpoint::{self, Checkpoint};
 use super::client::Received;
 use super::control::{ClientId, Control, Phase};
 use super::lifeline::{Exit, Lifeline, LifelineError, News};
@@ -31,6 +33,9 @@ use super::streams::Streams;
 use crate::figures::Figures;
 use crate::happening::Happening;
 use crate::report::chain;
+use crate::snapshot::{OwnDevices, Saver};
+
+const UNKNOWN_COMMAND: &str = "The command is not one of this version";
 
 /// Who owns a descriptor in the poller.
 pub mod owner {
@@ -72,6 +77,8 @@ pub struct Devices {
     pub signals: SignalFd,
     /// Memory figures.
     pub resident: ResidentSource,
+    /// Saves the machine.
+    pub saver: Saver,
     /// What the other threads count.
     pub figures: Arc<Figures>,
     /// The main thread's ear.
@@ -84,6 +91,7 @@ struct Loop {
     lifeline: Lifeline,
     streams: Streams,
     ending: Option<(ProcessToken, Exit)>,
+    checkpoint: Option<Checkpoint>,
 }
 
 impl Devices {
@@ -94,6 +102,7 @@ impl Devices {
             lifeline: Lifeline::default(),
             streams: Streams::default(),
             ending: None,
+            checkpoint: None,
         };
         loop {
             if let Err(error) = state.turn(&mut Events::new()) {
@@ -119,11 +128,14 @@ impl Loop {
         }
         self.answer_drained();
         self.end_when_drained();
+        self.advance_checkpoint(Instant::now());
         Ok(())
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let deadlines = [self.devices.vsock.deadline(), self.devices.control.deadline()];
+        let checkpoint = self.checkpoint.as_ref().and_then(Checkpoint::deadline);
+        let (vsock, control) = (self.devices.vsock.deadline(), self.devices.control.deadline());
+        let deadlines = [vsock, control, checkpoint];
         deadlines.into_iter().flatten().min()
     }
 
@@ -160,6 +172,7 @@ impl Loop {
                 VsockEvent::LifelineFrame(frame) => match self.lifeline.take(frame)? {
                     News::Ready => self.tell(Happening::Reached(BootStage::Ready, Instant::now())),
                     News::Exit(process, exit) => self.process_ended(process, exit),
+                    News::Suspended { still } => self.suspended(still),
                 },
                 VsockEvent::LifelineClosed if self.ending.is_some() => {}
                 VsockEvent::LifelineClosed => return Err(DevicesError::LifelineClosed),
@@ -193,9 +206,13 @@ impl Loop {
                     Ok(AttachCommand::Drain) => {
                         self.devices.control.set_phase(id, Phase::Draining(process));
                     }
-                    Err(_) => self.refuse(id, "The command is not one of this version".to_owned()),
+                    Err(_) => self.refuse(id, UNKNOWN_COMMAND.to_owned()),
                 }
             }
+            Phase::Saving => match serde_json::from_slice(&received.body) {
+                Ok(CheckpointCommand::Resume) => self.resume_saved(id),
+                Err(_) => self.refuse(id, UNKNOWN_COMMAND.to_owned()),
+            },
         }
     }
 
@@ -206,8 +223,88 @@ impl Loop {
                 self.devices.control.dismiss(id, &answer);
             }
             _ if !self.lifeline.is_up() => self.refuse(id, "The agent is not up".to_owned()),
+            _ if self.checkpoint.is_some() => {
+                self.refuse(id, "The machine is being saved".to_owned());
+            }
+            ControlRequest::Checkpoint => self.begin_checkpoint(id, descriptors),
             ControlRequest::ConnectAgent => self.connect_agent(id),
             ControlRequest::Attach(attach) => self.attach(id, attach, descriptors),
+        }
+    }
+
+    /// Has the agent suspend; the rest follows as it comes.
+    fn begin_checkpoint(&mut self, id: ClientId, descriptors: Vec<OwnedFd>) {
+        if self.ending.is_some() {
+            return self.refuse(id, "The container has ended".to_owned());
+        }
+        let Some(checkpoint) = Checkpoint::begin(id, descriptors, Instant::now()) else {
+            return self.refuse(id, "A checkpoint comes with two descriptors".to_owned());
+        };
+        self.checkpoint = Some(checkpoint);
+        self.devices.control.set_phase(id, Phase::Saving);
+        self.devices.vsock.hold(true);
+        self.devices.vsock.tell(&[SUSPEND]);
+    }
+
+    fn suspended(&mut self, still: bool) {
+        // An answer that nobody waits for any more: the agent has been told to go on.
+        let Some(checkpoint) = &mut self.checkpoint else { return };
+        if checkpoint.suspended(still, Instant::now()) {
+            self.devices.vsock.ask();
+        } else {
+            self.give_up("The container's processes do not stand still in time".to_owned());
+        }
+    }
+
+    fn advance_checkpoint(&mut self, now: Instant) {
+        let Some(checkpoint) = &self.checkpoint else { return };
+        if !self.devices.control.has(checkpoint.client) {
+            self.end_checkpoint();
+        } else if let Some(late) = checkpoint.overdue(now) {
+            self.give_up(late.to_owned());
+        } else if matches!(checkpoint.phase, checkpoint::Phase::Settling(_))
+            && self.devices.vsock.settled()
+        {
+            self.save();
+        }
+    }
+
+    fn save(&mut self) {
+        let Some(checkpoint) = &mut self.checkpoint else { return };
+        let Devices { vsock, rng, saver, .. } = &self.devices;
+        let positions = [vsock.positions(), rng.positions()];
+        let own = OwnDevices { positions, vsock: vsock.save() };
+        match saver.save(own, &checkpoint.memory, &checkpoint.state) {
+            Ok(()) => {
+                checkpoint.phase = checkpoint::Phase::Saved;
+                let client = checkpoint.client;
+                self.devices.control.answer(client, &ControlResponse::Saved);
+            }
+            Err(error) => self.give_up(chain(&error)),
+        }
+    }
+
+    fn resume_saved(&mut self, id: ClientId) {
+        self.end_checkpoint();
+        self.devices.control.dismiss(id, &ControlResponse::Done);
+    }
+
+    fn give_up(&mut self, reason: String) {
+        let client = self.checkpoint.as_ref().map(|checkpoint| checkpoint.client);
+        self.end_checkpoint();
+        if let Some(client) = client {
+            self.refuse(client, reason);
+        }
+    }
+
+    /// Everything goes on.
+    fn end_checkpoint(&mut self) {
+        if let Some(checkpoint) = self.checkpoint.take() {
+            if checkpoint.phase == checkpoint::Phase::Saved {
+                self.devices.saver.let_go();
+            }
+            self.devices.vsock.tell(&[RESUME]);
+            self.devices.vsock.hold(false);
         }
     }
 

@@ -47,6 +47,11 @@ pub enum News {
     Ready,
     /// A process ended.
     Exit(ProcessToken, Exit),
+    /// The agent does nothing any more; its containers stand still, or do not.
+    Suspended {
+        /// They do.
+        still: bool,
+    },
 }
 
 /// The lifeline of one guest.
@@ -79,7 +84,10 @@ impl Lifeline {
             LifelineFrame::Exit { process, code, oom } if self.up => {
                 Ok(News::Exit(process, Exit { code, oom }))
             }
-            LifelineFrame::Ready { .. } | LifelineFrame::Exit { .. } => Err(LifelineError::Order),
+            LifelineFrame::Suspended { still } if self.up => Ok(News::Suspended { still }),
+            LifelineFrame::Ready { .. }
+            | LifelineFrame::Exit { .. }
+            | LifelineFrame::Suspended { .. } => Err(LifelineError::Order),
         }
     }
 

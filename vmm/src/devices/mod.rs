@@ -4,6 +4,7 @@
 //! Hostile: what the guest sends (handled in `cofferdam-virtio`, but for the lifeline's frames)
 //! and, less so, what clients of the control socket send. No handler blocks.
 
+pub mod checkpoint;
 pub mod client;
 pub mod control;
 pub mod event_loop;

@@ -3,9 +3,11 @@
 use std::os::fd::OwnedFd;
 
 use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_IRQCHIP_PIC_MASTER, KVM_MAX_CPUID_ENTRIES, kvm_irqchip,
+    CpuId, KVM_API_VERSION, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KVM_MAX_CPUID_ENTRIES, kvm_clock_data, kvm_irqchip,
 };
 use kvm_ioctls::{Cap, Error, IoEventAddress, Kvm, VcpuFd, VmFd};
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::layout::{KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS};
@@ -46,8 +48,14 @@ pub enum KvmError {
     #[error("KVM makes no interrupt controllers")]
     CreateInterruptControllers(#[source] Error),
     /// Its interrupt controllers do not tell their state.
-    #[error("KVM does not tell the state of an interrupt controller")]
+    #[error("KVM does not tell or take the state of an interrupt controller")]
     InterruptController(#[source] Error),
+    /// The clock.
+    #[error("KVM does not tell or take the guest's clock")]
+    Clock(#[source] Error),
+    /// The list of registers is not to be had.
+    #[error("KVM does not list the processor's model-specific registers")]
+    RegisterList(#[source] Error),
     /// A place for KVM's own pages was refused.
     #[error("KVM refuses the addresses of its own pages")]
     OwnPages(#[source] Error),
@@ -125,7 +133,8 @@ impl CapableKvm {
             .kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(KvmError::SupportedCpuid)?;
-        Ok(Vm { vm, supported })
+        let msrs = self.kvm.get_msr_index_list().map_err(KvmError::RegisterList)?;
+        Ok(Vm { vm, supported, msrs: msrs.as_slice().to_vec() })
     }
 }
 
@@ -134,7 +143,20 @@ impl CapableKvm {
 pub struct Vm {
     vm: VmFd,
     supported: CpuId,
+    msrs: Vec<u32>,
 }
+
+/// What of a VM is none of its vCPUs': the interrupt controllers that they share, and the clock.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmState {
+    /// The two PICs and the IOAPIC, in the order of [`CHIPS`].
+    chips: [kvm_irqchip; CHIPS.len()],
+    clock: kvm_clock_data,
+}
+
+/// The interrupt controllers of a PC.
+const CHIPS: [u32; 3] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
 
 impl Vm {
     /// Gives the guest its memory, which must live as long as the VM.
@@ -178,6 +200,44 @@ impl Vm {
         Ok(sys::pending_of(&chip))
     }
 
+    /// Writes down what the vCPUs share, while none of them runs.
+    ///
+    /// # Errors
+    /// When KVM does not tell.
+    pub fn save(&self) -> Result<VmState, KvmError> {
+        let mut chips = CHIPS.map(|chip_id| kvm_irqchip { chip_id, ..Default::default() });
+        for chip in &mut chips {
+            self.vm.get_irqchip(chip).map_err(KvmError::InterruptController)?;
+        }
+        Ok(VmState { chips, clock: self.vm.get_clock().map_err(KvmError::Clock)? })
+    }
+
+    /// Takes over what [`Self::save`] gave, once the vCPUs are there. The guest's clock goes on
+    /// from where it was.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn restore(&self, state: &VmState) -> Result<(), KvmError> {
+        for (chip, chip_id) in state.chips.iter().zip(CHIPS) {
+            let chip = kvm_irqchip { chip_id, ..*chip };
+            self.vm.set_irqchip(&chip).map_err(KvmError::InterruptController)?;
+        }
+        let clock = kvm_clock_data { clock: state.clock.clock, ..Default::default() };
+        self.vm.set_clock(&clock).map_err(KvmError::Clock)
+    }
+
+    /// The registers of the processor's model that make up a vCPU's state.
+    #[must_use]
+    pub fn msrs(&self) -> &[u32] {
+        &self.msrs
+    }
+
+    /// What a vCPU's CPUID instruction says.
+    #[must_use]
+    pub fn cpuid(&self, id: u8, vcpus: u8) -> CpuId {
+        cpuid::for_vcpu(&self.supported, id, vcpus, Quirks::of_this_host())
+    }
+
     /// Makes one vCPU of `vcpus`; it waits to be started by the first.
     ///
     /// # Errors
@@ -187,8 +247,7 @@ impl Vm {
             .vm
             .create_vcpu(u64::from(id))
             .map_err(|source| KvmError::CreateVcpu { id, source })?;
-        vcpu.set_cpuid2(&cpuid::for_vcpu(&self.supported, id, vcpus, Quirks::of_this_host()))
-            .map_err(setting("features"))?;
+        vcpu.set_cpuid2(&self.cpuid(id, vcpus)).map_err(setting("features"))?;
         let msrs = registers::firmware_msrs().map_err(KvmError::Registers)?;
         vcpu.set_msrs(&msrs).map_err(setting("model-specific registers"))?;
         self.enable_extended_state(&vcpu)?;

@@ -49,6 +49,14 @@ pub enum MemoryError {
         /// Its size.
         bytes: u64,
     },
+    /// A snapshot's memory is not that of this machine.
+    #[error("The snapshot's memory has {found} bytes, the machine {expected}")]
+    Length {
+        /// In the file.
+        found: u64,
+        /// Of this machine.
+        expected: u64,
+    },
     /// A file could not be read into guest memory.
     #[error("A file cannot be read into guest memory")]
     ReadFile(#[source] io::Error),

@@ -5,8 +5,8 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
 
-use kvm_bindings::{kvm_irqchip, kvm_userspace_memory_region};
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_bindings::{kvm_irqchip, kvm_userspace_memory_region, kvm_xsave};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{Address as _, GuestMemory as _, GuestMemoryRegion as _, MmapRegion};
 
 use super::memory::Memory;
@@ -58,6 +58,38 @@ pub(super) fn map_aligned(bytes: usize, alignment: usize) -> io::Result<MmapRegi
     unmap(unsafe { aligned.add(bytes) }, alignment - before)?;
     // SAFETY: the `bytes` bytes from `aligned` are mapped as said, and never unmapped.
     unsafe { MmapRegion::build_raw(aligned, bytes, protection, flags) }.map_err(io::Error::other)
+}
+
+/// Maps a part of a file privately, readable and writable, at an aligned address: what is written
+/// is this process's own.
+///
+/// The mapping stays until the process ends, even if the region is dropped.
+pub(super) fn map_file_aligned(
+    bytes: usize,
+    alignment: usize,
+    file: BorrowedFd<'_>,
+    offset: u64,
+) -> io::Result<MmapRegion> {
+    let region = map_aligned(bytes, alignment)?;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    let offset =
+        libc::off_t::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let place = region.as_ptr().cast();
+    // SAFETY: the range is that of `region`, which is ours and which nothing points into yet: it
+    // was made above.
+    let mapped = unsafe { libc::mmap(place, bytes, protection, flags, file.as_raw_fd(), offset) };
+    if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(region) }
+}
+
+/// Sets a vCPU's floating point and vector registers.
+pub(super) fn set_extended_state(
+    vcpu: &VcpuFd,
+    state: &kvm_xsave,
+) -> Result<(), kvm_ioctls::Error> {
+    // SAFETY: the kernel reads more than `state` only where a dynamic feature was asked for with
+    // `arch_prctl`, which nothing here does.
+    unsafe { vcpu.set_xsave(state) }
 }
 
 /// Gives back a part of a mapping that nothing knows of yet.

@@ -9,10 +9,10 @@ use cofferdam_protocol::agent::start_failure::Kind;
 use cofferdam_protocol::agent::{
     CgroupFile, CreateContainerRequest, CreateContainerResponse, ExecRequest, ExecResponse,
     FreezeContainerRequest, FreezeContainerResponse, ListProcessesRequest, ListProcessesResponse,
-    ProcessEntry, ReadCgroupRequest, ReadCgroupResponse, ResizeTerminalRequest,
-    ResizeTerminalResponse, SignalRequest, SignalResponse, StartContainerRequest,
-    StartContainerResponse, StartFailure, UpdateContainerRequest, UpdateContainerResponse,
-    WaitOomRequest, WaitOomResponse, WaitRequest, WaitResponse,
+    ProcessEntry, ReadCgroupRequest, ReadCgroupResponse, ReawakenRequest, ReawakenResponse,
+    ResizeTerminalRequest, ResizeTerminalResponse, SignalRequest, SignalResponse,
+    StartContainerRequest, StartContainerResponse, StartFailure, UpdateContainerRequest,
+    UpdateContainerResponse, WaitOomRequest, WaitOomResponse, WaitRequest, WaitResponse,
 };
 use cofferdam_protocol::bounds::MAX_PLAN_BYTES;
 use cofferdam_protocol::id::{ContainerId, ProcessToken};
@@ -170,6 +170,23 @@ impl Agent {
         let answer: FreezeContainerResponse =
             self.connection.call("FreezeContainer", &request, REQUEST_TIMEOUT)?;
         Ok(answer.done)
+    }
+
+    /// The machine was restored: gives it the time, new randomness, and its container's name.
+    pub(super) fn reawaken(
+        &mut self,
+        id: &ContainerId,
+        now: Duration,
+        entropy: &[u8],
+    ) -> Result<(), AgentError> {
+        let request = ReawakenRequest {
+            container_id: id.to_string(),
+            now_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            entropy: entropy.to_vec(),
+            ..Default::default()
+        };
+        let _: ReawakenResponse = self.connection.call("Reawaken", &request, REQUEST_TIMEOUT)?;
+        Ok(())
     }
 
     /// Writes to files of the container's cgroup: all or none.

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cofferdam_protocol::bounds::MAX_CONTROL_BYTES;
-use cofferdam_protocol::control::{Attach, AttachCommand, ControlRequest, ControlResponse};
+use cofferdam_protocol::control::{
+    Attach, AttachCommand, CheckpointCommand, ControlRequest, ControlResponse,
+};
 use cofferdam_protocol::frame::{self, FrameError};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rustix::fs::{Mode, OFlags};
@@ -143,18 +145,7 @@ impl StreamsConnection {
         timeout: Duration,
     ) -> Result<Self, ControlError> {
         let stream = connect(state_folder, timeout)?;
-        let bytes = frame::encode(&ControlRequest::Attach(attach), MAX_CONTROL_BYTES)
-            .map_err(ControlError::Frame)?;
-        let raw: Vec<i32> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-        let rights = [ControlMessage::ScmRights(&raw)];
-        let rights: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
-        let data = [IoSlice::new(&bytes)];
-        let sent = sendmsg::<()>(stream.as_raw_fd(), &data, rights, MsgFlags::MSG_NOSIGNAL, None)
-            .map_err(|errno| ControlError::Send(errno.into()))?;
-        if sent != bytes.len() {
-            // A frame of a hundred bytes into an empty socket buffer.
-            return Err(ControlError::Unexpected);
-        }
+        send_request(&stream, &ControlRequest::Attach(attach), descriptors)?;
         expect(&stream, &ControlResponse::Done)?;
         Ok(Self { stream })
     }
@@ -172,6 +163,56 @@ impl AsFd for StreamsConnection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
+}
+
+/// A machine that was saved and stands still. To hang up lets it run on.
+#[derive(Debug)]
+pub(super) struct SavedMachine {
+    stream: UnixStream,
+}
+
+impl SavedMachine {
+    /// Has the monitor save the machine into two files.
+    pub(super) fn save(
+        state_folder: &Path,
+        memory: &File,
+        state: &File,
+        timeout: Duration,
+    ) -> Result<Self, ControlError> {
+        let stream = connect(state_folder, timeout)?;
+        send_request(&stream, &ControlRequest::Checkpoint, &[memory.as_fd(), state.as_fd()])?;
+        expect(&stream, &ControlResponse::Saved)?;
+        Ok(Self { stream })
+    }
+
+    /// Lets it run on.
+    pub(super) fn resume(self) -> Result<(), ControlError> {
+        frame::write_frame(&self.stream, &CheckpointCommand::Resume, MAX_CONTROL_BYTES)
+            .map_err(ControlError::Frame)?;
+        expect(&self.stream, &ControlResponse::Done)
+    }
+
+    /// Leaves it standing still for as long as this process lives, which ends it.
+    pub(super) fn abandon(self) {
+        std::mem::forget(self.stream);
+    }
+}
+
+/// Sends a request with descriptors beside it.
+fn send_request(
+    stream: &UnixStream,
+    request: &ControlRequest,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), ControlError> {
+    let bytes = frame::encode(request, MAX_CONTROL_BYTES).map_err(ControlError::Frame)?;
+    let raw: Vec<i32> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let rights: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+    let data = [IoSlice::new(&bytes)];
+    let sent = sendmsg::<()>(stream.as_raw_fd(), &data, rights, MsgFlags::MSG_NOSIGNAL, None)
+        .map_err(|errno| ControlError::Send(errno.into()))?;
+    // A frame of a hundred bytes into an empty socket buffer.
+    if sent == bytes.len() { Ok(()) } else { Err(ControlError::Unexpected) }
 }
 
 fn connect(state_folder: &Path, timeout: Duration) -> Result<UnixStream, ControlError> {

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cofferdam_protocol::control::Attach;
 use cofferdam_protocol::id::ContainerId;
@@ -14,12 +14,14 @@ use oci_spec::runtime::Spec;
 
 use super::INIT;
 use super::agent::{Agent, AgentError};
+use super::checkpoint::{self, CheckpointError};
 use super::control::{self, ControlError, ControlSocket, StreamsConnection};
 use super::group::{GroupError, SandboxGroup};
+use super::image::Image;
 use super::kvm::{self, KvmError};
 use super::monitor::{Monitor, MonitorError, MonitorSetup};
 use super::opener::{self, OpenerError};
-use super::record::Record;
+use super::record::{Origin, Record};
 use super::shares::{OpenShare, ShareError, Sources};
 use super::stdio::{HostStreams, StdioError};
 use crate::artifacts::{ArtifactError, Artifacts};
@@ -29,7 +31,10 @@ use crate::host::subordinate::Subordinate;
 use crate::host::user::User;
 use crate::plan::own_users::{self, UserMaps};
 use crate::plan::{PlanError, PlanInput, RunningVm, SandboxPlan, VmDefaults};
-use crate::sandbox::request::{CreateRequest, Created, StartFailureKind};
+use crate::sandbox::request::{CreateRequest, Created, ImageRequest, StartFailureKind};
+
+/// As much as the guest kernel's generator is seeded with.
+const ENTROPY_BYTES: usize = 64;
 
 /// Why a container was not made.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +74,12 @@ pub enum CreateError {
     /// A file in the state folder.
     #[error("The record of the microVM cannot be written")]
     Record(#[source] io::Error),
+    /// The image.
+    #[error("The container cannot be restored")]
+    Restore(#[source] CheckpointError),
+    /// New randomness for a guest that was restored.
+    #[error("The host gives no randomness")]
+    Entropy(#[source] io::Error),
     /// The agent.
     #[error("The container cannot be made in the guest")]
     Agent(#[source] AgentError),
@@ -98,7 +109,11 @@ pub fn create(request: CreateRequest, config: &Config) -> Result<Created, Create
     prepared.record(config, group.folders())?;
     group.create(&prepared.plan.shape).map_err(CreateError::Group)?;
     let (monitor, socket) = prepared.boot(config, &mut group)?;
-    prepared.make_container(timeout)?;
+    if prepared.image.is_some() {
+        prepared.reawaken(timeout)?;
+    } else {
+        prepared.make_container(timeout)?;
+    }
     prepared.attach(timeout)?;
     group.limit_processors(&prepared.spec).map_err(CreateError::Group)?;
     let described = group.description();
@@ -113,6 +128,22 @@ fn own_users(spec: &Spec) -> Option<UserMaps> {
     user.is_ordinary().then(|| UserMaps::plan(spec, user, Subordinate::current()))
 }
 
+/// An image, if it is of the machine that would be made here.
+fn open_image(
+    request: &ImageRequest,
+    plan: &SandboxPlan,
+    artifacts: &Artifacts,
+    origin: &Origin,
+) -> Result<Image, CheckpointError> {
+    checkpoint::refuse_flags(request)?;
+    let image = Image::open(&request.image)?;
+    let monitor = File::open(&artifacts.monitor).and_then(checkpoint::digest);
+    let monitor = monitor.map_err(CheckpointError::Monitor)?;
+    let shape = (plan.shape.vcpus, plan.shape.memory_mib);
+    image.manifest.check(origin, &monitor, shape, &checkpoint::comparable(plan)?)?;
+    Ok(image)
+}
+
 /// Everything that can fail without a process having been started.
 struct Prepared {
     id: ContainerId,
@@ -124,6 +155,9 @@ struct Prepared {
     kvm: File,
     shares: Vec<OpenShare>,
     own_users: Option<UserMaps>,
+    origin: Origin,
+    /// What the container goes on from, if it does not begin.
+    image: Option<Image>,
     interrupts: Interrupts,
 }
 
@@ -132,8 +166,17 @@ impl Prepared {
         if request.preserve_fds > 0 {
             return Err(CreateError::PreserveFds);
         }
-        let CreateRequest { id, bundle, rootfs, spec, state_folder, stdio, interrupts, .. } =
-            request;
+        let CreateRequest {
+            id,
+            bundle,
+            rootfs,
+            spec,
+            state_folder,
+            stdio,
+            interrupts,
+            restore,
+            ..
+        } = request;
         let sources = Sources::open(&spec, &bundle, &rootfs).map_err(CreateError::Share)?;
         let streams = HostStreams::prepare(stdio).map_err(CreateError::Stdio)?;
         let own_users = own_users(&spec);
@@ -153,6 +196,13 @@ impl Prepared {
         });
         let plan = plan.map_err(CreateError::Plan)?;
         let artifacts = Artifacts::open(&config.microvm).map_err(CreateError::Artifacts)?;
+        let origin = Origin {
+            kernel: artifacts.kernel_sha256.clone(),
+            agent: artifacts.initramfs_sha256.clone(),
+            stdio: Some(streams.plan()),
+        };
+        let image = restore.map(|request| open_image(&request, &plan, &artifacts, &origin));
+        let image = image.transpose().map_err(CreateError::Restore)?;
         let kvm = kvm::open().map_err(CreateError::Kvm)?;
         let shares = match &own_users {
             Some(maps) => {
@@ -170,6 +220,8 @@ impl Prepared {
             kvm,
             shares,
             own_users,
+            origin,
+            image,
             interrupts,
         })
     }
@@ -189,6 +241,7 @@ impl Prepared {
             kvm: &self.kvm,
             control: socket.listener(),
             shares: &self.shares,
+            restore: self.image.as_ref(),
             boot_timeout,
             console_log: config.microvm.console_log,
             state_folder: &self.state_folder,
@@ -207,6 +260,17 @@ impl Prepared {
             .map_err(CreateError::Agent)
     }
 
+    /// The guest stands still until it is resumed: what it must know first.
+    fn reawaken(&self, timeout: Duration) -> Result<(), CreateError> {
+        let mut entropy = [0; ENTROPY_BYTES];
+        rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty())
+            .map_err(|errno| CreateError::Entropy(errno.into()))?;
+        let connection = control::connect_agent(&self.state_folder, timeout);
+        let mut agent = Agent::new(connection.map_err(CreateError::Control)?);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        agent.reawaken(&self.id, now, &entropy).map_err(CreateError::Agent)
+    }
+
     fn attach(&self, timeout: Duration) -> Result<(), CreateError> {
         let (streams, descriptors) = self.streams.attachment(true);
         let attach = Attach { process: INIT, streams, ends_sandbox: true };
@@ -222,7 +286,7 @@ impl Prepared {
             memory_mib: self.plan.shape.memory_mib,
             overhead_mib: config.microvm.memory_overhead_mib,
         };
-        Record { vm, cgroups: cgroups.to_vec() }
+        Record { vm, cgroups: cgroups.to_vec(), origin: Some(self.origin.clone()) }
             .save(&self.state_folder)
             .map_err(CreateError::Record)
     }

@@ -24,7 +24,7 @@ use cofferdam_protocol::boot::{BootReport, BootStage};
 use cofferdam_protocol::bounds::{MAX_BOOT_REPORT_BYTES, MAX_VM_CONFIG_BYTES};
 use cofferdam_protocol::frame::{self, FrameError};
 use cofferdam_protocol::id::ContainerId;
-use cofferdam_protocol::vm_config::{Descriptor, Share, VmConfig};
+use cofferdam_protocol::vm_config::{Descriptor, RestoreFiles, Share, VmConfig};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
@@ -34,6 +34,7 @@ use rustix::process::{
 
 use super::group::{GroupError, SandboxGroup};
 use super::id_map;
+use super::image::Image;
 use super::rpc::printable;
 use super::shares::OpenShare;
 use crate::artifacts::Artifacts;
@@ -140,6 +141,8 @@ pub(super) struct MonitorSetup<'a> {
     pub(super) kvm: &'a File,
     pub(super) control: &'a UnixListener,
     pub(super) shares: &'a [OpenShare],
+    /// The machine that goes on, if one does.
+    pub(super) restore: Option<&'a Image>,
     pub(super) boot_timeout: Duration,
     /// Keep the guest's console beside the log.
     pub(super) console_log: bool,
@@ -177,6 +180,7 @@ impl Monitor {
             files.exit_record.as_fd(),
             files.log.as_fd(),
         ];
+        kept.extend(setup.restore.iter().flat_map(|i| [i.memory.as_fd(), i.state.as_fd()]));
         kept.extend(files.console.as_ref().map(AsFd::as_fd));
         kept.extend(setup.shares.iter().map(|share| share.tree.as_fd()));
 
@@ -316,6 +320,10 @@ fn config_file(
         log: Some(number(&files.log)),
         console: files.console.as_ref().map(|console| number(console)),
         shares: shares.map(|share| Share { tree: number(&share.tree), kind: share.kind }).collect(),
+        restore: setup.restore.map(|image| RestoreFiles {
+            memory: number(&image.memory),
+            state: number(&image.state),
+        }),
         boot_timeout_ms: u64::try_from(setup.boot_timeout.as_millis()).unwrap_or(u64::MAX),
     };
     let file = memfd_create("config", MemfdFlags::CLOEXEC);

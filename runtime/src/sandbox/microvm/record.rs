@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use cofferdam_protocol::plan::StdioPlan;
 use serde::{Deserialize, Serialize};
 
 use crate::host::replace::replace_file;
@@ -17,6 +18,22 @@ pub(super) struct Record {
     pub(super) vm: RunningVm,
     /// The folders of its control group on the host.
     pub(super) cgroups: Vec<PathBuf>,
+    /// What a checkpoint must know of the machine's beginning. Absent in records of versions
+    /// without checkpoints.
+    #[serde(default)]
+    pub(super) origin: Option<Origin>,
+}
+
+/// What a machine was booted from, and how its container was connected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Origin {
+    /// SHA-256 of the guest kernel.
+    pub(super) kernel: String,
+    /// SHA-256 of the initramfs, which is the agent.
+    pub(super) agent: String,
+    /// The container's standard streams.
+    pub(super) stdio: Option<StdioPlan>,
 }
 
 impl Record {
@@ -57,7 +74,7 @@ mod tests {
     fn what_was_saved_is_loaded() {
         let folder = tempfile::tempdir().unwrap();
         let vm = RunningVm { vcpus: 2, memory_mib: 256, overhead_mib: 48 };
-        let record = Record { vm, cgroups: vec!["/sys/fs/cgroup/a".into()] };
+        let record = Record { vm, cgroups: vec!["/sys/fs/cgroup/a".into()], origin: None };
         assert!(Record::load(folder.path()).is_err());
         record.save(folder.path()).unwrap();
         assert_eq!(Record::load(folder.path()).unwrap(), record);

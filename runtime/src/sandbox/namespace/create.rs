@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use oci_spec::runtime::Spec;
 
 use super::cgroup;
+use super::checkpoint::CheckpointError;
 use super::executor;
 use super::helper::{Helper, Preserved};
 use super::hook::HookState;
@@ -63,6 +64,9 @@ pub enum CreateError {
     /// The filter cannot be compiled.
     #[error("The seccomp profile cannot be used")]
     Seccomp(#[source] SeccompError),
+    /// `restore`.
+    #[error(transparent)]
+    Restore(CheckpointError),
     /// Somebody else's processes are in the container's control group. The words are runc's.
     #[error("container's cgroup is not empty: there are processes in {0}")]
     CgroupInUse(PathBuf),
@@ -128,6 +132,9 @@ fn host(step: &'static str) -> impl FnOnce(io::Error) -> CreateError {
 /// # Errors
 /// When the spec cannot be served, or a step failed; then nothing is left behind.
 pub fn create(request: CreateRequest, config: &Config) -> Result<Created, CreateError> {
+    if request.restore.is_some() {
+        return Err(CreateError::Restore(CheckpointError::Unsupported));
+    }
     let rootless = rootless(&request)?;
     let mut missing = unsupported::unsupported(&request.spec);
     missing.extend(rootless.iter().flat_map(|rootless| refused(&request.spec, rootless)));

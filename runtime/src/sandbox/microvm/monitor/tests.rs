@@ -31,8 +31,14 @@ impl Fixture {
         let monitor = folder.path().join("monitor");
         write_program(&monitor, &format!("{PRELUDE}{script}"));
         let file = || File::open("/dev/null").unwrap();
-        let artifacts =
-            Artifacts { monitor, kernel: file(), initramfs: file(), kernel_version: String::new() };
+        let artifacts = Artifacts {
+            monitor,
+            kernel: file(),
+            initramfs: file(),
+            kernel_version: String::new(),
+            kernel_sha256: String::new(),
+            initramfs_sha256: String::new(),
+        };
         let control = UnixListener::bind(folder.path().join("socket")).unwrap();
         Self { folder, artifacts, kvm: file(), control }
     }
@@ -52,6 +58,7 @@ impl Fixture {
             kvm: &self.kvm,
             control: &self.control,
             shares: &[],
+            restore: None,
             boot_timeout: BOOT,
             console_log: false,
             state_folder: self.folder.path(),

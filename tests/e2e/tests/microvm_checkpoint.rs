@@ -1,0 +1,249 @@
+//! `checkpoint` and `restore` of a microVM: what goes on, and what is refused.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cofferdam_e2e::{Bundle, Container, Outcome, Runtime};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Counts in a file that it holds open and in a variable; with the file `go` it ends with code 7.
+fn counting() -> Bundle {
+    Bundle::script(
+        "exec 3>>/count; i=0; while [ ! -e /go ]; do i=$((i+1)); echo $i >&3; sleep 0.1; done; \
+         echo over; exit 7",
+    )
+}
+
+fn counts(bundle: &Bundle) -> Vec<u32> {
+    let text = fs::read_to_string(bundle.rootfs().join("count")).unwrap_or_default();
+    text.lines().map(|line| line.parse().unwrap()).collect()
+}
+
+/// Waits until it has counted further than it has now.
+#[track_caller]
+fn goes_on(bundle: &Bundle) {
+    let (before, end) = (counts(bundle).len(), Instant::now() + DEADLINE);
+    while counts(bundle).len() < before + 2 {
+        assert!(Instant::now() < end, "it does not count");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+struct Images(TempDir);
+
+impl Images {
+    fn new() -> Self {
+        Self(TempDir::with_prefix("cofferdam-image-").unwrap())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("image")
+    }
+
+    fn checkpoint(&self, runtime: &Runtime, flags: &[&str], id: &str) -> Outcome {
+        let path = self.path();
+        let mut all = vec!["checkpoint", "--image-path", path.to_str().unwrap()];
+        all.extend(flags);
+        all.push(id);
+        runtime.verb(&all)
+    }
+
+    fn arguments(&self, bundle: &Bundle, flags: &[&str], id: &str) -> Vec<String> {
+        let (path, folder) = (self.path(), bundle.path());
+        let mut all = vec!["restore", "--image-path", path.to_str().unwrap()];
+        all.extend(["--bundle", folder.to_str().unwrap()]);
+        all.extend(flags);
+        all.push(id);
+        all.into_iter().map(str::to_owned).collect()
+    }
+
+    /// In the foreground.
+    fn restore(&self, runtime: &Runtime, bundle: &Bundle, id: &str) -> Outcome {
+        runtime.verb(&self.arguments(bundle, &[], id))
+    }
+
+    /// Its output goes nowhere: it outlives the verb.
+    fn restore_detached(&self, runtime: &Runtime, bundle: &Bundle, id: &str) -> Outcome {
+        let stderr = tempfile::NamedTempFile::new().unwrap();
+        let mut command = runtime.command(&self.arguments(bundle, &["--detach"], id));
+        let status = command.stdout(Stdio::null()).stderr(stderr.reopen().unwrap()).status();
+        let stderr = fs::read_to_string(stderr.path()).unwrap();
+        Outcome { code: status.unwrap().code().unwrap(), stdout: String::new(), stderr }
+    }
+
+    fn manifest(&self) -> Value {
+        serde_json::from_slice(&fs::read(self.path().join("manifest.json")).unwrap()).unwrap()
+    }
+
+    fn set_manifest(&self, manifest: &Value) {
+        fs::write(self.path().join("manifest.json"), manifest.to_string()).unwrap();
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path()).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+}
+
+fn started<'a>(runtime: &'a Runtime, bundle: &Bundle) -> Container<'a> {
+    let container = runtime.start(bundle);
+    goes_on(bundle);
+    container
+}
+
+#[test]
+fn a_container_goes_on_where_it_was_with_its_open_file_and_ends_with_its_code() {
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let container = started(&runtime, &bundle);
+    images.checkpoint(&runtime, &[], &container.id).exits(0).prints("");
+    container.verb("state").exits(1).complains(&["does not exist"]);
+    let saved = counts(&bundle).len();
+    let id = runtime.id("restored");
+    images.restore_detached(&runtime, &bundle, &id).exits(0);
+    goes_on(&bundle);
+    let all = counts(&bundle);
+    assert!(all.len() > saved);
+    assert!(all.iter().copied().eq(1..=all.len() as u32), "{all:?}");
+    runtime.verb(&["exec", &id, "cat", "/proc/1/comm"]).exits(0).prints("sh\n");
+    runtime.verb(&["delete", "--force", &id]).exits(0);
+    // Once more, in the foreground: its output and its code are the caller's.
+    fs::write(
+        bundle.rootfs().join("count"),
+        all[..saved].iter().fold(String::new(), |text, n| format!("{text}{n}\n")),
+    )
+    .unwrap();
+    fs::write(bundle.rootfs().join("go"), "").unwrap();
+    images.restore(&runtime, &bundle, &id).exits(7).prints("over\n");
+    runtime.verb(&["state", &id]).exits(1);
+}
+
+#[test]
+fn a_container_that_is_left_running_goes_on_and_can_be_saved_again() {
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let container = started(&runtime, &bundle);
+    images.checkpoint(&runtime, &["--leave-running"], &container.id).exits(0);
+    let first = images.manifest();
+    assert_eq!(container.status(), "running");
+    goes_on(&bundle);
+    container.exec(&["true"]).exits(0);
+    images.checkpoint(&runtime, &["--leave-running"], &container.id).exits(0);
+    assert_ne!(first["memory"], images.manifest()["memory"]);
+    assert_eq!(images.names().len(), 3, "what was before is gone: {:?}", images.names());
+    goes_on(&bundle);
+}
+
+#[test]
+fn two_restored_machines_agree_on_no_random_number() {
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let container = started(&runtime, &bundle);
+    images.checkpoint(&runtime, &[], &container.id).exits(0);
+    let saved = fs::read(bundle.rootfs().join("count")).unwrap();
+    let numbers: Vec<String> = ["one", "two"]
+        .into_iter()
+        .map(|name| {
+            let id = runtime.id(name);
+            fs::write(bundle.rootfs().join("count"), &saved).unwrap();
+            images.restore_detached(&runtime, &bundle, &id).exits(0);
+            let script = "head -c 16 /dev/urandom | od -A n -t x1; date +%s";
+            let said = runtime.verb(&["exec", &id, "sh", "-c", script]);
+            runtime.verb(&["delete", "--force", &id]).exits(0);
+            let (random, seconds) = said.exits(0).stdout.split_once('\n').unwrap();
+            let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+            assert!(now - seconds.trim().parse::<u64>().unwrap() < 60, "{seconds}");
+            random.to_owned()
+        })
+        .collect();
+    assert_ne!(numbers[0], numbers[1]);
+}
+
+#[test]
+fn an_image_of_another_machine_is_refused_by_what_differs() {
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let container = started(&runtime, &bundle);
+    images.checkpoint(&runtime, &[], &container.id).exits(0);
+    let good = images.manifest();
+    let id = runtime.id("refused");
+    for (field, value, words) in [
+        ("/version", json!(99), ["has version 99", "restore it with the version that wrote it"]),
+        ("/origin/kernel", json!("00"), ["another guest kernel (00)", "installation that wrote"]),
+        ("/memory_mib", json!(64), ["64 MiB of memory", "the configuration asks for"]),
+        ("/plan/shares/0/source", json!("/elsewhere"), ["/elsewhere", "known by their paths"]),
+        ("/plan/container/process/args/0", json!("/bin/other"), ["process/args/0", "differs"]),
+    ] {
+        let mut bad = good.clone();
+        *bad.pointer_mut(field).unwrap() = value;
+        images.set_manifest(&bad);
+        images.restore_detached(&runtime, &bundle, &id).exits(1).complains(&words);
+        runtime.verb(&["state", &id]).exits(1);
+    }
+    images.set_manifest(&good);
+    // The machine's state is looked at by the monitor.
+    let state = images.path().join(good["state"].as_str().unwrap());
+    let text = fs::read_to_string(&state).unwrap();
+    for (bad, word) in [
+        (text.replacen("\"eax\":", "\"eax\":1", 1), ""),
+        (text.replacen("\"version\":1", "\"version\":5", 1), "has version 5"),
+        (text[..text.len() / 2].to_owned(), "damaged"),
+    ] {
+        fs::write(&state, &bad).unwrap();
+        images.restore_detached(&runtime, &bundle, &id).exits(1).complains(&[word]);
+        runtime.verb(&["state", &id]).exits(1);
+    }
+    fs::write(&state, &text).unwrap();
+    fs::remove_file(bundle.rootfs().join("count")).unwrap();
+    let gone = images.restore_detached(&runtime, &bundle, &id);
+    gone.exits(1).complains(&["0/count, which is open in the snapshot, cannot be opened"]);
+}
+
+#[test]
+fn a_checkpoint_that_is_killed_leaves_no_image_and_a_container_that_runs() {
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let container = started(&runtime, &bundle);
+    let path = images.path();
+    let args = ["checkpoint", "--image-path", path.to_str().unwrap(), &container.id];
+    let mut command = runtime.command(&args);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let end = Instant::now() + DEADLINE;
+    while images.names().is_empty() {
+        assert!(Instant::now() < end, "it does not begin");
+        thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!has_manifest(&path), "{:?}", images.names());
+    assert_eq!(container.status(), "running");
+    goes_on(&bundle);
+    images.checkpoint(&runtime, &["--leave-running"], &container.id).exits(0);
+    assert_eq!(images.names().len(), 3, "{:?}", images.names());
+}
+
+fn has_manifest(folder: &Path) -> bool {
+    folder.join("manifest.json").exists()
+}
+
+#[test]
+fn what_cannot_be_saved_is_refused_and_runs_on() {
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let container = runtime.create(&bundle);
+    images.checkpoint(&runtime, &[], &container.id).exits(1).complains(&["created state"]);
+    container.verb("start").exits(0);
+    goes_on(&bundle);
+    for flag in ["--lazy-pages", "--pre-dump", "--auto-dedup"] {
+        let refused = images.checkpoint(&runtime, &[flag], &container.id);
+        refused.exits(1).complains(&[flag, "not possible in a microVM"]);
+    }
+    fs::remove_file(bundle.rootfs().join("count")).unwrap();
+    let refused = images.checkpoint(&runtime, &[], &container.id);
+    refused.exits(1).complains(&["0/count", "is open and was removed"]);
+    assert!(!has_manifest(&images.path()));
+    assert_eq!(container.status(), "running");
+    container.exec(&["true"]).exits(0);
+}

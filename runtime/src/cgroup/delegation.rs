@@ -161,6 +161,20 @@ pub fn make(folder: &Path, resources: Option<&LinuxResources>) -> Result<(), Gro
     Ok(writes::apply(Groups::new(&[folder.to_owned()]), &list)?)
 }
 
+/// Makes the groups above one, from the top, and gives those below them every controller that
+/// there is: `libcontainer` leaves out those that it sets no limits with.
+pub fn offer_controllers(group: &Path) {
+    let above = group.parent().unwrap_or(group);
+    let mut folder = PathBuf::from(TOP);
+    enable_controllers(&folder);
+    for name in above.components().filter(|part| matches!(part, Component::Normal(_))) {
+        folder.push(name);
+        // What cannot be made here is an error where the group itself is made.
+        let _ = fs::create_dir(&folder);
+        enable_controllers(&folder);
+    }
+}
+
 /// What cannot be enabled is missed by the limit that needs it, and by no other.
 fn enable_controllers(folder: &Path) {
     let all = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();

@@ -330,7 +330,8 @@ fn unified(
         if !key.contains('.') || key.starts_with('.') || !key.bytes().all(plain) {
             return Err(LimitError::UnifiedKey(key.clone()));
         }
-        list.push(Write::new(key, value));
+        // Such a file takes one device in a write.
+        list.extend(value.lines().map(|line| Write::new(key, line)));
     }
     Ok(())
 }
@@ -478,6 +479,9 @@ mod tests {
         let v2 = lines(Version::V2, text, None).unwrap();
         assert_eq!(v2, ["memory.high = 1000", "pids.max = 10"]);
         assert_eq!(lines(Version::V1, text, None), Err(LimitError::UnifiedOnV1));
+        let devices = r#"{"unified":{"io.max":"7:0 riops=3\n7:1 riops=5\n"}}"#;
+        let devices = lines(Version::V2, devices, None).unwrap();
+        assert_eq!(devices, ["io.max = 7:0 riops=3", "io.max = 7:1 riops=5"]);
         let out = lines(Version::V2, r#"{"unified":{"../pids.max":"10"}}"#, None);
         assert_eq!(out, Err(LimitError::UnifiedKey("../pids.max".to_owned())));
     }

@@ -33,9 +33,7 @@ use libcontainer::process::args::{ContainerArgs, ContainerType};
 use libcontainer::process::container_main_process::container_main_process;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::user_ns::UserNamespaceConfig;
-use oci_spec::runtime::{
-    HookBuilder, HooksBuilder, LinuxBlockIo, LinuxNamespaceType, LinuxResources, Spec,
-};
+use oci_spec::runtime::{HookBuilder, HooksBuilder, LinuxNamespaceType, LinuxResources, Spec};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{FdFlags, fcntl_setfd};
 
@@ -70,8 +68,8 @@ enum ConstructError {
     Container(#[source] libcontainer::process::container_main_process::ProcessError),
     #[error("The limits cannot be kept")]
     Limits(#[source] LimitError),
-    #[error("The container's limits of disks cannot be set")]
-    Disks(#[source] WriteError),
+    #[error("The container's limits cannot be set")]
+    Write(#[source] WriteError),
     #[error("Cannot prepare the container's process")]
     Process(#[source] super::process::ProcessError),
 }
@@ -118,10 +116,13 @@ fn construct(
         limits,
         cgroups_path: job.cgroups_path.clone(),
         pids_limit: job.pids_limit.take(),
-        block_io: job.block_io.take(),
+        own_limits: job.own_limits.take(),
         notify_path,
     };
     let is_rootless = job.rootless.is_some();
+    if !is_rootless && !job.systemd_cgroup && cgroup::is_unified() {
+        delegation::offer_controllers(&job.cgroups_path);
+    }
     let host =
         HostMounts::take(&mut job.spec, &job.rootfs).map_err(step("open the host's mounts"))?;
     let executing = Executing { listener, reporter: log, of_stage: staging.numbers(), host };
@@ -141,7 +142,7 @@ struct Rest {
     limits: Vec<Limit>,
     cgroups_path: PathBuf,
     pids_limit: Option<String>,
-    block_io: Option<LinuxBlockIo>,
+    own_limits: Option<LinuxResources>,
     notify_path: PathBuf,
 }
 
@@ -158,7 +159,7 @@ impl Rest {
         if let Some(limit) = self.pids_limit {
             cgroup::limit_processes(&cgroups, &limit).map_err(step("limit the processes"))?;
         }
-        limit_disks(&cgroups, self.block_io)?;
+        set_limits(&cgroups, self.own_limits.as_ref())?;
         tell_to_go_on(&self.notify_path)?;
         Ok(cgroups)
     }
@@ -188,14 +189,12 @@ fn step(step: &'static str) -> impl Fn(io::Error) -> ConstructError {
     move |source| ConstructError::Step { step, source }
 }
 
-fn limit_disks(cgroups: &[PathBuf], wanted: Option<LinuxBlockIo>) -> Result<(), ConstructError> {
-    let Some(block_io) = wanted else { return Ok(()) };
-    let mut resources = LinuxResources::default();
-    resources.set_devices(None).set_block_io(Some(block_io));
+fn set_limits(cgroups: &[PathBuf], wanted: Option<&LinuxResources>) -> Result<(), ConstructError> {
+    let Some(wanted) = wanted else { return Ok(()) };
     let groups = Groups::new(cgroups);
-    let list = limits::writes(groups.version(), &resources, Present::default())
+    let list = limits::writes(groups.version(), wanted, Present::default())
         .map_err(ConstructError::Limits)?;
-    writes::apply(groups, &list).map_err(ConstructError::Disks)
+    writes::apply(groups, &list).map_err(ConstructError::Write)
 }
 
 /// What the container's first process has open.

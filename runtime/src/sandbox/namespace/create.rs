@@ -307,8 +307,11 @@ fn job(
     }
     let pids_limit =
         if request.systemd_cgroup { None } else { shadow::take_pids_limit(&mut shadow.spec) };
-    let block_io =
-        if request.systemd_cgroup { None } else { shadow::take_block_io(&mut shadow.spec) };
+    let own_limits = if request.systemd_cgroup {
+        None
+    } else {
+        shadow::take_limits(&mut shadow.spec, cgroup::is_unified())
+    };
     let mut stage =
         StageJob::take(&mut shadow.spec, request.id.as_str(), &request.rootfs, &request.bundle);
     if let Some(stage) = &mut stage {
@@ -321,7 +324,7 @@ fn job(
         state_folder: request.state_folder,
         finish_mounts: mounts::plan(&shadow.spec),
         masked_paths: shadow.masked_paths,
-        block_io,
+        own_limits,
         spec: shadow.spec,
         stage,
         pids_limit,

@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Hook, LinuxBlockIo, Spec};
+use oci_spec::runtime::{Hook, LinuxResources, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::mounts::MountFinish;
@@ -33,8 +33,8 @@ pub(super) struct ConstructJob {
     pub(super) process: ProcessPlan,
     pub(super) finish_mounts: Vec<MountFinish>,
     pub(super) masked_paths: Vec<String>,
-    /// Weights and limits of disks.
-    pub(super) block_io: Option<LinuxBlockIo>,
+    /// Limits that this crate sets itself.
+    pub(super) own_limits: Option<LinuxResources>,
     pub(super) start_hooks: Vec<Hook>,
     /// What is done between the mounts and the change of root.
     pub(super) stage: Option<StageJob>,

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, PidfdFlags};
 
+use super::cgroup;
 use super::job::JoinJob;
 use super::process::ProcessError;
 use super::report::{Report, Reporter, describe};
@@ -98,8 +99,8 @@ fn enter(job: &mut JoinJob, target: Target, entered: libc::c_int) -> Result<Path
     if let Some(cpus) = &job.process.scheduling.affinity.before {
         scheduling::run_on(cpus).map_err(step("bind the process to its first CPUs"))?;
     }
-    for mut group in &target.groups {
-        group.write_all(b"0").map_err(step("enter the container's control groups"))?;
+    for group in &target.groups {
+        enter_group(group, job).map_err(step("enter the container's control groups"))?;
     }
     match &job.process.scheduling.affinity {
         Affinity { after: Some(cpus), .. } => {
@@ -135,6 +136,23 @@ fn enter(job: &mut JoinJob, target: Target, entered: libc::c_int) -> Result<Path
     let program = job.process.find_program()?;
     job.process.prepare()?;
     Ok(program)
+}
+
+/// A group of v2 that gives controllers to groups below it takes no processes: then, as with runc,
+/// the container has moved its first process below, and the new one joins that.
+fn enter_group(mut group: &File, job: &JoinJob) -> io::Result<()> {
+    match group.write_all(b"0") {
+        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
+            let of_init = cgroup::of_process(job.init.pid)?;
+            let below = of_init.iter().find(|folder| is_below(folder, &job.cgroups)).ok_or(e)?;
+            fs::write(below.join("cgroup.procs"), b"0")
+        }
+        other => other,
+    }
+}
+
+fn is_below(folder: &Path, groups: &[PathBuf]) -> bool {
+    groups.iter().any(|own| folder != own && folder.starts_with(own))
 }
 
 /// A mount namespace brings its root along. That is not the container's where it has no mount

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::{Hook, Hooks, LinuxBlockIo, Spec, UserBuilder};
+use oci_spec::runtime::{Hook, Hooks, LinuxResources, Spec, UserBuilder};
 
 /// What `libcontainer` is to see, and the hooks that it is not to run.
 pub(super) struct Shadow {
@@ -59,12 +59,18 @@ pub(super) fn take_pids_limit(spec: &mut Spec) -> Option<String> {
     Some(if limit < 0 { "max".to_owned() } else { limit.max(1).to_string() })
 }
 
-/// Weights and limits of disks: `libcontainer` passes over the weights of single disks on v1.
-pub(super) fn take_block_io(spec: &mut Spec) -> Option<LinuxBlockIo> {
+/// Limits that `libcontainer` does not set right: it passes over the weights of single disks on
+/// v1, and writes several lines to a file of v2 that takes them one by one.
+pub(super) fn take_limits(spec: &mut Spec, unified: bool) -> Option<LinuxResources> {
     let resources = spec.linux_mut().as_mut()?.resources_mut().as_mut()?;
-    let block_io = resources.block_io().clone();
+    let mut own = LinuxResources::default();
+    own.set_devices(None).set_block_io(resources.block_io().clone());
     resources.set_block_io(None);
-    block_io
+    if unified {
+        own.set_unified(resources.unified().clone());
+        resources.set_unified(None);
+    }
+    Some(own)
 }
 
 fn without_repetitions(paths: Vec<String>) -> Vec<String> {
@@ -125,12 +131,16 @@ mod tests {
     fn limits_of_disks_are_not_libcontainer_s() {
         let mut spec: Spec = serde_json::from_value(serde_json::json!({
             "ociVersion": "1.0.2",
-            "linux": {"resources": {"blockIO": {"weight": 100}}},
+            "linux": {"resources": {"blockIO": {"weight": 100}, "unified": {"io.max": "1"}}},
         }))
         .unwrap();
-        assert_eq!(take_block_io(&mut spec).unwrap().weight(), Some(100));
-        assert_eq!(take_block_io(&mut spec), None);
-        assert_eq!(take_block_io(&mut Spec::default()), None);
+        let own = take_limits(&mut spec, false).unwrap();
+        assert_eq!(own.block_io().as_ref().unwrap().weight(), Some(100));
+        assert_eq!(own.unified(), &None);
+        let own = take_limits(&mut spec, true).unwrap();
+        assert_eq!((own.block_io(), own.unified().is_some()), (&None, true));
+        let left = take_limits(&mut spec, true).unwrap();
+        assert_eq!(left.unified(), &None);
     }
 
     #[test]

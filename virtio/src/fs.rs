@@ -343,6 +343,18 @@ impl AttachedFs {
         self.serve();
     }
 
+    /// As after a machine was restored.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn restore_files(&self, state: &FsState) -> Result<(), FsRestoreError> {
+        self.tree.restore(state)
+    }
+
+    /// What a save would give.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn save_files(&self) -> Result<FsState, FsSaveError> {
+        self.tree.save()
+    }
+
     fn obey(&mut self, order: Order) {
         self.release();
         match order {

@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::device::{Activation, DeviceType, VirtioDevice};
+use crate::device::{Activation, DeviceType, FEATURE_VERSION_1, VirtioDevice};
 use crate::fs;
 use crate::memory::{GuestAddress, GuestRam};
 use crate::mmio::MmioTransport;
 use crate::poll::{Events, Poller};
+use crate::saved::{FsState, HandleState, InodeState, QueuePosition, QueueState, TransportState};
 use crate::vsock::{self, ConnectionId, Endpoint, Vsock};
 pub use driver::{BUFFERS, Driver, MEMORY_BYTES, Piece, QUEUE_SIZE};
 use script::Script;
@@ -193,6 +194,81 @@ fn ask_server(folder: &Path, bytes: &[u8]) {
     }
 }
 
+/// Restores devices from what the bytes say was saved of them, and has them serve.
+pub fn saved_devices(folder: &Path, bytes: &[u8]) {
+    std::thread::scope(|scope| scope.spawn(|| restore_devices(folder, bytes)).join().unwrap());
+}
+
+fn restore_devices(folder: &Path, bytes: &[u8]) {
+    let mut script = Script::new(bytes);
+    let (device, mut server) = fs::serving(folder).unwrap();
+    // Refused or not: as it may be.
+    let _ = server.restore_files(&saved_files(&mut script));
+    let memory = GuestRam::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
+    let line = EventFd::new(EFD_NONBLOCK).unwrap();
+    let mut transport = MmioTransport::new(Arc::new(memory), Box::new(device), line).unwrap();
+    let _ = transport.restore(&saved_transport(&mut script));
+    server.step();
+    let _ = server.save_files();
+}
+
+fn saved_files(script: &mut Script<'_>) -> FsState {
+    const PATHS: [&str; 6] = ["file", "folder/file", "..", "/etc", "", "folder"];
+    let mut state = FsState::default();
+    for _ in 0..script.byte().unwrap_or(0) % 8 {
+        let path = PATHS[usize::from(script.byte().unwrap_or(0)) % PATHS.len()];
+        state.inodes.push(InodeState {
+            number: number(script),
+            generation: script.word().into(),
+            path: script.byte().map(|_| path.as_bytes().to_vec().into()),
+            kind: script.word(),
+            lookups: script.word().into(),
+            opened: None,
+        });
+        state.handles.push(HandleState {
+            number: number(script),
+            generation: 0,
+            inode: number(script),
+            flags: script.word(),
+            size: script.byte().map(u64::from),
+        });
+    }
+    state
+}
+
+/// Mostly a small one, sometimes one that is far too large.
+fn number(script: &mut Script<'_>) -> u64 {
+    match script.byte().unwrap_or(0) {
+        255 => u64::MAX,
+        byte => u64::from(byte % 8),
+    }
+}
+
+fn saved_transport(script: &mut Script<'_>) -> TransportState {
+    let mut queue = || QueueState {
+        size: script.word() % 0x1_0001,
+        ready: script.byte().unwrap_or(0) & 1 == 0,
+        descriptors: u64::from(script.word()) % 0x1_1000,
+        driver: u64::from(script.word()) % 0x1_1000,
+        device: u64::from(script.word()) % 0x1_1000,
+        position: QueuePosition {
+            next_available: script.word() as u16,
+            next_used: script.word() as u16,
+        },
+    };
+    let queues = vec![queue(), queue()];
+    TransportState {
+        device_type: DeviceType::Fs as u32,
+        status: script.word() % 0x100,
+        interrupt: script.word() % 4,
+        queue_select: script.word(),
+        device_select: script.word(),
+        driver_select: script.word(),
+        accepted: FEATURE_VERSION_1 | u64::from(script.word()),
+        queues,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
@@ -211,6 +287,13 @@ mod tests {
         #[test]
         fn vsock_packets_do_no_harm(bytes in vec(any::<u8>(), 0..2000)) {
             vsock_packets(&bytes);
+        }
+
+        #[test]
+        fn saved_devices_do_no_harm(bytes in vec(any::<u8>(), 0..400)) {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("file"), "content").unwrap();
+            saved_devices(folder.path(), &bytes);
         }
 
         #[test]

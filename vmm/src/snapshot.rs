@@ -253,6 +253,14 @@ mod tests {
         assert_eq!(error.to_string(), "The snapshot has version 7, and this monitor reads 1");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(tail in "\\PC*") {
+            let _ = MachineState::parse(tail.as_bytes());
+            let _ = MachineState::parse(format!(r#"{{"version": 1, {tail}"#).as_bytes());
+        }
+    }
+
     #[test]
     fn what_is_no_snapshot_is_refused() {
         for bytes in [&b""[..], b"{}", b"null", b"[1]", br#"{"version": 1}"#, b"\x7fELF"] {

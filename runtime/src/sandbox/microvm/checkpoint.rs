@@ -46,6 +46,11 @@ pub enum CheckpointError {
     /// Made before there were checkpoints.
     #[error("The container was created by a version without checkpoints: create it anew")]
     Unknown,
+    /// Its terminal.
+    #[error(
+        "A container with a terminal cannot be saved: its terminal does not come back. Run it without one (process.terminal: false)"
+    )]
+    Terminal,
     /// The configuration.
     #[error(transparent)]
     Spec(#[from] SpecError),
@@ -97,6 +102,9 @@ pub fn checkpoint(sandbox: &SandboxRef, request: &ImageRequest) -> Result<(), Ch
     refuse_flags(request)?;
     let record = Record::load(&sandbox.state_folder).map_err(CheckpointError::Record)?;
     let origin = record.origin.ok_or(CheckpointError::Unknown)?;
+    if matches!(origin.stdio, Some(StdioPlan::Terminal { .. })) {
+        return Err(CheckpointError::Terminal);
+    }
     let plan = plan_of(sandbox, &origin, record.vm)?;
     let pid = sandbox.process.map_or(0, |process| process.pid);
     let program = File::open(format!("/proc/{pid}/exe")).map_err(CheckpointError::Monitor)?;

@@ -70,6 +70,18 @@ fn a_seccomp_filter_that_is_asked_for_is_in_force() {
 }
 
 #[test]
+fn a_filter_older_than_a_system_call_does_not_hide_the_program() {
+    let bundle = Bundle::busybox(&["echo", "ran"]).edit(|config| {
+        config["process"]["noNewPrivileges"] = json!(false);
+        config["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{ "names": ["faccessat2"], "action": "SCMP_ACT_ERRNO" }]
+        });
+    });
+    Runtime::cofferdam().run(&bundle).exits(0).prints("ran\n");
+}
+
+#[test]
 fn seccomp_holds_for_exec_as_well() {
     let bundle = Bundle::busybox(&["sleep", "1000"]).edit(|config| {
         config["linux"]["seccomp"] = json!({

@@ -21,11 +21,13 @@ mod attributes;
 mod caller;
 mod folder;
 mod inodes;
+mod privileges;
 mod requests;
 mod restore;
 mod sys;
 mod table;
 mod tree;
+mod unnamed;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -395,7 +397,7 @@ impl AttachedFs {
         let Activation { memory, queues, interrupt, .. } = &mut **active;
         let mut wanted = false;
         for queue in queues {
-            match serve_queue(&self.server, queue, memory) {
+            match serve_queue(&self.server, &self.tree, queue, memory) {
                 Ok(interrupt) => wanted |= interrupt,
                 Err(error) => {
                     tracing::warn!(%error, "the fs device stops until the driver resets it");
@@ -413,6 +415,7 @@ impl AttachedFs {
 /// Serves what is in a queue; true when the driver wants to hear of it.
 fn serve_queue(
     server: &Server<Arc<Tree>>,
+    tree: &Tree,
     queue: &mut DeviceQueue,
     memory: &GuestRam,
 ) -> Result<bool, BrokenQueue> {
@@ -420,7 +423,7 @@ fn serve_queue(
     while served < MAX_REQUESTS_IN_ONE_GO {
         if let Some(chain) = queue.pop(memory)? {
             let head = chain.head_index();
-            let written = answer(server, chain, memory);
+            let written = answer(server, tree, chain, memory);
             queue.push(memory, head, written)?;
             served += 1;
         } else if !queue.rearm(memory)? {
@@ -434,14 +437,19 @@ fn serve_queue(
 }
 
 /// Answers one request, and says how long the answer is. One that is no request gets none.
-fn answer(server: &Server<Arc<Tree>>, chain: Chain<'_>, memory: &GuestRam) -> u32 {
-    let (Ok(request), Ok(answer)) =
+fn answer(server: &Server<Arc<Tree>>, tree: &Tree, chain: Chain<'_>, memory: &GuestRam) -> u32 {
+    let is_unnamed = unnamed::is_wanted(&chain, memory);
+    let (Ok(request), Ok(mut answer)) =
         (Reader::from_descriptor_chain(memory, chain.clone()), VirtioFsWriter::new(memory, chain))
     else {
         return 0;
     };
-    let written = server.handle_message(request, answer.into(), None, None);
-    u32::try_from(written.unwrap_or(0)).unwrap_or(0)
+    let written = if is_unnamed {
+        unnamed::answer(tree, request, &mut answer).unwrap_or(0)
+    } else {
+        server.handle_message(request, answer.into(), None, None).unwrap_or(0)
+    };
+    u32::try_from(written).unwrap_or(0)
 }
 
 /// A device and a server in the calling thread, over a folder rather than the thread's root.

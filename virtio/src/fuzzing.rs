@@ -4,6 +4,7 @@
 //! Not part of a build without the feature `fuzzing`.
 #![allow(clippy::unwrap_used, reason = "a broken fixture is to be seen at once")]
 
+mod bridge;
 mod driver;
 mod script;
 
@@ -21,6 +22,7 @@ use crate::mmio::MmioTransport;
 use crate::poll::{Events, Poller};
 use crate::saved::{FsState, HandleState, InodeState, QueuePosition, QueueState, TransportState};
 use crate::vsock::{self, ConnectionId, Endpoint, Vsock};
+pub use bridge::Bridge;
 pub use driver::{BUFFERS, Driver, MEMORY_BYTES, Piece, QUEUE_SIZE};
 use script::Script;
 

@@ -14,6 +14,9 @@ use rustix::path::DecInt;
 use super::sys;
 use crate::saved::{FileTime, FileVersion};
 
+/// Set-user-ID and set-group-ID.
+pub(super) const SET_ID: u32 = 0o6000;
+
 /// Which file it is, on this host. The mount is part of it: one file in two shares, of which one
 /// is read-only, is two to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

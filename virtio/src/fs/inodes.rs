@@ -22,6 +22,8 @@ pub(super) struct Inode {
     pub(super) kind: FileType,
     /// What the file was like when the guest opened it last.
     pub(super) opened: Option<Version>,
+    /// It may have a set-user-ID or set-group-ID bit.
+    pub(super) set_id: bool,
     pub(super) lookups: u64,
     /// It was gone when the machine was restored: the guest knows a number that stands for nothing.
     pub(super) gone: bool,
@@ -82,14 +84,16 @@ impl Inodes {
     /// The guest looked a file up: counts it, and says its number.
     pub(super) fn remember(&mut self, file: OwnedFd, seen: &Statx) -> u64 {
         let key = attributes::key(seen);
+        let set_id = u32::from(seen.stx_mode) & attributes::SET_ID != 0;
         if let Some(number) = self.numbers.get(&key).copied()
             && let Some(known) = self.table.get_mut(number)
         {
+            known.set_id = set_id;
             known.lookups = known.lookups.saturating_add(1);
             return number;
         }
         let kind = FileType::from_raw_mode(seen.stx_mode.into());
-        let inode = Inode { file, key, kind, opened: None, lookups: 1, gone: false };
+        let inode = Inode { file, key, kind, opened: None, set_id, lookups: 1, gone: false };
         let number = self.table.insert(inode);
         self.numbers.insert(key, number);
         number

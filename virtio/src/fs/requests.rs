@@ -15,9 +15,8 @@ use fuse_backend_rs::api::filesystem::{
 };
 use rustix::fs::{
     AtFlags, Dev, FallocateFlags, FileType, OFlags, RenameFlags, SeekFrom, XattrFlags, fallocate,
-    fcntl_setfl, fstatvfs, ftruncate, getxattr, getxattr_query, linkat, listxattr, listxattr_query,
-    mkdirat, mknodat, openat, readlinkat, removexattr, renameat_with, seek, setxattr, symlinkat,
-    unlinkat,
+    fstatvfs, ftruncate, getxattr, getxattr_query, linkat, listxattr, listxattr_query, mkdirat,
+    mknodat, openat, readlinkat, removexattr, renameat_with, seek, setxattr, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::path::DecInt;
@@ -60,15 +59,13 @@ impl Tree {
         kill_privileges: bool,
     ) -> io::Result<()> {
         let size = u64::try_from(wanted.st_size).map_err(|_| Errno::INVAL)?;
-        let mut state = self.state();
-        let truncate = || match handle {
+        self.changing(&mut self.state(), inode, kill_privileges, |state| match handle {
             Some(handle) => Ok(ftruncate(&state.handle(handle, inode)?.file, size)?),
             None => {
                 let file = self.reopen(state.inodes.get(inode)?, OFlags::WRONLY)?;
                 Ok(ftruncate(file, size)?)
             }
-        };
-        self.identity.keeping_fsetid(!kill_privileges, truncate)
+        })
     }
 }
 
@@ -143,9 +140,13 @@ impl FileSystem for Tree {
             self.resize(inode, handle, &wanted, kill_privileges)?;
         }
         {
-            let state = self.state();
-            let file = &state.inodes.get(inode)?.file;
-            Subject { descriptors: &self.descriptors, file }.change(&wanted, valid)?;
+            let mut state = self.state();
+            let known = state.inodes.get_mut(inode)?;
+            let subject = Subject { descriptors: &self.descriptors, file: &known.file };
+            subject.change(&wanted, valid)?;
+            if valid.contains(SetattrValid::MODE) {
+                known.set_id = wanted.st_mode & attributes::SET_ID != 0;
+            }
         }
         self.getattr(caller, inode, handle)
     }
@@ -302,17 +303,14 @@ impl FileSystem for Tree {
         flags: u32,
         fuse_flags: u32,
     ) -> io::Result<usize> {
-        let mut state = self.state();
-        let handle = state.handle(handle, inode)?;
         let count = usize::try_from(size).map_err(|_| Errno::INVAL)?;
         let append = host_flags(flags).contains(OFlags::APPEND);
-        if append != handle.append {
-            let flags = if append { OFlags::APPEND } else { OFlags::empty() };
-            fcntl_setfl(&handle.file, flags)?;
-            handle.append = append;
-        }
-        let write = || from.read_to(&mut handle.file, count, offset);
-        self.identity.keeping_fsetid(fuse_flags & WRITE_KILL_PRIV == 0, write)
+        let kill_privileges = fuse_flags & WRITE_KILL_PRIV != 0;
+        self.changing(&mut self.state(), inode, kill_privileges, |state| {
+            let handle = state.handle(handle, inode)?;
+            handle.set_append(append)?;
+            from.read_to(&mut handle.file, count, offset)
+        })
     }
 
     fn release(
@@ -345,7 +343,10 @@ impl FileSystem for Tree {
         length: u64,
     ) -> io::Result<()> {
         let mode = FallocateFlags::from_bits_retain(mode);
-        Ok(fallocate(&self.state().handle(handle, inode)?.file, mode, offset, length)?)
+        // The guest's kernel asks by itself for the bits to be taken.
+        self.changing(&mut self.state(), inode, false, |state| {
+            Ok(fallocate(&state.handle(handle, inode)?.file, mode, offset, length)?)
+        })
     }
 
     fn lseek(

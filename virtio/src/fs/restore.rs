@@ -177,6 +177,7 @@ impl Tree {
             kind: FileType::Directory,
             opened: None,
             lookups: 1,
+            set_id: false,
             gone: false,
         };
         let mut inodes = vec![(ROOT_ID, 0, rooted)];
@@ -193,7 +194,8 @@ impl Tree {
             let kind = FileType::from_raw_mode(wanted.kind);
             let opened = wanted.opened.map(Into::into);
             let lookups = wanted.lookups;
-            let inode = Inode { file, key, kind, opened, lookups, gone };
+            // Whether it has a set-id bit is seen when it is written to.
+            let inode = Inode { file, key, kind, opened, set_id: true, lookups, gone };
             inodes.push((wanted.number, wanted.generation, inode));
         }
         Inodes::restored(inodes, self.max_descriptors).ok_or(FsRestoreError::Damaged)

@@ -10,3 +10,4 @@ mod folders;
 mod ownership;
 mod restore;
 mod shares;
+mod unnamed;

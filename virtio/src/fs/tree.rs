@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fuse_backend_rs::api::filesystem::{Entry, OpenOptions};
-use rustix::fs::{FileType, Mode, OFlags, Statx, openat};
+use rustix::fs::{FileType, Mode, OFlags, Statx, fcntl_setfl, openat};
 use rustix::io::Errno;
 use rustix::path::DecInt;
 
@@ -53,6 +53,18 @@ pub(super) struct Handle {
     pub(super) inode: u64,
     /// `O_APPEND`, which a guest can change while the file is open.
     pub(super) append: bool,
+}
+
+impl Handle {
+    /// Appends from now on, or does not.
+    pub(super) fn set_append(&mut self, append: bool) -> io::Result<()> {
+        if append != self.append {
+            let flags = if append { OFlags::APPEND } else { OFlags::empty() };
+            fcntl_setfl(&self.file, flags)?;
+            self.append = append;
+        }
+        Ok(())
+    }
 }
 
 /// What changes with the requests.
@@ -118,7 +130,14 @@ impl Tree {
         Ok(self.entry(state, number, &seen, parent_mount))
     }
 
-    fn entry(&self, state: &State, number: u64, seen: &Statx, parent_mount: u64) -> Entry {
+    /// What the guest is told of a file that it now knows.
+    pub(super) fn entry(
+        &self,
+        state: &State,
+        number: u64,
+        seen: &Statx,
+        parent_mount: u64,
+    ) -> Entry {
         let folder = FileType::from_raw_mode(seen.stx_mode.into()) == FileType::Directory;
         // Tells the guest's kernel to give it a device number of its own, so that equal inode
         // numbers of two file systems on the host are not one file to the guest.
@@ -165,9 +184,10 @@ impl Tree {
         kill_privileges: bool,
     ) -> io::Result<(u64, OpenOptions)> {
         self.check_room(state)?;
-        let inode = state.inodes.get(number)?;
         let wanted = host_flags(flags);
-        let file = self.identity.keeping_fsetid(!kill_privileges, || self.reopen(inode, wanted))?;
+        let file = self.changing(state, number, kill_privileges, |state| {
+            self.reopen(state.inodes.get(number)?, wanted)
+        })?;
         let options = self.note_opened(state, number, &file)?;
         Ok((self.keep(state, number, file, flags), options))
     }

@@ -16,6 +16,7 @@ const LOOKUP: u32 = 1;
 const FORGET: u32 = 2;
 const GETATTR: u32 = 3;
 const INIT: u32 = 26;
+const TMPFILE: u32 = 51;
 const ANSWER: u64 = BUFFERS + 0x10_0000;
 
 struct Guest {
@@ -109,6 +110,21 @@ fn forgetting_needs_no_answer() {
     guest.init();
     let answer = guest.ask(HIGH_PRIORITY, &Guest::message(FORGET, 1, &1u64.to_le_bytes()), 0);
     assert!(answer.is_empty());
+}
+
+#[test]
+fn a_file_without_a_name_is_made() {
+    let mut guest = Guest::new();
+    guest.init();
+    let mut body = [0; 16];
+    body[0..4].copy_from_slice(&(libc::O_RDWR as u32).to_le_bytes());
+    body[4..8].copy_from_slice(&0o600u32.to_le_bytes());
+    let answer = guest.ask(REQUESTS, &Guest::message(TMPFILE, 1, &body), 4096);
+    assert_eq!((error(&answer), answer.len()), (0, 16 + 128 + 16));
+    let refused = guest.ask(REQUESTS, &Guest::message(TMPFILE, 77, &body), 4096);
+    assert_eq!((error(&refused), refused.len()), (-libc::EBADF, 16));
+    assert!(guest.ask(REQUESTS, &Guest::message(TMPFILE, 1, &body[..8]), 4096).is_empty());
+    assert!(guest.ask(REQUESTS, &Guest::message(TMPFILE, 1, &body), 8).is_empty());
 }
 
 #[test]

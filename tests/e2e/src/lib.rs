@@ -17,6 +17,7 @@
 mod bundle;
 mod console;
 mod delegated;
+mod image;
 mod injection;
 mod leftovers;
 mod outcome;
@@ -26,6 +27,7 @@ mod user;
 pub use bundle::Bundle;
 pub use console::{ConsoleSocket, Terminal};
 pub use delegated::Delegated;
+pub use image::Image;
 pub use injection::{Fault, Injection, Step, steps_of};
 pub use leftovers::Leftovers;
 pub use outcome::Outcome;

@@ -3,6 +3,11 @@
 //! The end-to-end tests run it under Cofferdam and under an oracle with the same `config.json` and
 //! compare. It looks, it does not judge; the one thing it does is `--try PATH`, which reports what
 //! happens when PATH is opened for reading and for writing.
+//!
+//! `--files FOLDER` is another program in the same file: what a file system must do ([`files`]).
+
+mod files;
+mod sys;
 
 use std::collections::BTreeMap;
 use std::{env, fs, io};
@@ -52,7 +57,13 @@ struct Tried {
 }
 
 fn main() -> io::Result<()> {
-    let paths: Vec<String> = env::args().skip(1).filter(|arg| arg != "--try").collect();
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match arguments.split_first() {
+        Some((flag, rest)) if flag == "--files" => return files::run(rest),
+        Some((flag, rest)) if flag == "--as" => return files::play(rest),
+        _ => {}
+    }
+    let paths: Vec<String> = arguments.into_iter().filter(|arg| arg != "--try").collect();
     serde_json::to_writer(io::stdout(), &facts(&paths)?)?;
     println!();
     Ok(())

@@ -23,6 +23,8 @@ pub const LIFELINE_PORT: u32 = 1024;
 pub const STREAM_PORT: u32 = 1025;
 /// Guest port of the agent's ttrpc service.
 pub const AGENT_RPC_PORT: u32 = 1026;
+/// Guest port where the agent hears of changes of the host's files.
+pub const CHANGES_PORT: u32 = 1027;
 
 /// A `VmConfig` is a few hundred bytes with a line for each share; a million shares are a mistake.
 pub const MAX_VM_CONFIG_BYTES: usize = 1 << 20;
@@ -30,6 +32,8 @@ pub const MAX_VM_CONFIG_BYTES: usize = 1 << 20;
 pub const MAX_CONTROL_BYTES: usize = 4 << 10;
 /// Three streams of a process: no request carries more descriptors.
 pub const MAX_CONTROL_DESCRIPTORS: usize = 3;
+/// A change names two folders of at most 4 KiB and two files, each byte in up to four of JSON.
+pub const MAX_CHANGE_BYTES: usize = 64 << 10;
 /// A boot report carries a console tail of at most [`MAX_CONSOLE_TAIL_BYTES`], escaped.
 pub const MAX_BOOT_REPORT_BYTES: usize = 256 << 10;
 /// The last lines of a guest's console: enough for an oops with its call trace.

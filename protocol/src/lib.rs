@@ -18,6 +18,7 @@
 pub mod agent;
 pub mod boot;
 pub mod bounds;
+pub mod change;
 pub mod control;
 pub mod frame;
 pub mod id;

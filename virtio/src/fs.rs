@@ -19,15 +19,18 @@
 
 mod attributes;
 mod caller;
+mod changes;
 mod folder;
 mod inodes;
 mod privileges;
+mod repeat;
 mod requests;
 mod restore;
 mod sys;
 mod table;
 mod tree;
 mod unnamed;
+mod watches;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -47,7 +50,9 @@ use crate::memory::GuestRam;
 use crate::poll::{Events, Interest, Poller, Token};
 use crate::saved::{FsState, QueuePosition};
 use crate::sys as events;
+use changes::Changes;
 use tree::Tree;
+pub use watches::Watcher;
 
 pub use restore::{FsRestoreError, FsSaveError};
 
@@ -67,6 +72,8 @@ const MIN_DESCRIPTORS: u64 = 256;
 // Tokens: a queue has its index.
 const ORDERS: u32 = u32::MAX;
 const STOP: u32 = u32::MAX - 1;
+const HOST_CHANGES: u32 = u32::MAX - 2;
+const AGENT: u32 = u32::MAX - 3;
 
 /// How a tree is shared.
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +138,7 @@ pub struct FsServer {
     config: FsConfig,
     saves: (Sender<SaveRequest>, Receiver<SaveRequest>),
     restored: Option<FsState>,
+    changes: Option<Changes>,
 }
 
 /// Somebody wants to know what the server has to write down, and waits here.
@@ -198,7 +206,8 @@ pub fn open(tag: &str, config: FsConfig) -> Result<(FsDevice, FsServer), FsError
     space[MAX_TAG_BYTES..].copy_from_slice(&1u32.to_le_bytes());
     let (worker, orders) = handover::pair().map_err(FsError::Event)?;
     let stop = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(FsError::Event)?;
-    let server = FsServer { orders, stop, config, saves: mpsc::channel(), restored: None };
+    let server =
+        FsServer { orders, stop, config, saves: mpsc::channel(), restored: None, changes: None };
     Ok((FsDevice { worker, config: space }, server))
 }
 
@@ -246,6 +255,18 @@ impl FsServer {
         self.restored = Some(state);
     }
 
+    /// Tells an agent at the other end of `agent`, a stream, of what the host changes below the
+    /// bind mounts. The watcher must run in a thread of its own.
+    ///
+    /// # Errors
+    /// When the system has no descriptor left.
+    pub fn follow_host(&mut self, agent: OwnedFd) -> io::Result<Watcher> {
+        rustix::io::ioctl_fionbio(&agent, true)?;
+        let (watches, watcher) = watches::pair()?;
+        self.changes = Some(Changes::new(watches, agent));
+        Ok(watcher)
+    }
+
     /// Takes hold of `/proc/self/fd`, in the thread that will serve, while it can be seen. The
     /// thread gets a working directory and a file mode mask of its own.
     ///
@@ -274,7 +295,7 @@ impl PreparedFs {
 
     fn attach_at(self, root: OwnedFd) -> Result<AttachedFs, FsError> {
         let Self { server, descriptors } = self;
-        let FsServer { orders, stop, config, saves: (_, saves), restored } = server;
+        let FsServer { orders, stop, config, saves: (_, saves), restored, changes } = server;
         let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let room = allowed - RESERVED_DESCRIPTORS.min(allowed / 4);
         if room < MIN_DESCRIPTORS {
@@ -284,7 +305,7 @@ impl PreparedFs {
         // Extended attributes are reached by names in this folder; modes are the guest's.
         rustix::process::fchdir(&descriptors).map_err(|error| FsError::SetUp(error.into()))?;
         rustix::process::umask(Mode::empty());
-        let tree = Tree::new(config, descriptors, root, room).map_err(FsError::SetUp)?;
+        let tree = Tree::new(config, descriptors, root, room, changes).map_err(FsError::SetUp)?;
         if let Some(state) = &restored {
             tree.restore(state)?;
         }
@@ -294,6 +315,7 @@ impl PreparedFs {
             let token = Token { owner: 0, index };
             poller.add(events::borrow(event), token, Interest::READ).map_err(FsError::Event)?;
         }
+        watch_changes(&poller, &tree).map_err(FsError::Event)?;
         let server = Server::new(Arc::clone(&tree));
         Ok(AttachedFs { orders, saves, _stop: stop, server, tree, poller, active: None })
     }
@@ -312,6 +334,8 @@ impl AttachedFs {
                 match token.index {
                     STOP => return Ok(()),
                     ORDERS => orders = true,
+                    HOST_CHANGES => self.tree.tell(),
+                    AGENT => self.tree.listen(),
                     _ => {}
                 }
             }
@@ -342,6 +366,7 @@ impl AttachedFs {
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn step(&mut self) {
         self.take_orders();
+        self.tree.listen();
         self.serve();
     }
 
@@ -410,6 +435,15 @@ impl AttachedFs {
             interrupt.used_buffer();
         }
     }
+}
+
+/// What the host changes, and what the agent says of it.
+fn watch_changes(poller: &Poller, tree: &Tree) -> io::Result<()> {
+    let state = tree.state();
+    let Some(changes) = &state.changes else { return Ok(()) };
+    let token = |index| Token { owner: 0, index };
+    poller.add(changes.events(), token(HOST_CHANGES), Interest::READ)?;
+    changes.guest().map_or(Ok(()), |guest| poller.add(guest, token(AGENT), Interest::READ))
 }
 
 /// Serves what is in a queue; true when the driver wants to hear of it.

@@ -72,7 +72,7 @@ fn programs_find_what_they_rely_on() {
 }
 
 #[test]
-fn three_thousand_random_operations_leave_what_a_model_has() {
+fn two_thousand_random_operations_leave_what_a_model_has() {
     all_well(&["random_operations"]);
 }
 

@@ -50,7 +50,7 @@ pub(super) fn read_with_attributes(
         }
         let added = add(entry, found);
         if !matches!(added, Ok(1..)) {
-            state.inodes.forget(found.inode, 1);
+            state.forget(found.inode, 1);
         }
         added
     })

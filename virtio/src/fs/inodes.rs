@@ -22,6 +22,8 @@ pub(super) struct Inode {
     pub(super) kind: FileType,
     /// What the file was like when the guest opened it last.
     pub(super) opened: Option<Version>,
+    /// It is below a bind mount, not the root file system.
+    pub(super) shared: bool,
     /// It may have a set-user-ID or set-group-ID bit.
     pub(super) set_id: bool,
     pub(super) lookups: u64,
@@ -42,7 +44,7 @@ impl Inodes {
         let mut inodes = Self::default();
         let seen = attributes::look(&root)?;
         // The first number is the root's.
-        inodes.remember(root, &seen);
+        inodes.remember(root, &seen, false);
         Ok(inodes)
     }
 
@@ -82,7 +84,7 @@ impl Inodes {
     }
 
     /// The guest looked a file up: counts it, and says its number.
-    pub(super) fn remember(&mut self, file: OwnedFd, seen: &Statx) -> u64 {
+    pub(super) fn remember(&mut self, file: OwnedFd, seen: &Statx, shared: bool) -> u64 {
         let key = attributes::key(seen);
         let set_id = u32::from(seen.stx_mode) & attributes::SET_ID != 0;
         if let Some(number) = self.numbers.get(&key).copied()
@@ -93,23 +95,34 @@ impl Inodes {
             return number;
         }
         let kind = FileType::from_raw_mode(seen.stx_mode.into());
-        let inode = Inode { file, key, kind, opened: None, set_id, lookups: 1, gone: false };
+        let inode =
+            Inode { file, key, kind, opened: None, shared, set_id, lookups: 1, gone: false };
         let number = self.table.insert(inode);
         self.numbers.insert(key, number);
         number
     }
 
-    /// The guest forgets so many of its look-ups. The root is never forgotten.
-    pub(super) fn forget(&mut self, number: u64, count: u64) {
-        if number == ROOT_ID {
-            return;
+    /// The guest looked a file up that it knows.
+    pub(super) fn count(&mut self, number: u64) {
+        if let Some(known) = self.table.get_mut(number) {
+            known.lookups = known.lookups.saturating_add(1);
         }
-        let Some(inode) = self.table.get_mut(number) else { return };
+    }
+
+    /// The guest forgets so many of its look-ups; true when these were the last. The root is never
+    /// forgotten.
+    pub(super) fn forget(&mut self, number: u64, count: u64) -> bool {
+        if number == ROOT_ID {
+            return false;
+        }
+        let Some(inode) = self.table.get_mut(number) else { return false };
         inode.lookups = inode.lookups.saturating_sub(count);
-        if inode.lookups == 0
-            && let Some(inode) = self.table.remove(number)
-        {
+        if inode.lookups > 0 {
+            return false;
+        }
+        if let Some(inode) = self.table.remove(number) {
             self.numbers.remove(&inode.key);
         }
+        true
     }
 }

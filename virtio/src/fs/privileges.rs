@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, Mode, chmodat};
 use rustix::path::DecInt;
 
 use super::attributes::{SET_ID, look};
+use super::repeat::Own;
 use super::tree::{State, Tree};
 
 impl Tree {
@@ -28,7 +29,9 @@ impl Tree {
         } else {
             None
         };
-        let done = self.identity.keeping_fsetid(!kill_privileges, || act(state))?;
+        let done = state.own(inode, Own::File(inode), |state| {
+            self.identity.keeping_fsetid(!kill_privileges, || act(state))
+        })?;
         if let Some((file, bits)) = kept {
             self.give_back(&file, bits)?;
         }

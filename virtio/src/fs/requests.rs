@@ -22,7 +22,9 @@ use rustix::io::Errno;
 use rustix::path::DecInt;
 
 use super::attributes::{self, Subject};
+use super::changes::Happened;
 use super::folder;
+use super::repeat::Own;
 use super::sys;
 use super::tree::{Tree, component, host_flags, permissions, sync};
 
@@ -34,21 +36,36 @@ impl Tree {
     fn make(
         &self,
         caller: &Context,
-        parent: u64,
-        name: &CStr,
+        (parent, name, mode): (u64, &CStr, u32),
         make: impl FnOnce(&std::os::fd::OwnedFd, &CStr) -> rustix::io::Result<()>,
     ) -> io::Result<Entry> {
         let name = component(name)?;
-        let mut state = self.state();
-        self.check_room(&state)?;
-        let folder = &state.inodes.get(parent)?.file;
-        self.identity.as_owner(caller, || Ok(make(folder, name)?))?;
-        self.look_up(&mut state, parent, name)
+        let state = &mut *self.state();
+        self.check_room(state)?;
+        let appeared = |happened: &Happened| happened.appeared(parent, name);
+        if let Some(current) = state.answer_agent(caller, appeared) {
+            return self.make_again(state, &current?, name, mode);
+        }
+        state.own(parent, Own::Name(parent, name), |state| {
+            let folder = &state.inodes.get(parent)?.file;
+            self.identity.as_owner(caller, || Ok(make(folder, name)?))
+        })?;
+        self.look_up(state, parent, name)
     }
 
-    fn remove(&self, parent: u64, name: &CStr, flags: AtFlags) -> io::Result<()> {
-        let state = self.state();
-        Ok(unlinkat(&state.inodes.get(parent)?.file, component(name)?, flags)?)
+    fn remove(&self, caller: &Context, parent: u64, name: &CStr, flags: AtFlags) -> io::Result<()> {
+        let name = component(name)?;
+        let state = &mut *self.state();
+        let vanished = |happened: &Happened| happened.vanished(parent, name);
+        if let Some(current) = state.answer_agent(caller, vanished) {
+            current?;
+        } else {
+            state.own(parent, Own::Name(parent, name), |state| {
+                Ok(unlinkat(&state.inodes.get(parent)?.file, name, flags)?)
+            })?;
+        }
+        state.unlearn(parent, name);
+        Ok(())
     }
 
     fn resize(
@@ -97,20 +114,25 @@ impl FileSystem for Tree {
         }
     }
 
-    fn lookup(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
-        match self.look_up(&mut self.state(), parent, component(name)?) {
+    fn lookup(&self, caller: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
+        let name = component(name)?;
+        let state = &mut *self.state();
+        if let Some(again) = self.look_up_again(state, caller, parent, name) {
+            return again;
+        }
+        match self.look_up(state, parent, name) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(self.nothing()),
             other => other,
         }
     }
 
     fn forget(&self, _: &Context, inode: u64, count: u64) {
-        self.state().inodes.forget(inode, count);
+        self.state().forget(inode, count);
     }
 
     fn batch_forget(&self, _: &Context, requests: Vec<(u64, u64)>) {
         let mut state = self.state();
-        requests.into_iter().for_each(|(inode, count)| state.inodes.forget(inode, count));
+        requests.into_iter().for_each(|(inode, count)| state.forget(inode, count));
     }
 
     fn getattr(
@@ -135,15 +157,22 @@ impl FileSystem for Tree {
         handle: Option<u64>,
         valid: SetattrValid,
     ) -> io::Result<(libc::stat64, Duration)> {
+        let repeated = self.state().answer_agent(caller, Happened::is_touch);
+        if let Some(current) = repeated {
+            current?;
+            return self.getattr(caller, inode, handle);
+        }
         if valid.contains(SetattrValid::SIZE) {
             let kill_privileges = valid.contains(SetattrValid::KILL_SUIDGID);
             self.resize(inode, handle, &wanted, kill_privileges)?;
         }
         {
             let mut state = self.state();
+            state.own(inode, Own::File(inode), |state| {
+                let file = &state.inodes.get(inode)?.file;
+                Subject { descriptors: &self.descriptors, file }.change(&wanted, valid)
+            })?;
             let known = state.inodes.get_mut(inode)?;
-            let subject = Subject { descriptors: &self.descriptors, file: &known.file };
-            subject.change(&wanted, valid)?;
             if valid.contains(SetattrValid::MODE) {
                 known.set_id = wanted.st_mode & attributes::SET_ID != 0;
             }
@@ -164,7 +193,8 @@ impl FileSystem for Tree {
         parent: u64,
         name: &CStr,
     ) -> io::Result<Entry> {
-        self.make(caller, parent, name, |folder, name| symlinkat(target, folder, name))
+        let mode = FileType::Symlink.as_raw_mode();
+        self.make(caller, (parent, name, mode), |folder, name| symlinkat(target, folder, name))
     }
 
     fn mknod(
@@ -178,7 +208,7 @@ impl FileSystem for Tree {
     ) -> io::Result<Entry> {
         let kind = FileType::from_raw_mode(mode);
         let permissions = permissions(mode, umask);
-        self.make(caller, parent, name, |folder, name| {
+        self.make(caller, (parent, name, mode), |folder, name| {
             mknodat(folder, name, kind, permissions, Dev::from(device))
         })
     }
@@ -192,51 +222,71 @@ impl FileSystem for Tree {
         umask: u32,
     ) -> io::Result<Entry> {
         let permissions = permissions(mode, umask);
-        self.make(caller, parent, name, |folder, name| mkdirat(folder, name, permissions))
+        let mode = FileType::Directory.as_raw_mode();
+        self.make(caller, (parent, name, mode), |folder, name| mkdirat(folder, name, permissions))
     }
 
-    fn unlink(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<()> {
-        self.remove(parent, name, AtFlags::empty())
+    fn unlink(&self, caller: &Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.remove(caller, parent, name, AtFlags::empty())
     }
 
-    fn rmdir(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<()> {
-        self.remove(parent, name, AtFlags::REMOVEDIR)
+    fn rmdir(&self, caller: &Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.remove(caller, parent, name, AtFlags::REMOVEDIR)
     }
 
     fn rename(
         &self,
-        _: &Context,
+        caller: &Context,
         from: u64,
         from_name: &CStr,
         to: u64,
         to_name: &CStr,
         flags: u32,
     ) -> io::Result<()> {
-        let state = self.state();
-        let (from, to) = (&state.inodes.get(from)?.file, &state.inodes.get(to)?.file);
+        let both = [(from, component(from_name)?), (to, component(to_name)?)];
         let flags = RenameFlags::from_bits_retain(flags);
-        Ok(renameat_with(from, component(from_name)?, to, component(to_name)?, flags)?)
+        let state = &mut *self.state();
+        let moved = |happened: &Happened| happened.moved(both);
+        if let Some(current) = state.answer_agent(caller, moved) {
+            current?;
+        } else {
+            state.own(from, Own::Names(both), |state| {
+                let (from, to) = (&state.inodes.get(from)?.file, &state.inodes.get(to)?.file);
+                Ok(renameat_with(from, from_name, to, to_name, flags)?)
+            })?;
+        }
+        // The guest looks at what it needs again.
+        both.into_iter().for_each(|(folder, name)| state.unlearn(folder, name));
+        Ok(())
     }
 
-    fn link(&self, _: &Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry> {
+    fn link(&self, caller: &Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry> {
         let name = component(name)?;
-        let mut state = self.state();
-        // By its name in /proc: linking a descriptor itself needs CAP_DAC_READ_SEARCH of the host.
-        let file = DecInt::from_fd(&state.inodes.get(inode)?.file);
-        let folder = &state.inodes.get(parent)?.file;
-        linkat(&self.descriptors, file, folder, name, AtFlags::SYMLINK_FOLLOW)?;
-        self.look_up(&mut state, parent, name)
+        let state = &mut *self.state();
+        if let Some(refused) = state.answer_agent(caller, |_| false) {
+            refused?;
+        }
+        state.own(parent, Own::Name(parent, name), |state| {
+            // By its name in /proc: linking a descriptor itself needs CAP_DAC_READ_SEARCH of the
+            // host.
+            let file = DecInt::from_fd(&state.inodes.get(inode)?.file);
+            let folder = &state.inodes.get(parent)?.file;
+            Ok(linkat(&self.descriptors, file, folder, name, AtFlags::SYMLINK_FOLLOW)?)
+        })?;
+        self.look_up(state, parent, name)
     }
 
     fn open(
         &self,
-        _: &Context,
+        caller: &Context,
         inode: u64,
         flags: u32,
         fuse_flags: u32,
     ) -> io::Result<(Option<u64>, OpenOptions, Option<u32>)> {
         let kill_privileges = fuse_flags & FOPEN_IN_KILL_SUIDGID != 0;
         let mut state = self.state();
+        // The agent only seems to write.
+        let flags = if state.answer_agent(caller, |_| false).is_some() { 0 } else { flags };
         let (handle, options) = self.open_handle(&mut state, inode, flags, kill_privileges)?;
         Ok((Some(handle), options, None))
     }
@@ -251,11 +301,16 @@ impl FileSystem for Tree {
         let name = component(name)?;
         let mut state = self.state();
         self.check_room(&state)?;
-        let folder = &state.inodes.get(parent)?.file;
+        if let Some(refused) = state.answer_agent(caller, |_| false) {
+            refused?;
+        }
         let exclusive = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let flags = host_flags(wanted.flags) | exclusive;
         let permissions = permissions(wanted.mode, wanted.umask);
-        let made = self.identity.as_owner(caller, || Ok(openat(folder, name, flags, permissions)?));
+        let made = state.own(parent, Own::Name(parent, name), |state| {
+            let folder = &state.inodes.get(parent)?.file;
+            self.identity.as_owner(caller, || Ok(openat(folder, name, flags, permissions)?))
+        });
         let must_be_new = OFlags::from_bits_retain(wanted.flags).contains(OFlags::EXCL);
         let file = match made {
             Ok(file) => Some(file),
@@ -325,8 +380,10 @@ impl FileSystem for Tree {
     ) -> io::Result<()> {
         let mut state = self.state();
         state.handle(handle, inode)?;
-        state.handles.remove(handle);
-        Ok(())
+        state.own(inode, Own::File(inode), |state| {
+            state.handles.remove(handle);
+            Ok(())
+        })
     }
 
     fn fsync(&self, _: &Context, inode: u64, data_only: bool, handle: u64) -> io::Result<()> {
@@ -441,9 +498,11 @@ impl FileSystem for Tree {
         value: &[u8],
         flags: u32,
     ) -> io::Result<()> {
-        let state = self.state();
-        let path = DecInt::from_fd(&state.inodes.get(inode)?.file);
-        Ok(setxattr(path, name, value, XattrFlags::from_bits_retain(flags))?)
+        let flags = XattrFlags::from_bits_retain(flags);
+        self.state().own(inode, Own::File(inode), |state| {
+            let path = DecInt::from_fd(&state.inodes.get(inode)?.file);
+            Ok(setxattr(path, name, value, flags)?)
+        })
     }
 
     fn getxattr(
@@ -477,9 +536,10 @@ impl FileSystem for Tree {
     }
 
     fn removexattr(&self, _: &Context, inode: u64, name: &CStr) -> io::Result<()> {
-        let state = self.state();
-        let path = DecInt::from_fd(&state.inodes.get(inode)?.file);
-        Ok(removexattr(path, name)?)
+        self.state().own(inode, Own::File(inode), |state| {
+            let path = DecInt::from_fd(&state.inodes.get(inode)?.file);
+            Ok(removexattr(path, name)?)
+        })
     }
 }
 

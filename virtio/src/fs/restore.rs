@@ -177,6 +177,7 @@ impl Tree {
             kind: FileType::Directory,
             opened: None,
             lookups: 1,
+            shared: false,
             set_id: false,
             gone: false,
         };
@@ -195,7 +196,8 @@ impl Tree {
             let opened = wanted.opened.map(Into::into);
             let lookups = wanted.lookups;
             // Whether it has a set-id bit is seen when it is written to.
-            let inode = Inode { file, key, kind, opened, set_id: true, lookups, gone };
+            let inode =
+                Inode { file, key, kind, opened, shared: false, set_id: true, lookups, gone };
             inodes.push((wanted.number, wanted.generation, inode));
         }
         Inodes::restored(inodes, self.max_descriptors).ok_or(FsRestoreError::Damaged)

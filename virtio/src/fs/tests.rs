@@ -2,6 +2,7 @@
 //!
 //! To be run as root: ownership is part of what is tested.
 
+mod changes;
 mod confinement;
 mod device;
 mod files;

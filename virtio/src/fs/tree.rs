@@ -20,7 +20,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use fuse_backend_rs::api::filesystem::{Entry, OpenOptions};
+use fuse_backend_rs::api::filesystem::{Entry, OpenOptions, ROOT_ID};
 use rustix::fs::{FileType, Mode, OFlags, Statx, fcntl_setfl, openat};
 use rustix::io::Errno;
 use rustix::path::DecInt;
@@ -28,12 +28,16 @@ use rustix::path::DecInt;
 use super::FsConfig;
 use super::attributes::{self, version};
 use super::caller::Identity;
+use super::changes::Changes;
 use super::inodes::{Inode, Inodes};
 use super::sys;
 use super::table::Table;
 
 /// `fuse_attr.flags`: the folder is the root of another file system.
 const ATTR_SUBMOUNT: u32 = 1;
+
+/// The root file system's entry among the shares.
+const ROOT_SHARE: &CStr = c"0";
 
 /// What of a guest's `open` flags reaches the host. `O_DIRECT` does not: it constrains how the
 /// guest's memory is aligned, and its purpose, past the guest's page cache, is served by the guest.
@@ -72,6 +76,8 @@ impl Handle {
 pub(super) struct State {
     pub(super) inodes: Inodes,
     pub(super) handles: Table<Handle>,
+    /// What the host changes, if anything is to be heard of it.
+    pub(super) changes: Option<Changes>,
     /// Room for folder entries, used again and again.
     pub(super) entries: Vec<std::mem::MaybeUninit<u8>>,
 }
@@ -95,9 +101,10 @@ impl Tree {
         descriptors: OwnedFd,
         root: OwnedFd,
         max_descriptors: usize,
+        changes: Option<Changes>,
     ) -> io::Result<Self> {
         let inodes = Inodes::rooted(root)?;
-        let state = State { inodes, handles: Table::default(), entries: Vec::new() };
+        let state = State { inodes, handles: Table::default(), changes, entries: Vec::new() };
         let identity = Identity::current()?;
         let state = Mutex::new(state);
         Ok(Self { config, identity, descriptors, max_descriptors, state })
@@ -111,10 +118,13 @@ impl Tree {
     /// Forgets all that the guest knew, but the root.
     pub(super) fn forget_all(&self) -> io::Result<()> {
         let mut state = self.state();
-        let root = state.inodes.get(fuse_backend_rs::api::filesystem::ROOT_ID)?;
+        let root = state.inodes.get(ROOT_ID)?;
         let root = root.file.try_clone()?;
         state.inodes = Inodes::rooted(root)?;
         state.handles = Table::default();
+        if let Some(changes) = &mut state.changes {
+            changes.clear();
+        }
         Ok(())
     }
 
@@ -123,10 +133,13 @@ impl Tree {
         self.check_room(state)?;
         let folder = state.inodes.get(parent)?;
         let parent_mount = folder.key.mount;
+        // In the root is one entry for each share, the root file system's first.
+        let shared = if parent == ROOT_ID { name != ROOT_SHARE } else { folder.shared };
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(&folder.file, name, flags, Mode::empty())?;
         let seen = attributes::look(&file)?;
-        let number = state.inodes.remember(file, &seen);
+        let number = state.inodes.remember(file, &seen, shared);
+        state.learn(parent, name, number);
         Ok(self.entry(state, number, &seen, parent_mount))
     }
 

@@ -66,7 +66,7 @@ pub(super) fn make(
     let mut state = tree.state();
     tree.check_room(&state)?;
     let folder = state.inodes.get(parent)?;
-    let parent_mount = folder.key.mount;
+    let (parent_mount, shared) = (folder.key.mount, folder.shared);
     // Without O_EXCL the guest may give it a name later.
     let unlinkable = OFlags::from_bits_retain(wanted.flags) & OFlags::EXCL;
     let flags = host_flags(wanted.flags) | unlinkable | OFlags::TMPFILE | OFlags::CLOEXEC;
@@ -80,7 +80,7 @@ pub(super) fn make(
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let known = openat(&tree.descriptors, name.as_c_str(), flags, Mode::empty())?;
     let seen = attributes::look(&known)?;
-    let number = state.inodes.remember(known, &seen);
+    let number = state.inodes.remember(known, &seen, shared);
     let entry = tree.entry(&state, number, &seen, parent_mount);
     Ok((entry, tree.keep(&mut state, number, file, wanted.flags)))
 }

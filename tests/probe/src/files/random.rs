@@ -9,7 +9,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use super::{Failure, Outcome, same};
 use crate::sys::Mapping;
 
-const OPERATIONS: usize = 3000;
+const OPERATIONS: usize = 2000;
 const MOST_BYTES: usize = 256 << 10;
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 

@@ -9,13 +9,13 @@
 //! FUSE's messages are parsed by fuse-backend-rs; what they mean is done by the tree in here.
 //! Caching: the guest believes names and attributes for a configured time, and what it has cached
 //! of a file's content for as long as the file has not changed when it opens it again. Writes go
-//! through. No DAX.
+//! through. No DAX. What the host changes below bind mounts is told to the guest's agent.
 //!
 //! What this is not: a boundary. The caller puts the thread into a mount namespace in which
 //! nothing but the shares exists, and takes every capability from it that serving does not need.
 //!
 //! Hostile: the queues and every request in them. Bounds: bytes in one request (fuse-backend-rs:
-//! 1 MiB and a page), descriptors in use, requests in one go.
+//! 1 MiB and a page), descriptors in use, requests in one go, what is watched on the host.
 
 mod attributes;
 mod caller;

@@ -226,6 +226,14 @@ impl Changes {
         self.watched.get(folder)?.names.get(name).copied()
     }
 
+    /// Whether a name is gone and the guest has not heard of it; and whether it was a folder.
+    pub(super) fn is_to_vanish(&self, named: &Named) -> Option<bool> {
+        let gone = What::Vanished { moved: false };
+        let mut pending = self.pending.iter();
+        let found = pending.find(|happened| happened.at == *named && happened.what == gone);
+        found.map(|happened| happened.is_folder)
+    }
+
     /// Takes the events that there are, but for those that are the guest's own.
     pub(super) fn hear(&mut self, is_own: &dyn Fn(u64, &[u8]) -> bool) {
         let mut moved: Option<Raw> = None;

@@ -31,6 +31,9 @@ use super::inodes::Inodes;
 use super::sys;
 use super::tree::{State, Tree};
 
+/// What the kernel adds to the path of a folder that is gone.
+const DELETED: &[u8] = b" (deleted)";
+
 /// What a request of the guest's changes, so that it is not told of it as the host's doing.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Own<'a> {
@@ -170,11 +173,24 @@ impl Tree {
                 Some(Ok(real.unwrap_or_else(|| self.phantom(&current, kind_of(*is_folder)))))
             }
             What::Moved(to) if is(to, folder, name) => {
-                let covered = self.gone(state, to, *is_folder);
+                // The guest may have seen already what it covers the old with.
+                let is_new = state.changes.as_ref().and_then(|changes| changes.known(to));
+                let is_new = is_new.is_some_and(|(number, _)| {
+                    is_file(&state.inodes, number, to.0, &to.1).unwrap_or(false)
+                });
+                let covered = if is_new { None } else { self.gone(state, to, *is_folder) };
                 Some(Ok(covered.unwrap_or_else(|| self.unknown())))
             }
-            _ => None,
+            _ => self.still(state, folder, name),
         }
+    }
+
+    /// What is gone on the host, but is still to be taken away in the guest: for the agent it is
+    /// there, so that it comes to what was in it.
+    fn still(&self, state: &mut State, folder: u64, name: &CStr) -> Option<io::Result<Entry>> {
+        let named = (folder, Box::from(name.to_bytes()));
+        let is_folder = state.changes.as_ref()?.is_to_vanish(&named)?;
+        self.gone(state, &named, is_folder).map(Ok)
     }
 
     /// What has appeared by a name, when the agent makes it.
@@ -252,11 +268,11 @@ impl Tree {
     fn place(&self, state: &State, number: u64) -> io::Result<Place> {
         let folder = &state.inodes.get(number)?.file;
         let seen = look(folder)?;
-        if seen.stx_nlink == 0 {
-            return Err(Errno::NOENT.into());
-        }
         let root = self.seen_path(&state.inodes.get(ROOT_ID)?.file)?;
-        let path = self.seen_path(folder)?;
+        let mut path = self.seen_path(folder)?;
+        if seen.stx_nlink == 0 && path.ends_with(DELETED) {
+            path.truncate(path.len() - DELETED.len());
+        }
         let below = path.strip_prefix(root.strip_suffix(b"/").unwrap_or(&root));
         let below = below.filter(|path| path.is_empty() || path.starts_with(b"/"));
         let path = below.ok_or(Errno::NOENT)?.iter().skip(1).copied().collect();
@@ -288,7 +304,7 @@ impl Tree {
     fn moved(&self, state: &mut State, current: &Current) -> Option<Entry> {
         let What::Moved((folder, name)) = &current.happened.what else { return None };
         let name = CString::new(&**name).ok()?;
-        self.look_up(state, *folder, &name).ok()
+        self.find(state, *folder, &name).ok()
     }
 
     /// Nothing, and not to be remembered.

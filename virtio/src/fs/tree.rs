@@ -130,6 +130,13 @@ impl Tree {
 
     /// Looks one name up in a folder.
     pub(super) fn look_up(&self, state: &mut State, parent: u64, name: &CStr) -> io::Result<Entry> {
+        let found = self.find(state, parent, name)?;
+        state.learn(parent, name, found.inode);
+        Ok(found)
+    }
+
+    /// The same, without remembering it as what the guest knows by that name.
+    pub(super) fn find(&self, state: &mut State, parent: u64, name: &CStr) -> io::Result<Entry> {
         self.check_room(state)?;
         let folder = state.inodes.get(parent)?;
         let parent_mount = folder.key.mount;
@@ -139,7 +146,6 @@ impl Tree {
         let file = openat(&folder.file, name, flags, Mode::empty())?;
         let seen = attributes::look(&file)?;
         let number = state.inodes.remember(file, &seen, shared);
-        state.learn(parent, name, number);
         Ok(self.entry(state, number, &seen, parent_mount))
     }
 

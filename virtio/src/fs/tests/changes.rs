@@ -121,13 +121,48 @@ fn a_link_that_is_swapped_by_a_rename_is_renamed_again() {
     host.repeated();
     let Some(ChangeEvent::Moved { from, to, .. }) = read(&mut host) else { panic!("no move") };
     assert_eq!((from, to), (name("..data_tmp"), name("..data")));
-    assert_eq!(host.look_up(&AGENT, "..data"), old, "what it covers");
     let moving = host.look_up(&AGENT, "..data_tmp");
     assert_eq!(host.tree.readlink(&ROOT, moving).unwrap(), b"new");
+    assert_eq!(host.look_up(&AGENT, "..data"), old, "what it covers");
     let renamed =
         host.tree.rename(&AGENT, host.share, &c("..data_tmp"), host.share, &c("..data"), 0);
     renamed.unwrap();
     assert_eq!(fs::read_link(host.path("..data")).unwrap().to_str(), Some("new"));
+}
+
+#[test]
+fn a_name_that_the_guest_has_looked_up_again_is_covered_by_nothing() {
+    let mut host = Host::new();
+    fs::write(host.path("old"), "").unwrap();
+    fs::write(host.path("new"), "").unwrap();
+    host.settle();
+    host.look_up(&ROOT, "old");
+    fs::rename(host.path("new"), host.path("old")).unwrap();
+    assert_ne!(host.look_up(&ROOT, "old"), 0, "looked up before it is told");
+    assert!(matches!(host.event(), Some(ChangeEvent::Moved { .. })));
+    assert_eq!(host.look_up(&AGENT, "old"), 0, "it would be renamed to itself");
+}
+
+#[test]
+fn what_was_in_a_folder_that_is_gone_vanishes_before_it() {
+    let mut host = Host::new();
+    fs::create_dir(host.path("folder")).unwrap();
+    fs::write(host.path("folder/file"), "").unwrap();
+    host.settle();
+    let folder = host.look_up(&ROOT, "folder");
+    let file = host.tree.lookup(&ROOT, folder, &c("file")).unwrap().inode;
+    fs::remove_dir_all(host.path("folder")).unwrap();
+    let change = host.told().unwrap();
+    assert_eq!(change.folder.path, name("1/folder"));
+    assert_eq!(change.event, ChangeEvent::Vanished { name: name("file"), is_folder: false });
+    assert_eq!(host.look_up(&ROOT, "folder"), 0, "for everyone else it is gone");
+    assert_eq!(host.look_up(&AGENT, "folder"), folder);
+    assert_eq!(host.tree.lookup(&AGENT, folder, &c("file")).unwrap().inode, file);
+    host.tree.unlink(&AGENT, folder, &c("file")).unwrap();
+    host.repeated();
+    let vanished = ChangeEvent::Vanished { name: name("folder"), is_folder: true };
+    assert_eq!(read(&mut host), Some(vanished));
+    host.tree.rmdir(&AGENT, host.share, &c("folder")).unwrap();
 }
 
 /// What was told by the repetition of what was before it.

@@ -1,13 +1,16 @@
 //! Several file systems of the host in one tree.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use fuse_backend_rs::api::filesystem::{FileSystem, ROOT_ID};
+use fuse_backend_rs::abi::fuse_abi::CreateIn;
+use fuse_backend_rs::api::filesystem::{FileSystem, ROOT_ID, SetattrValid};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_remount,
 };
 
+use super::super::sys::blank_stat;
 use super::fixture::{RDONLY, RDWR, ROOT, Served, c, errno};
 
 const SUBMOUNT: u32 = 1;
@@ -82,4 +85,47 @@ fn links_and_renames_do_not_cross_shares() {
     assert_eq!(errno(served.tree.link(&ROOT, file, one, &c("file"))), libc::EXDEV);
     let renamed = served.tree.rename(&ROOT, zero, &c("file"), one, &c("file"), 0);
     assert_eq!(errno(renamed), libc::EXDEV);
+}
+
+/// Whatever a guest's kernel sends: what it is allowed to send is not asked of it.
+#[test]
+fn a_read_only_share_is_changed_by_no_request() {
+    let served = namespaced();
+    tmpfs(&served.path("1"));
+    fs::write(served.path("1/file"), "content").unwrap();
+    fs::create_dir(served.path("1/folder")).unwrap();
+    let flags = MountFlags::BIND | MountFlags::RDONLY;
+    mount_remount(served.path("1"), flags, "").unwrap();
+    let tree = &served.tree;
+    let share = served.find("1");
+    let file = served.look_up(share, "file").inode;
+    let handle = served.open(file, RDONLY);
+    let wanted = CreateIn { flags: RDWR, mode: 0o600, umask: 0, fuse_flags: 0 };
+    let change = |valid| errno(tree.setattr(&ROOT, file, blank_stat(), None, valid));
+    let outcomes = [
+        errno(tree.create(&ROOT, share, &c("new"), wanted)),
+        errno(tree.mkdir(&ROOT, share, &c("new"), 0o700, 0)),
+        errno(tree.mknod(&ROOT, share, &c("new"), libc::S_IFIFO, 0, 0)),
+        errno(tree.symlink(&ROOT, &c("file"), share, &c("new"))),
+        errno(tree.link(&ROOT, file, share, &c("new"))),
+        errno(tree.unlink(&ROOT, share, &c("file"))),
+        errno(tree.rmdir(&ROOT, share, &c("folder"))),
+        errno(tree.rename(&ROOT, share, &c("file"), share, &c("new"), 0)),
+        errno(tree.setxattr(&ROOT, file, &c("trusted.x"), b"x", 0)),
+        errno(tree.removexattr(&ROOT, file, &c("trusted.x"))),
+        errno(tree.open(&ROOT, file, RDONLY | libc::O_TRUNC as u32, 0)),
+        errno(super::super::unnamed::make(tree, &ROOT, share, wanted)),
+        change(SetattrValid::MODE),
+        change(SetattrValid::UID | SetattrValid::GID),
+        change(SetattrValid::MTIME),
+        change(SetattrValid::SIZE),
+    ];
+    assert_eq!(outcomes, [libc::EROFS; 16]);
+    // A handle that was opened for reading stays one, whatever is asked of it.
+    assert_eq!(errno(tree.fallocate(&ROOT, file, handle, 0, 0, 100)), libc::EBADF);
+    let mut source = tempfile::tempfile().unwrap();
+    source.write_all_at(b"x", 0).unwrap();
+    let written = tree.write(&ROOT, file, handle, &mut source, 1, 0, None, false, RDWR, 0);
+    assert_eq!(errno(written), libc::EBADF);
+    assert_eq!(fs::read(served.path("1/file")).unwrap(), b"content");
 }

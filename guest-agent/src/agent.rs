@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::birth::{Birth, Stage};
 use crate::cgroup::{self, Cgroup};
+use crate::changes;
 use crate::inside::channel;
 use crate::inside::container::{ContainerInit, NAMESPACES};
 use crate::inside::failure::{StartError, Step};
@@ -144,6 +145,7 @@ impl Agent {
         let step = || "starting the container's first process".to_owned();
         let (ours, theirs) = stdio::pipes(plan.process.stdio).step(step)?;
         users::prepare(plan, &theirs)?;
+        changes::enter_shares(&self.layout, &plan.mounts);
         let (agent_end, child_end) = channel::pair().step(step)?;
         let init =
             ContainerInit { plan, layout: &self.layout, streams: theirs, channel: child_end };

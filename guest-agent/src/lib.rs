@@ -14,6 +14,7 @@ pub mod agent;
 mod birth;
 pub mod boot;
 mod cgroup;
+mod changes;
 mod freeze;
 mod inside;
 pub mod layout;

@@ -16,6 +16,8 @@ use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
 
 use crate::agent::Agent;
+use crate::changes;
+use crate::layout::Layout;
 use crate::service::Service;
 
 /// Between two attempts to take a connection when the first failed.
@@ -78,6 +80,14 @@ pub(crate) async fn streams(listener: VsockListener, agent: Agent) {
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
+}
+
+/// Takes the connection on which the host tells what it changes; there is one at most.
+pub(crate) async fn changes(listener: VsockListener, layout: Layout) {
+    let listener = FromHost(listener);
+    let accepted = std::future::poll_fn(|context| listener.poll(context)).await;
+    // Without it nothing is missed but news: programs see changes when they look.
+    let _ = accepted.and_then(|connection| changes::start(connection, &layout));
 }
 
 /// Reads the header that says what a connection is for. Without one it is closed.

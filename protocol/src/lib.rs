@@ -6,6 +6,7 @@
 //!     │  ◀── BootReport (fd)  │  ◀── vsock 1024: lifeline │
 //!     │  ──── control ──────▶ │                           │
 //!     └───────── ttrpc (control → vsock 1026) ────────────┘
+//!                             └─── vsock 1027: changes ──▶
 //! ```
 //!
 //! What this is not: it opens, connects and decides nothing. It is types, their encodings and

@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use cofferdam_protocol::boot::BootStage;
 use cofferdam_protocol::vm_config::{ShareKind, VmConfig};
 use cofferdam_virtio::device::VirtioDevice;
-use cofferdam_virtio::fs::{AttachedFs, FsConfig, FsDevice, FsError, FsSaver};
+use cofferdam_virtio::fs::{AttachedFs, FsConfig, FsDevice, FsError, FsSaver, FsServer};
 use cofferdam_virtio::mmio::{MmioTransport, QUEUE_NOTIFY_OFFSET};
 use cofferdam_virtio::poll::{Interest, Poller, Token};
 use cofferdam_virtio::{fs, rng, vsock};
@@ -176,6 +177,8 @@ struct Confined {
     fs_device: FsDevice,
     files: FsSaver,
     saved: Option<MachineState>,
+    /// Where the file server says what the host changes, if it shares more than the root.
+    changes: Option<OwnedFd>,
     crew: Crew,
     happenings: Receiver<Happening>,
 }
@@ -193,6 +196,11 @@ impl Confined {
         if let Some(saved) = &saved {
             server.restore(saved.files.clone());
         }
+        // A guest that goes on has an agent that hears of nothing any more.
+        let changes = match &saved {
+            Some(_) => None,
+            None => follow_host(&mut server, &mut crew, &shares, &proc)?,
+        };
         crew.spawn("fs".to_owned(), Role::Fs, move || {
             let server = file_server::confine(server, shares, &proc)?;
             drop(proc);
@@ -203,7 +211,7 @@ impl Confined {
         if enforcement != Enforcement::Full {
             tracing::warn!(?enforcement, "This kernel's Landlock does not know all that is denied");
         }
-        Ok(Self { provisions, smaps, signals, fs_device, files, saved, crew, happenings })
+        Ok(Self { provisions, smaps, signals, fs_device, files, saved, changes, crew, happenings })
     }
 
     /// Makes the VM and fills its memory.
@@ -235,10 +243,33 @@ impl Confined {
             signals: self.signals,
             fs_device: self.fs_device,
             files: self.files,
+            changes: self.changes,
             crew: self.crew,
             happenings: self.happenings,
         })
     }
+}
+
+/// Has the file server follow what the host changes below the bind mounts, which are the shares
+/// after the first; the other end of what it says.
+fn follow_host(
+    server: &mut FsServer,
+    crew: &mut Crew,
+    shares: &[(OwnedFd, ShareKind)],
+    proc: &OwnedFd,
+) -> Result<Option<OwnedFd>, BootError> {
+    if shares.len() <= 1 {
+        return Ok(None);
+    }
+    let (ours, theirs) = UnixStream::pair().map_err(BootError::Device)?;
+    let watcher = server.follow_host(theirs.into()).map_err(BootError::Device)?;
+    let proc = proc.try_clone().map_err(BootError::Device)?;
+    crew.spawn("watch".to_owned(), Role::Watch, move || {
+        file_server::confine_watcher(&watcher, &proc)?;
+        drop(proc);
+        Ok(move || chain(&watcher.run()))
+    })?;
+    Ok(Some(ours.into()))
 }
 
 /// The machine that goes on, if one does: read behind the first walls, before anything is made.
@@ -316,6 +347,8 @@ struct Loaded {
     signals: SignalFd,
     fs_device: FsDevice,
     files: FsSaver,
+    /// Where the file server says what the host changes, if it shares more than the root.
+    changes: Option<OwnedFd>,
     crew: Crew,
     happenings: Receiver<Happening>,
 }
@@ -363,6 +396,7 @@ impl Loaded {
             vsock,
             control,
             signals: self.signals,
+            changes: self.changes,
             resident,
             saver,
             figures,

@@ -1,4 +1,4 @@
-//! The thread that serves the shares, and how it comes into its part of the jail.
+//! The threads that serve the shares, and how they come into their parts of the jail.
 //!
 //! ```text
 //!  spawned ─▶ own mount namespace, /proc visible ─▶ /proc/self/fd taken ─▶ /proc gone, root sealed
@@ -8,7 +8,7 @@
 use std::os::fd::OwnedFd;
 
 use cofferdam_protocol::vm_config::ShareKind;
-use cofferdam_virtio::fs::{AttachedFs, FsError, FsServer};
+use cofferdam_virtio::fs::{AttachedFs, FsError, FsServer, Watcher};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::jail::landlock::{self, LandlockError};
@@ -33,6 +33,9 @@ pub enum FileServerError {
     /// The root, for Landlock.
     #[error("The root of the shares cannot be opened")]
     OpenRoot(#[source] rustix::io::Errno),
+    /// `/proc/self/fd`, for who watches.
+    #[error("The watcher of the shares cannot be prepared")]
+    Watcher(#[source] std::io::Error),
     /// The device.
     #[error("The file system device cannot be served")]
     Serve(#[from] FsError),
@@ -56,4 +59,19 @@ pub fn confine(
     let root = openat(CWD, "/", flags, Mode::empty()).map_err(FileServerError::OpenRoot)?;
     landlock::allow_only_below(root)?;
     Ok(server.attach()?)
+}
+
+/// Everything up to the seccomp filter of the thread that watches the host's folders. It works on
+/// descriptors of the file server's, and its own root is empty.
+///
+/// # Errors
+/// Names the wall that could not be put up.
+pub fn confine_watcher(watcher: &Watcher, proc: &OwnedFd) -> Result<(), FileServerError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let descriptors = openat(proc, "self/fd", flags, Mode::empty());
+    let descriptors = descriptors.map_err(|error| FileServerError::Watcher(error.into()))?;
+    watcher.prepare(descriptors).map_err(FileServerError::Watcher)?;
+    privileges::reduce_to(&privileges::WATCHER)?;
+    landlock::deny_all()?;
+    Ok(())
 }

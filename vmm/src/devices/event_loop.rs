@@ -13,7 +13,7 @@ use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use cofferdam_protocol::boot::BootStage;
-use cofferdam_protocol::bounds::AGENT_RPC_PORT;
+use cofferdam_protocol::bounds::{AGENT_RPC_PORT, CHANGES_PORT};
 use cofferdam_protocol::control::{
     Attach, AttachCommand, CheckpointCommand, ControlRequest, ControlResponse, Statistics,
 };
@@ -75,6 +75,8 @@ pub struct Devices {
     pub control: Control,
     /// Where `SIGWINCH` arrives.
     pub signals: SignalFd,
+    /// What the file server tells the agent, until they are connected.
+    pub changes: Option<OwnedFd>,
     /// Memory figures.
     pub resident: ResidentSource,
     /// Saves the machine.
@@ -170,7 +172,7 @@ impl Loop {
                 VsockEvent::Connected(_) => {}
                 VsockEvent::Refused(id) | VsockEvent::Closed(id) => self.streams.closed(id),
                 VsockEvent::LifelineFrame(frame) => match self.lifeline.take(frame)? {
-                    News::Ready => self.tell(Happening::Reached(BootStage::Ready, Instant::now())),
+                    News::Ready => self.agent_ready(),
                     News::Exit(process, exit) => self.process_ended(process, exit),
                     News::Suspended { still } => self.suspended(still),
                 },
@@ -179,6 +181,14 @@ impl Loop {
             }
         }
         Ok(())
+    }
+
+    fn agent_ready(&mut self) {
+        self.tell(Happening::Reached(BootStage::Ready, Instant::now()));
+        if let Some(changes) = self.devices.changes.take() {
+            // An agent that does not take it hears of no changes.
+            let _ = self.devices.vsock.connect(CHANGES_PORT, Endpoint::Stream(changes), &[]);
+        }
     }
 
     fn process_ended(&mut self, process: ProcessToken, exit: Exit) {

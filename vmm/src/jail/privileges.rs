@@ -23,6 +23,9 @@ pub const FILE_SERVER: [Capability; 7] = [
     Capability::CAP_MKNOD,
 ];
 
+/// What watching folders takes, whoever may read them.
+pub const WATCHER: [Capability; 1] = [Capability::CAP_DAC_READ_SEARCH];
+
 /// Why privileges were not given up.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {

@@ -14,6 +14,8 @@ pub enum Role {
     Devices,
     /// Serves files.
     Fs,
+    /// Watches the host's folders for the file server.
+    Watch,
 }
 
 /// The filter was refused.
@@ -40,6 +42,7 @@ fn program(role: Role) -> Vec<sock_filter> {
         Role::Vcpu => include_bytes!(concat!(env!("OUT_DIR"), "/vcpu.bpf")),
         Role::Devices => include_bytes!(concat!(env!("OUT_DIR"), "/devices.bpf")),
         Role::Fs => include_bytes!(concat!(env!("OUT_DIR"), "/fs.bpf")),
+        Role::Watch => include_bytes!(concat!(env!("OUT_DIR"), "/watch.bpf")),
     };
     bytes.as_chunks::<INSTRUCTION_BYTES>().0.iter().map(instruction).collect()
 }
@@ -63,11 +66,12 @@ mod tests {
 
     /// The whole-process list of Kata's Dragonball has 168.
     const MAX_SYSCALLS: usize = 40;
-    const FILES: [(&str, &str, Role); 4] = [
+    const FILES: [(&str, &str, Role); 5] = [
         ("main", include_str!("../../seccomp/main.json"), Role::Main),
         ("vcpu", include_str!("../../seccomp/vcpu.json"), Role::Vcpu),
         ("devices", include_str!("../../seccomp/devices.json"), Role::Devices),
         ("fs", include_str!("../../seccomp/fs.json"), Role::Fs),
+        ("watch", include_str!("../../seccomp/watch.json"), Role::Watch),
     ];
 
     fn rules(name: &str, text: &str) -> Vec<Value> {

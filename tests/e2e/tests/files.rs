@@ -1,6 +1,9 @@
 //! Files behave as a local file system's for the programs in a container: the same cases under
 //! Cofferdam, in either mode, and under runc.
 
+use std::fs;
+use std::path::Path;
+
 use cofferdam_e2e::{Bundle, Image, Runtime};
 use serde_json::{Value, json};
 
@@ -31,6 +34,9 @@ const CASES: [&str; 20] = [
 /// What the cases say in a folder of `image`, bound into a container.
 fn results(runtime: &Runtime, image: &Image, name: &str, cases: &[&str]) -> Value {
     let source = image.folder(name);
+    if cases.contains(&"large_folder") {
+        fill(&source.join("large_folder"));
+    }
     let mut args = vec!["/probe", "--files", "/work"];
     args.extend(cases);
     let bundle = Bundle::probe(&[])
@@ -55,6 +61,14 @@ fn results(runtime: &Runtime, image: &Image, name: &str, cases: &[&str]) -> Valu
     let outcome = runtime.run(&bundle);
     outcome.exits(0);
     serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{outcome:?}: {error}"))
+}
+
+/// Makes the entries that the case would make from inside, one by one.
+fn fill(folder: &Path) {
+    let made = fs::create_dir(folder).and_then(|()| {
+        (0..10_000).try_for_each(|number| fs::write(folder.join(format!("entry-{number:05}")), ""))
+    });
+    made.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
 }
 
 /// All must be well, under runc as well: a case that fails there is a wrong case.

@@ -85,7 +85,7 @@ pub(crate) fn run(arguments: &[String]) -> io::Result<()> {
     let mut results = BTreeMap::new();
     for (name, case) in cases {
         let folder = Path::new(folder).join(name);
-        fs::create_dir(&folder)?;
+        fs::create_dir_all(&folder)?;
         results.insert(name, case(&folder).map_or_else(|failure| failure.0, |()| "ok".to_owned()));
     }
     serde_json::to_writer(io::stdout(), &results)?;

@@ -4,9 +4,11 @@
 //! compare. It looks, it does not judge; the one thing it does is `--try PATH`, which reports what
 //! happens when PATH is opened for reading and for writing.
 //!
-//! `--files FOLDER` is another program in the same file: what a file system must do ([`files`]).
+//! `--files FOLDER` is another program in the same file: what a file system must do ([`files`]),
+//! and so is `--notify FILE PATH…` ([`notify`]).
 
 mod files;
+mod notify;
 mod sys;
 
 use std::collections::BTreeMap;
@@ -60,6 +62,7 @@ fn main() -> io::Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match arguments.split_first() {
         Some((flag, rest)) if flag == "--files" => return files::run(rest),
+        Some((flag, rest)) if flag == "--notify" => return notify::run(rest),
         Some((flag, rest)) if flag == "--as" => return files::play(rest),
         _ => {}
     }

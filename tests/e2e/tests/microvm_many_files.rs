@@ -1,0 +1,78 @@
+//! Many small files cost the monitor a descriptor each for as long as the guest remembers them, and
+//! no longer.
+
+use std::fs;
+use std::path::Path;
+
+use cofferdam_e2e::{Bundle, Runtime};
+use serde_json::json;
+
+/// As many as the lab has time for.
+const FILES: usize = 5000;
+/// What the server keeps of one: a descriptor and some hundred bytes.
+const MOST_KIB: u64 = FILES as u64 + 2048;
+
+fn descriptors(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// Memory of the process's own, without the guest's.
+fn anonymous_kib(pid: i32) -> u64 {
+    let heaps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
+    let (mut is_heap, mut sum) = (false, 0);
+    for line in heaps.lines() {
+        if line.split(' ').next().is_some_and(|range| range.contains('-')) {
+            // Guest memory is one large mapping; what has a file behind it is not the heap.
+            let own = line.split_whitespace().count() == 5 || line.contains("[heap]");
+            is_heap = own && size_kib(line) <= 32 << 10;
+        } else if let (true, Some(rest)) = (is_heap, line.strip_prefix("Rss:")) {
+            sum += rest.split_whitespace().next().and_then(|kib| kib.parse().ok()).unwrap_or(0);
+        }
+    }
+    sum
+}
+
+fn size_kib(line: &str) -> u64 {
+    let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+    let number = |text| u64::from_str_radix(text, 16).unwrap_or(0);
+    range.map_or(0, |(from, to)| (number(to) - number(from)) >> 10)
+}
+
+fn fill(folder: &Path) -> std::io::Result<()> {
+    for number in 0..FILES {
+        let folder = folder.join(format!("{}", number % 50));
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(format!("file-{number}")), "x")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_the_guest_forgets_costs_nothing() {
+    let host = tempfile::tempdir().unwrap();
+    fill(host.path()).unwrap();
+    let bundle = Bundle::busybox(&["sleep", "10000"])
+        .mount(json!({
+            "destination": "/many", "type": "bind", "source": host.path(), "options": ["rbind"]
+        }))
+        .edit(|config| config["linux"]["readonlyPaths"] = json!([]));
+    let runtime = Runtime::cofferdam();
+    let container = runtime.start(&bundle);
+    let pid = container.pid();
+    let (few, small) = (descriptors(pid), anonymous_kib(pid));
+    for round in 0..2 {
+        container
+            .exec(&["sh", "-c", "find /many -type f | wc -l"])
+            .exits(0)
+            .prints(&format!("{FILES}\n"));
+        let (many, large) = (descriptors(pid), anonymous_kib(pid));
+        assert!(many >= few + FILES, "round {round}: {few} to {many} descriptors");
+        assert!(many <= few + FILES + 500, "round {round}: {few} to {many} descriptors");
+        assert!(large <= small + MOST_KIB, "round {round}: {small} to {large} KiB");
+        // What was used lately survives the first attempts.
+        let drop = "for i in 1 2 3 4 5 6; do echo 2 > /proc/sys/vm/drop_caches; done; sleep 1";
+        container.exec(&["sh", "-c", drop]).exits(0);
+        let left = descriptors(pid);
+        assert!(left <= few + 500, "round {round}: {few} to {left} descriptors");
+    }
+}

@@ -20,6 +20,7 @@ mod inside;
 pub mod layout;
 mod lifeline;
 mod listing;
+mod machine;
 mod observe;
 pub mod process;
 pub mod reaper;

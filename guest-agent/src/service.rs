@@ -13,6 +13,7 @@ use ttrpc::r#async::TtrpcContext;
 
 use crate::agent::{Agent, RequestError};
 use crate::inside::failure::StartError;
+use crate::machine::Machine;
 
 /// Serves an agent.
 #[derive(Debug)]
@@ -117,6 +118,14 @@ impl service::Agent for Service {
         let updated = self.0.update(&self.container(&request.container_id)?, &request.files);
         let failure = updated.map_err(|error| status(&error))?.unwrap_or_default();
         Ok(rpc::UpdateContainerResponse { failure, ..Default::default() })
+    }
+
+    async fn resize_machine(
+        &self,
+        _: &TtrpcContext,
+        request: rpc::ResizeMachineRequest,
+    ) -> Reply<rpc::ResizeMachineResponse> {
+        Ok(Machine::of_guest().resize(&request))
     }
 
     async fn read_cgroup(

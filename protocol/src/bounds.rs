@@ -48,5 +48,10 @@ pub const MAX_VCPUS: u8 = 32;
 pub const MIN_MEMORY_MIB: u32 = 48;
 /// Guest memory lies below and above one hole; 1 TiB keeps every address in 40 bits.
 pub const MAX_MEMORY_MIB: u32 = 1 << 20;
+/// The memory of a running guest grows and shrinks by blocks of this size: what a kernel for x86-64
+/// hot-plugs, in a guest that began with less than [`MAX_GROWING_MEMORY_MIB`].
+pub const MEMORY_BLOCK_MIB: u32 = 128;
+/// Above, the kernel's blocks are larger, by a rule of its own: such a guest stays as it began.
+pub const MAX_GROWING_MEMORY_MIB: u32 = 60 << 10;
 /// Host trees and files that one VM sees at boot: the root file system and the bind mounts.
 pub const MAX_SHARES: usize = 1024;

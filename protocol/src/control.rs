@@ -28,6 +28,10 @@ pub enum ControlRequest {
     /// [`ControlResponse::Saved`]; the machine then stands still until a
     /// [`CheckpointCommand::Resume`], or until the connection ends.
     Checkpoint,
+    /// Have this many blocks of memory ([`MEMORY_BLOCK_MIB`](crate::bounds::MEMORY_BLOCK_MIB)) beside
+    /// what the guest began with, and answer with [`ControlResponse::Memory`]. Taking some away is
+    /// for after the guest has given them back: what was in them is gone.
+    SetMemoryBlocks(u32),
 }
 
 /// Which streams come with an [`ControlRequest::Attach`], and what they mean for the sandbox.
@@ -94,6 +98,11 @@ pub enum ControlResponse {
     Saved,
     /// Figures of this sandbox.
     Statistics(Statistics),
+    /// The guest's memory has the blocks asked for; the first of them is at this address.
+    Memory {
+        /// Guest-physical.
+        first_block: u64,
+    },
     /// Refused; the reason is the monitor's own text.
     Refused(String),
 }

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bounds::{MAX_MEMORY_MIB, MAX_SHARES, MAX_VCPUS, MIN_MEMORY_MIB};
+use crate::bounds::{MAX_MEMORY_MIB, MAX_SHARES, MAX_VCPUS, MEMORY_BLOCK_MIB, MIN_MEMORY_MIB};
 use crate::id::ContainerId;
 
 /// A descriptor's number in the monitor, inherited from the runtime.
@@ -21,8 +21,13 @@ pub struct VmConfig {
     pub sandbox: ContainerId,
     /// Virtual processors, 1 to [`MAX_VCPUS`].
     pub vcpus: u8,
+    /// To how many they can grow while the guest runs: at least `vcpus`, at most [`MAX_VCPUS`].
+    pub vcpus_max: u8,
     /// Guest memory in MiB, [`MIN_MEMORY_MIB`] to [`MAX_MEMORY_MIB`].
     pub memory_mib: u32,
+    /// By how many blocks of [`MEMORY_BLOCK_MIB`](crate::bounds::MEMORY_BLOCK_MIB) it can grow while
+    /// the guest runs.
+    pub memory_blocks_max: u32,
     /// The guest kernel: an uncompressed x86-64 ELF `vmlinux`, read-only.
     pub kernel: Descriptor,
     /// The guest's first file system, a cpio archive with the agent as `/init`, read-only.
@@ -88,6 +93,14 @@ pub enum InvalidVmConfig {
     /// vCPUs.
     #[error("{0} vCPUs: 1 to {MAX_VCPUS} are possible")]
     Vcpus(u8),
+    /// vCPUs.
+    #[error(
+        "At most {0} vCPUs: at least as many as there are at first, and {MAX_VCPUS}, are possible"
+    )]
+    MaxVcpus(u8),
+    /// Memory.
+    #[error("{0} blocks of memory to grow by are more than an address space has room for")]
+    MemoryBlocks(u32),
     /// Memory.
     #[error("{0} MiB of guest memory: {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} are possible")]
     Memory(u32),
@@ -107,6 +120,12 @@ impl VmConfig {
         }
         if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
             return Err(InvalidVmConfig::Memory(self.memory_mib));
+        }
+        if !(self.vcpus..=MAX_VCPUS).contains(&self.vcpus_max) {
+            return Err(InvalidVmConfig::MaxVcpus(self.vcpus_max));
+        }
+        if self.memory_blocks_max > MAX_MEMORY_MIB / MEMORY_BLOCK_MIB {
+            return Err(InvalidVmConfig::MemoryBlocks(self.memory_blocks_max));
         }
         if self.shares.len() > MAX_SHARES {
             return Err(InvalidVmConfig::Shares(self.shares.len()));

@@ -15,7 +15,8 @@ use crate::spec::{self, rules};
 
 const BUNDLE: &str = "/bundle";
 const STDIO: StdioPlan = StdioPlan::Pipes { stdin: true, stdout: true, stderr: true };
-const DEFAULTS: VmDefaults = VmDefaults { vcpus: 1, memory_mib: 256, overhead_mib: 48 };
+const DEFAULTS: VmDefaults =
+    VmDefaults { vcpus: 1, memory_mib: 256, overhead_mib: 48, max_vcpus: 1, max_memory_mib: 0 };
 
 /// Parses, checks and plans. Whatever the bytes are: no panic, no hang, and what passes the rules
 /// and is planned has in it what the agent can pass to system calls.

@@ -15,6 +15,7 @@ mod device_numbers;
 mod device_program;
 mod device_rules;
 mod devices;
+mod growth;
 pub mod hardening;
 pub mod host_limits;
 mod memory_policy;
@@ -36,6 +37,7 @@ use cofferdam_protocol::vm_config::ShareKind;
 use oci_spec::runtime::{Process, Spec};
 
 pub use cgroup::CgroupError;
+pub use growth::{MachineSize, RunningVm};
 pub use memory_policy::MemoryPolicyPlan;
 pub use mounts::{MountError, bind_source, id_mapping};
 pub use process::ProcessError;
@@ -43,7 +45,7 @@ pub use refusal::{Refusal, unsupported};
 pub use scheduling::SchedulingError;
 pub use seccomp::SeccompError;
 pub use shape::{ShapeError, VmDefaults, VmShape};
-pub use update::{RunningVm, UpdatePlan, UpdatePlanError};
+pub use update::{UpdatePlan, UpdatePlanError};
 
 /// One sandbox, complete: what the monitor and the agent get to see, but for descriptors.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]

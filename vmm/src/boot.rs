@@ -43,6 +43,8 @@ use crate::jail::privileges::{self, PrivilegeError};
 use crate::jail::root::{self, Luggage, RootError};
 use crate::jail::seccomp::Role;
 use crate::log;
+use crate::machine::command_line::Processors;
+use crate::machine::hot_memory::HotMemory;
 use crate::machine::initramfs::{self, InitramfsError};
 use crate::machine::kernel_image::{KernelImage, KernelImageError};
 use crate::machine::kvm::{CapableKvm, KvmError, Vm, set_entry};
@@ -189,7 +191,7 @@ impl Confined {
         let signals = redirect_signals().map_err(BootError::Signals)?;
         let Luggage { proc, smaps } = root::leave_host()?;
         let (sender, happenings) = mpsc::channel();
-        let mut crew = Crew::new(provisions.config.vcpus, sender);
+        let mut crew = Crew::new(provisions.config.vcpus_max, sender);
         let saved = read_saved(&provisions)?;
         let (fs_device, mut server) = fs::open(file_server::TAG, FsConfig::default())?;
         let files = server.saver().map_err(BootError::Device)?;
@@ -219,23 +221,27 @@ impl Confined {
         let Provisions { config, kernel, initramfs, kvm, control, console, restore } =
             self.provisions;
         let layout = MemoryLayout::of_mib(config.memory_mib);
+        let processors = Processors { first: config.vcpus, all: config.vcpus_max };
         let (memory, beginning) = match (restore, self.saved) {
             (Some(files), Some(saved)) => {
                 (memory_file::map(layout, &files.memory)?, Beginning::Saved(Box::new(saved)))
             }
             _ => {
-                let memory = memory::allocate(layout)?;
-                let entry = fill(&memory, layout, config.vcpus, &kernel, &initramfs)?;
+                let memory = memory::allocate(layout, config.memory_blocks_max)?;
+                let entry = fill(&memory, layout, processors, &kernel, &initramfs)?;
                 (memory, Beginning::Kernel { entry })
             }
         };
         let vm = CapableKvm::check(kvm)?.create_vm()?;
-        vm.set_memory(&memory)?;
+        vm.set_memory(&memory, layout.ranges().len())?;
+        let (vm, memory) = (Arc::new(vm), Arc::new(memory));
+        let hot_memory = HotMemory::new(Arc::clone(&vm), Arc::clone(&memory), layout);
         Ok(Loaded {
-            vm: Arc::new(vm),
-            memory: Arc::new(memory),
+            vm,
+            memory,
+            hot_memory,
             beginning,
-            vcpus: config.vcpus,
+            vcpus: config.vcpus_max,
             memory_mib: config.memory_mib,
             control,
             console,
@@ -276,7 +282,7 @@ fn follow_host(
 fn read_saved(provisions: &Provisions) -> Result<Option<MachineState>, BootError> {
     let Some(files) = &provisions.restore else { return Ok(None) };
     let saved = MachineState::read(&files.state)?;
-    saved.check(provisions.config.vcpus, provisions.config.memory_mib, DEVICES)?;
+    saved.check(provisions.config.vcpus_max, provisions.config.memory_mib, DEVICES)?;
     Ok(Some(saved))
 }
 
@@ -295,7 +301,7 @@ enum Beginning {
 fn fill(
     memory: &Memory,
     layout: MemoryLayout,
-    vcpus: u8,
+    processors: Processors,
     kernel: &File,
     initramfs: &File,
 ) -> Result<u64, BootError> {
@@ -303,10 +309,10 @@ fn fill(
     memory::advise_huge_pages(memory, &image.range());
     image.place(kernel, memory, layout)?;
     let initramfs = initramfs::place(initramfs, memory, layout, image.range().end)?;
-    let command_line = command_line::build(DEVICES as u32, vcpus);
+    let command_line = command_line::build(DEVICES as u32, processors);
     memory::write(memory, layout::COMMAND_LINE_ADDRESS, command_line.as_bytes())?;
     boot_params::write(memory, layout, command_line.len() as u32, initramfs)?;
-    memory::write(memory, layout::MP_TABLE_ADDRESS, &mptable::build(vcpus))?;
+    memory::write(memory, layout::MP_TABLE_ADDRESS, &mptable::build(processors.all))?;
     registers::write_tables(memory)?;
     Ok(image.entry())
 }
@@ -338,6 +344,7 @@ const DEVICES: usize = 3;
 struct Loaded {
     vm: Arc<Vm>,
     memory: Arc<Memory>,
+    hot_memory: HotMemory,
     beginning: Beginning,
     vcpus: u8,
     memory_mib: u32,
@@ -399,6 +406,7 @@ impl Loaded {
             changes: self.changes,
             resident,
             saver,
+            hot_memory: self.hot_memory,
             figures,
             happenings: self.crew.happenings(),
         };

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::console::ConsoleState;
 use crate::machine::kvm::{KvmError, Vm, VmState};
+use crate::machine::layout::MemoryLayout;
 use crate::machine::memory::Memory;
 use crate::machine::memory_file::{self, MemoryFileError};
 use crate::machine::vcpu_state::VcpuState;
@@ -239,7 +240,8 @@ impl Saver {
         let mut writer = BufWriter::new(state);
         serde_json::to_writer(&mut writer, &document).map_err(SaveError::Encode)?;
         writer.flush().map_err(SaveError::Write)?;
-        Ok(memory_file::write(&self.memory, memory)?)
+        let layout = MemoryLayout::of_mib(self.memory_mib);
+        Ok(memory_file::write(&self.memory, layout, memory)?)
     }
 }
 

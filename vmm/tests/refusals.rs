@@ -41,7 +41,9 @@ impl Fixture {
         let config = VmConfig {
             sandbox: "refused".parse().unwrap(),
             vcpus: 1,
+            vcpus_max: 1,
             memory_mib: 64,
+            memory_blocks_max: 0,
             kernel: descriptor(0),
             initramfs: descriptor(1),
             kvm: descriptor(2),

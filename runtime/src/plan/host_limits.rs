@@ -24,16 +24,22 @@ const MIB: u64 = 1 << 20;
 /// The limits that hold from the monitor's first instruction on.
 #[must_use]
 pub fn at_birth(version: Version, shape: &VmShape) -> Vec<Write> {
-    let memory = u64::from(shape.memory_mib);
-    let bytes = (memory + memory / OVERHEAD_PART + OVERHEAD_MIB) * MIB;
+    let threads = THREADS + u64::from(shape.vcpus_max);
+    vec![
+        of_memory(version, shape.memory_mib.into()),
+        Write::new("pids.max", threads).refused(OnRefusal::IgnoreMissing),
+    ]
+}
+
+/// The limit on memory for a guest with this many MiB of it.
+#[must_use]
+pub fn of_memory(version: Version, guest_mib: u64) -> Write {
+    let bytes = (guest_mib + guest_mib / OVERHEAD_PART + OVERHEAD_MIB) * MIB;
     let file = match version {
         Version::V1 => "memory.limit_in_bytes",
         Version::V2 => "memory.max",
     };
-    vec![
-        Write::new(file, bytes).refused(OnRefusal::IgnoreMissing),
-        Write::new("pids.max", THREADS + u64::from(shape.vcpus)).refused(OnRefusal::IgnoreMissing),
-    ]
+    Write::new(file, bytes).refused(OnRefusal::IgnoreMissing)
 }
 
 /// Those on processor time, which hold when the guest is up: its boot is not the container's.
@@ -67,8 +73,14 @@ mod tests {
 
     #[test]
     fn a_sandbox_may_take_its_guests_memory_and_the_stated_overhead() {
-        let shape =
-            VmShape { vcpus: 2, memory_mib: 256, host_cpus: Vec::new(), memory_policy: None };
+        let shape = VmShape {
+            vcpus: 1,
+            vcpus_max: 2,
+            memory_mib: 256,
+            memory_blocks_max: 0,
+            host_cpus: Vec::new(),
+            memory_policy: None,
+        };
         assert_eq!(
             lines(&at_birth(Version::V2, &shape)),
             ["memory.max = 320864256 (if there is one)", "pids.max = 34 (if there is one)"]

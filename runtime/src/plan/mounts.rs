@@ -293,7 +293,13 @@ mod tests {
                 rootfs: Path::new("/b/rootfs"),
                 spec: &spec,
                 stdio: StdioPlan::Pipes { stdin: false, stdout: false, stderr: false },
-                defaults: VmDefaults { vcpus: 1, memory_mib: 256, overhead_mib: 48 },
+                defaults: VmDefaults {
+                    vcpus: 1,
+                    memory_mib: 256,
+                    overhead_mib: 48,
+                    max_vcpus: 1,
+                    max_memory_mib: 0,
+                },
                 facts: &facts,
             };
             plan(&input).map(|_| ()).map_err(|error| error.to_string())
@@ -327,7 +333,13 @@ mod tests {
                 rootfs: Path::new("/b/rootfs"),
                 spec: &serde_json::from_str(&spec).unwrap(),
                 stdio: StdioPlan::Pipes { stdin: false, stdout: false, stderr: false },
-                defaults: VmDefaults { vcpus: 1, memory_mib: 256, overhead_mib: 48 },
+                defaults: VmDefaults {
+                    vcpus: 1,
+                    memory_mib: 256,
+                    overhead_mib: 48,
+                    max_vcpus: 1,
+                    max_memory_mib: 0,
+                },
                 facts: &facts,
             };
             plan(&input).unwrap().0[0].flags

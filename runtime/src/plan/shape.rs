@@ -3,6 +3,7 @@
 use cofferdam_protocol::bounds::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 use oci_spec::runtime::{LinuxCpu, LinuxResources, Spec};
 
+use super::growth;
 use super::memory_policy::{self, MemoryPolicyPlan};
 use crate::spec::cpu_list;
 
@@ -23,6 +24,10 @@ pub struct VmDefaults {
     pub memory_mib: u32,
     /// What guest kernel and agent need beside a container's memory limit, in MiB.
     pub overhead_mib: u32,
+    /// To how many virtual processors a machine that runs may grow.
+    pub max_vcpus: u8,
+    /// To how much memory a machine that runs may grow, in MiB; 0: not at all.
+    pub max_memory_mib: u32,
 }
 
 /// A virtual machine's size.
@@ -30,8 +35,12 @@ pub struct VmDefaults {
 pub struct VmShape {
     /// Virtual processors.
     pub vcpus: u8,
+    /// To how many they can grow.
+    pub vcpus_max: u8,
     /// Guest memory.
     pub memory_mib: u32,
+    /// By how many blocks it can grow.
+    pub memory_blocks_max: u32,
     /// The host's processors that the monitor's threads stay on (`linux.resources.cpu.cpus`:
     /// the numbers are the host's, so the host keeps to them); empty: all.
     pub host_cpus: Vec<u32>,
@@ -74,9 +83,12 @@ impl VmShape {
             _ => Vec::new(),
         };
         let vcpus = vcpus(cpu, host_cpus.len(), defaults)?;
+        let memory_mib = memory_mib(resources, defaults)?;
         Ok(Self {
             vcpus,
-            memory_mib: memory_mib(resources, defaults)?,
+            vcpus_max: defaults.max_vcpus.min(MAX_VCPUS).max(vcpus),
+            memory_mib,
+            memory_blocks_max: growth::blocks_between(memory_mib, defaults.max_memory_mib),
             host_cpus,
             memory_policy: memory_policy::plan(spec),
         })
@@ -110,8 +122,7 @@ fn memory_mib(resources: Option<&LinuxResources>, defaults: VmDefaults) -> Resul
             if mib < MIN_LIMIT_MIB {
                 return Err(ShapeError::LimitTooSmall(limit));
             }
-            // A guest kernel describes each 4 KiB page in 64 bytes.
-            mib + mib / 64 + u64::from(defaults.overhead_mib)
+            growth::memory_for(mib, defaults.overhead_mib)
         }
         None => u64::from(defaults.memory_mib),
     };
@@ -126,7 +137,13 @@ fn memory_mib(resources: Option<&LinuxResources>, defaults: VmDefaults) -> Resul
 mod tests {
     use super::*;
 
-    const DEFAULTS: VmDefaults = VmDefaults { vcpus: 2, memory_mib: 256, overhead_mib: 48 };
+    const DEFAULTS: VmDefaults = VmDefaults {
+        vcpus: 2,
+        memory_mib: 256,
+        overhead_mib: 48,
+        max_vcpus: 4,
+        max_memory_mib: 1024,
+    };
 
     fn shape(resources: &str) -> Result<VmShape, ShapeError> {
         let text = format!(r#"{{"ociVersion":"1.0.2","linux":{{"resources":{resources}}}}}"#);
@@ -156,6 +173,14 @@ mod tests {
     fn the_processors_allowed_bound_the_virtual_ones() {
         let shape = shape(r#"{"cpu":{"cpus":"3,5-5"}}"#).unwrap();
         assert_eq!((shape.vcpus, shape.host_cpus), (2, vec![3, 5]));
+    }
+
+    #[test]
+    fn a_machine_can_grow_to_the_most_that_it_may_be() {
+        let larger = shape(r#"{"cpu":{"quota":600000},"memory":{"limit":2147483648}}"#).unwrap();
+        assert_eq!((larger.vcpus_max, larger.memory_blocks_max), (6, 0));
+        let usual = shape("{}").unwrap();
+        assert_eq!((usual.vcpus_max, usual.memory_blocks_max), (4, 6));
     }
 
     #[test]

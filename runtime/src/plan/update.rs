@@ -2,9 +2,10 @@
 //! machine cannot become.
 
 use oci_spec::runtime::LinuxResources;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::cgroup::{self, CgroupError};
+use super::growth::{MachineSize, RunningVm};
 use super::refusal::{self, Refusal};
 use crate::spec::cpu_list;
 
@@ -13,17 +14,6 @@ const DEFAULT_PERIOD_US: u64 = 100_000;
 
 const MIB: u64 = 1 << 20;
 
-/// A virtual machine that runs, as it was started: it has no hot-plug.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunningVm {
-    /// Its processors.
-    pub vcpus: u8,
-    /// All of its memory.
-    pub memory_mib: u32,
-    /// What of it is for guest kernel and agent.
-    pub overhead_mib: u32,
-}
-
 /// What changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct UpdatePlan {
@@ -31,6 +21,8 @@ pub struct UpdatePlan {
     pub files: Vec<(String, String)>,
     /// The host's processors that the machine's threads stay on from now on; absent: as before.
     pub host_cpus: Option<Vec<u32>>,
+    /// How large the machine has to be.
+    pub size: MachineSize,
 }
 
 /// Why a running machine cannot take limits.
@@ -41,8 +33,8 @@ pub enum UpdatePlanError {
     Unsupported(Vec<Refusal>),
     /// More memory than there is.
     #[error(
-        "linux.resources.memory.limit of {limit} bytes is more than the running microVM has room \
-         for ({room_mib} MiB): its memory is set when it is created"
+        "linux.resources.memory.limit of {limit} bytes is more than the running microVM can have \
+         room for ({room_mib} MiB)"
     )]
     Memory {
         /// What was asked for.
@@ -53,7 +45,7 @@ pub enum UpdatePlanError {
     /// More processors than there are.
     #[error(
         "linux.resources.cpu.quota of {quota} in {period} microseconds takes more processors than \
-         the {vcpus} of the running microVM: their number is set when it is created"
+         the {vcpus} that the running microVM can have (microvm.max_vcpus in config.toml)"
     )]
     Processors {
         /// What was asked for.
@@ -71,16 +63,6 @@ pub enum UpdatePlanError {
     Cgroup(#[source] CgroupError),
 }
 
-impl RunningVm {
-    /// The largest limit of a container in it.
-    fn room_mib(self) -> u64 {
-        let left = u64::from(self.memory_mib.saturating_sub(self.overhead_mib));
-        // A guest kernel describes each 4 KiB page in 64 bytes: the largest limit that is no more
-        // than this with a whole 64th of it.
-        (left * 64 + 63) / 65
-    }
-}
-
 impl UpdatePlan {
     /// The plan for these limits.
     ///
@@ -91,13 +73,16 @@ impl UpdatePlan {
         if !refused.is_empty() {
             return Err(UpdatePlanError::Unsupported(refused));
         }
-        check_memory(wanted, vm)?;
-        check_processors(wanted, vm)?;
+        let size = MachineSize {
+            memory_blocks: memory_blocks(wanted, &vm)?,
+            vcpus: processors(wanted, &vm)?,
+        };
         let cpus = wanted.cpu().as_ref().and_then(|cpu| cpu.cpus().as_deref());
         let cpus = cpus.filter(|list| !list.trim().is_empty());
         Ok(Self {
             files: cgroup::files(wanted).map_err(UpdatePlanError::Cgroup)?,
             host_cpus: cpus.map(parse_cpus).transpose()?,
+            size,
         })
     }
 }
@@ -106,25 +91,22 @@ fn parse_cpus(list: &str) -> Result<Vec<u32>, UpdatePlanError> {
     cpu_list::parse(list).ok_or_else(|| UpdatePlanError::Cpus(list.to_owned()))
 }
 
-fn check_memory(wanted: &LinuxResources, vm: RunningVm) -> Result<(), UpdatePlanError> {
+/// As many as the limit takes; without one the machine stays as it is.
+fn memory_blocks(wanted: &LinuxResources, vm: &RunningVm) -> Result<u32, UpdatePlanError> {
     let limit = wanted.memory().unwrap_or_default().limit().filter(|limit| *limit > 0);
-    let room_mib = vm.room_mib();
-    match limit {
-        Some(limit) if limit.unsigned_abs().div_ceil(MIB) > room_mib => {
-            Err(UpdatePlanError::Memory { limit, room_mib })
-        }
-        _ => Ok(()),
-    }
+    let Some(limit) = limit else { return Ok(vm.size.memory_blocks) };
+    let blocks = vm.blocks_for(limit.unsigned_abs().div_ceil(MIB));
+    blocks.ok_or(UpdatePlanError::Memory { limit, room_mib: vm.room_mib() })
 }
 
-fn check_processors(wanted: &LinuxResources, vm: RunningVm) -> Result<(), UpdatePlanError> {
-    let Some(cpu) = wanted.cpu() else { return Ok(()) };
+/// As many as the quota can keep busy, and at least those that the machine began with.
+fn processors(wanted: &LinuxResources, vm: &RunningVm) -> Result<u8, UpdatePlanError> {
+    let Some(cpu) = wanted.cpu() else { return Ok(vm.size.vcpus) };
     let period = cpu.period().filter(|period| *period > 0).unwrap_or(DEFAULT_PERIOD_US);
-    match cpu.quota().filter(|quota| *quota > 0) {
-        Some(quota) if quota.unsigned_abs() > period.saturating_mul(vm.vcpus.into()) => {
-            Err(UpdatePlanError::Processors { quota, period, vcpus: vm.vcpus })
-        }
-        _ => Ok(()),
+    let Some(quota) = cpu.quota().filter(|quota| *quota > 0) else { return Ok(vm.size.vcpus) };
+    match u8::try_from(quota.unsigned_abs().div_ceil(period)) {
+        Ok(vcpus) if vcpus <= vm.vcpus_max => Ok(vcpus.max(vm.vcpus)),
+        _ => Err(UpdatePlanError::Processors { quota, period, vcpus: vm.vcpus_max }),
     }
 }
 
@@ -132,7 +114,14 @@ fn check_processors(wanted: &LinuxResources, vm: RunningVm) -> Result<(), Update
 mod tests {
     use super::*;
 
-    const VM: RunningVm = RunningVm { vcpus: 2, memory_mib: 178, overhead_mib: 48 };
+    const VM: RunningVm = RunningVm {
+        vcpus: 2,
+        vcpus_max: 3,
+        memory_mib: 178,
+        memory_blocks_max: 1,
+        overhead_mib: 48,
+        size: MachineSize { memory_blocks: 0, vcpus: 2 },
+    };
 
     fn plan(resources: &str) -> Result<UpdatePlan, UpdatePlanError> {
         UpdatePlan::new(&serde_json::from_str(resources).unwrap(), VM)
@@ -161,27 +150,33 @@ mod tests {
           ],
           "host_cpus": [
             1
-          ]
+          ],
+          "size": {
+            "memory_blocks": 0,
+            "vcpus": 2
+          }
         }
         "#);
     }
 
     #[test]
-    fn the_limit_that_the_machine_was_made_for_fits_and_no_more() {
-        let limit = |mib: i64| plan(&format!(r#"{{"memory":{{"limit":{}}}}}"#, mib << 20));
-        assert!(limit(128).is_ok());
-        assert!(matches!(limit(129), Err(UpdatePlanError::Memory { room_mib: 128, .. })));
+    fn a_larger_limit_makes_the_machine_larger_and_the_largest_is_refused() {
+        let blocks = |mib: i64| {
+            plan(&format!(r#"{{"memory":{{"limit":{}}}}}"#, mib << 20))
+                .map(|p| p.size.memory_blocks)
+        };
+        assert_eq!((blocks(128).unwrap(), blocks(129).unwrap()), (0, 1));
+        assert!(matches!(blocks(256), Err(UpdatePlanError::Memory { room_mib: 254, .. })));
         assert!(plan(r#"{"memory":{"limit":-1}}"#).is_ok());
-        let room = |left: u32| RunningVm { memory_mib: 48 + left, ..VM }.room_mib();
-        assert_eq!([64, 65, 97, 130].map(room), [63, 64, 96, 128]);
     }
 
     #[test]
-    fn a_quota_beyond_the_processors_is_refused() {
-        let quota = |quota: i64| plan(&format!(r#"{{"cpu":{{"quota":{quota}}}}}"#));
-        assert!(quota(200_000).is_ok());
-        assert!(quota(-1).is_ok());
-        assert!(matches!(quota(200_001), Err(UpdatePlanError::Processors { vcpus: 2, .. })));
+    fn a_larger_quota_takes_more_processors_and_a_smaller_one_those_of_the_beginning() {
+        let vcpus = |quota: i64| {
+            plan(&format!(r#"{{"cpu":{{"quota":{quota}}}}}"#)).map(|plan| plan.size.vcpus)
+        };
+        assert_eq!([10_000, 200_000, 200_001, -1].map(|q| vcpus(q).unwrap()), [2, 2, 3, 2]);
+        assert!(matches!(vcpus(300_001), Err(UpdatePlanError::Processors { vcpus: 3, .. })));
     }
 
     #[test]

@@ -32,6 +32,7 @@ use super::statistics::ResidentSource;
 use super::streams::Streams;
 use crate::figures::Figures;
 use crate::happening::Happening;
+use crate::machine::hot_memory::HotMemory;
 use crate::report::chain;
 use crate::snapshot::{OwnDevices, Saver};
 
@@ -77,6 +78,8 @@ pub struct Devices {
     pub signals: SignalFd,
     /// What the file server tells the agent, until they are connected.
     pub changes: Option<OwnedFd>,
+    /// Memory that comes and goes.
+    pub hot_memory: HotMemory,
     /// Memory figures.
     pub resident: ResidentSource,
     /// Saves the machine.
@@ -237,6 +240,7 @@ impl Loop {
                 self.refuse(id, "The machine is being saved".to_owned());
             }
             ControlRequest::Checkpoint => self.begin_checkpoint(id, descriptors),
+            ControlRequest::SetMemoryBlocks(blocks) => self.set_memory_blocks(id, blocks),
             ControlRequest::ConnectAgent => self.connect_agent(id),
             ControlRequest::Attach(attach) => self.attach(id, attach, descriptors),
         }
@@ -315,6 +319,15 @@ impl Loop {
             }
             self.devices.vsock.tell(&[RESUME]);
             self.devices.vsock.hold(false);
+        }
+    }
+
+    fn set_memory_blocks(&mut self, id: ClientId, blocks: u32) {
+        match self.devices.hot_memory.set_blocks(blocks) {
+            Err(error) => self.refuse(id, chain(&error)),
+            Ok(first_block) => {
+                self.devices.control.dismiss(id, &ControlResponse::Memory { first_block });
+            }
         }
     }
 

@@ -24,13 +24,25 @@ pub const fn device_irq(index: u32) -> u32 {
     MMIO_FIRST_IRQ + index
 }
 
+/// How many vCPUs there are.
+#[derive(Clone, Copy, Debug)]
+pub struct Processors {
+    /// That the kernel starts by itself.
+    pub first: u8,
+    /// With those that it starts when it is told to.
+    pub all: u8,
+}
+
 /// The command line for a guest with this many virtio-mmio devices and vCPUs, without the final
 /// zero.
 #[must_use]
-pub fn build(devices: u32, vcpus: u8) -> String {
+pub fn build(devices: u32, processors: Processors) -> String {
     let mut line = FIXED.to_owned();
-    if vcpus == 1 {
+    if processors.all == 1 {
         line.push_str(ONE_VCPU);
+    }
+    if processors.first < processors.all {
+        line.push_str(&format!(" maxcpus={}", processors.first));
     }
     for index in 0..devices {
         let (address, irq) = (device_address(index), device_irq(index));
@@ -46,7 +58,7 @@ mod tests {
 
     #[test]
     fn each_device_is_announced_at_its_place() {
-        let line = build(2, 2);
+        let line = build(2, Processors { first: 2, all: 2 });
         assert!(line.starts_with(FIXED));
         assert!(
             line.ends_with(
@@ -57,7 +69,13 @@ mod tests {
 
     #[test]
     fn only_a_single_processor_stays_with_its_old_interrupt_controller() {
-        assert!(build(1, 1).contains(ONE_VCPU));
-        assert!(!build(1, 2).contains(ONE_VCPU));
+        assert!(build(1, Processors { first: 1, all: 1 }).contains(ONE_VCPU));
+        assert!(!build(1, Processors { first: 1, all: 2 }).contains(ONE_VCPU));
+    }
+
+    #[test]
+    fn processors_that_may_come_later_are_not_started() {
+        assert!(build(1, Processors { first: 2, all: 4 }).contains(" maxcpus=2 "));
+        assert!(!build(1, Processors { first: 4, all: 4 }).contains("maxcpus"));
     }
 }

@@ -106,7 +106,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(content).unwrap();
         let layout = MemoryLayout::of_mib(48);
-        place(&file, &memory::allocate(layout).unwrap(), layout, kernel_end)
+        place(&file, &memory::allocate(layout, 0).unwrap(), layout, kernel_end)
     }
 
     fn archive(bytes: usize) -> Vec<u8> {

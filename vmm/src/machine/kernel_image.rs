@@ -279,7 +279,7 @@ mod tests {
         assert!(matches!(entry, KernelImageError::Entry(_)));
         let high = KernelImage::parse(&image(4096, 64 * MIB, 64 * MIB), 8192).unwrap();
         let layout = MemoryLayout::of_mib(64);
-        let memory = memory::allocate(layout).unwrap();
+        let memory = memory::allocate(layout, 0).unwrap();
         let error = high.place(&tempfile::tempfile().unwrap(), &memory, layout).unwrap_err();
         assert!(matches!(error, KernelImageError::DoesNotFit { .. }));
     }

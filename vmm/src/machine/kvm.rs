@@ -159,12 +159,34 @@ pub struct VmState {
 const CHIPS: [u32; 3] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
 
 impl Vm {
-    /// Gives the guest its memory, which must live as long as the VM.
+    /// Gives the guest the first regions of its memory, which must live as long as the VM.
     ///
     /// # Errors
     /// When KVM refuses it.
-    pub fn set_memory(&self, memory: &Memory) -> Result<(), KvmError> {
-        sys::register_memory(&self.vm, memory).map_err(KvmError::Memory)
+    pub fn set_memory(&self, memory: &Memory, regions: usize) -> Result<(), KvmError> {
+        sys::register_memory(&self.vm, memory, regions).map_err(KvmError::Memory)
+    }
+
+    /// Gives the guest a part of its memory that it did not begin with.
+    ///
+    /// # Errors
+    /// When it is no part, or KVM refuses it.
+    pub fn add_memory(
+        &self,
+        slot: u32,
+        address: u64,
+        bytes: u64,
+        memory: &Memory,
+    ) -> Result<(), KvmError> {
+        sys::add_memory(&self.vm, slot, address, bytes, memory).map_err(KvmError::Memory)
+    }
+
+    /// Takes such a part away.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn remove_memory(&self, slot: u32) -> Result<(), KvmError> {
+        sys::remove_memory(&self.vm, slot).map_err(KvmError::Memory)
     }
 
     /// An event on `line` raises the interrupt.

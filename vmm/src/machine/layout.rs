@@ -7,10 +7,12 @@
 //!                                                     headers say, initramfs at the end
 //!  0xc000_0000  end of low memory at the latest
 //!  0xd000_0000  virtio-mmio windows      0xfec0_0000  IOAPIC, local APICs, KVM's own pages
-//!  0x1_0000_0000  high memory
+//!  0x1_0000_0000  high memory; above it, from the next block on, room for memory that comes later
 //! ```
 
 use std::ops::Range;
+
+use super::hot_memory::BLOCK_BYTES;
 
 /// The page size of x86-64.
 pub const PAGE_BYTES: u64 = 4096;
@@ -86,6 +88,12 @@ impl MemoryLayout {
         let high = self.bytes - low;
         let ranges = [0..low, HIGH_MEMORY_ADDRESS..HIGH_MEMORY_ADDRESS + high];
         ranges.into_iter().filter(|range| !range.is_empty()).collect()
+    }
+
+    /// Where memory that comes later begins: above all other, where a block of it may be.
+    #[must_use]
+    pub fn hot_start(self) -> u64 {
+        (HIGH_MEMORY_ADDRESS + self.bytes - self.low_end()).next_multiple_of(BLOCK_BYTES)
     }
 
     /// What the kernel may use, as the memory map tells it: RAM without the MP table and the PC's

@@ -18,6 +18,7 @@ use vm_memory::{
     GuestMemoryRegion as _, GuestRegionMmap,
 };
 
+use super::hot_memory::BLOCK_BYTES;
 use super::layout::{HUGE_PAGE_BYTES, MemoryLayout};
 use super::sys;
 
@@ -62,12 +63,23 @@ pub enum MemoryError {
     ReadFile(#[source] io::Error),
 }
 
-/// Makes the guest's RAM.
+/// Makes the guest's RAM, and room for so many blocks more. Where the address space has none for
+/// those, the guest can do without.
 ///
 /// # Errors
-/// When the address space has no room for it.
-pub fn allocate(layout: MemoryLayout) -> Result<Memory, MemoryError> {
-    allocate_ranges(&layout.ranges())
+/// When the address space has no room for the RAM.
+pub fn allocate(layout: MemoryLayout, hot_blocks: u32) -> Result<Memory, MemoryError> {
+    let ranges = layout.ranges();
+    if hot_blocks > 0 {
+        let start = layout.hot_start();
+        let hot = start..start + u64::from(hot_blocks) * BLOCK_BYTES;
+        let with_room = allocate_ranges(&[ranges.as_slice(), &[hot]].concat());
+        match with_room {
+            Err(error) => tracing::warn!("The guest's memory cannot grow: {error}"),
+            Ok(memory) => return Ok(memory),
+        }
+    }
+    allocate_ranges(&ranges)
 }
 
 /// Makes a little RAM at address 0, for a VM that is thrown away.
@@ -160,7 +172,11 @@ pub fn host_ranges(memory: &Memory) -> Vec<Range<u64>> {
 }
 
 /// Where a range of guest memory lies in this process; the whole of it in one region.
-fn host_address(memory: &Memory, address: u64, bytes: u64) -> Result<*mut u8, MemoryError> {
+pub(super) fn host_address(
+    memory: &Memory,
+    address: u64,
+    bytes: u64,
+) -> Result<*mut u8, MemoryError> {
     let outside = || MemoryError::Outside { address, bytes };
     let region = memory.find_region(GuestAddress(address)).ok_or_else(outside)?;
     let offset = address - region.start_addr().raw_value();
@@ -185,7 +201,7 @@ mod tests {
     }
 
     fn memory() -> Memory {
-        allocate(MemoryLayout::of_mib(48)).unwrap()
+        allocate(MemoryLayout::of_mib(48), 0).unwrap()
     }
 
     #[test]
@@ -198,6 +214,19 @@ mod tests {
         memory.read_slice(&mut seen, GuestAddress(0x20_0000)).unwrap();
         assert_eq!((seen[0], seen[5001]), (0xaa, 0xaa));
         assert_eq!(seen[1..5001], content[4099..9099]);
+    }
+
+    #[test]
+    fn room_for_more_lies_above_all_memory_at_a_blocks_boundary() {
+        for mib in [48, 256, 3072, 3073, 5000] {
+            let layout = MemoryLayout::of_mib(mib);
+            let memory = allocate(layout, 3).unwrap();
+            let last = memory.iter().last().unwrap();
+            assert_eq!(last.start_addr().raw_value(), layout.hot_start());
+            assert_eq!(last.len(), 3 * BLOCK_BYTES);
+            assert!(layout.ranges().iter().all(|range| range.end <= layout.hot_start()));
+            assert_eq!(layout.hot_start() % BLOCK_BYTES, 0);
+        }
     }
 
     #[test]

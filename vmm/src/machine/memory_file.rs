@@ -30,14 +30,18 @@ pub enum MemoryFileError {
     Read(#[source] vm_memory::GuestMemoryError),
 }
 
-/// Writes guest memory into a file that is empty and has its full length.
+/// Writes the memory that a guest began with into a file that is empty and has its full length.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn write(memory: &Memory, mut file: &File) -> Result<(), MemoryFileError> {
+pub fn write(
+    memory: &Memory,
+    layout: MemoryLayout,
+    mut file: &File,
+) -> Result<(), MemoryFileError> {
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut place = 0;
-    for region in memory.iter() {
+    for region in memory.iter().take(layout.ranges().len()) {
         let (start, length) = (region.start_addr().0, region.len());
         let mut done = 0;
         while done < length {
@@ -118,13 +122,13 @@ mod tests {
     #[test]
     fn memory_comes_back_from_a_file_with_holes_and_stays_the_guests_own() {
         let layout = MemoryLayout::of_mib(48);
-        let saved = memory::allocate(layout).unwrap();
+        let saved = memory::allocate(layout, 1).unwrap();
         let pieces = [(0x1000, 1u8), (0x1f_fff0, 2), (0x2f_f000, 3), ((48 << 20) - 16, 4)];
         for (address, value) in pieces {
             memory::write(&saved, address, &[value; 16]).unwrap();
         }
         let file = file_for(layout);
-        write(&saved, &file).unwrap();
+        write(&saved, layout, &file).unwrap();
         assert!(file.metadata().unwrap().blocks() * 512 < 1 << 20);
         let read = |memory: &Memory, address| {
             let mut bytes = [0; 16];

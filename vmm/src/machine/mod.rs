@@ -6,6 +6,7 @@
 pub mod boot_params;
 pub mod command_line;
 pub mod cpuid;
+pub mod hot_memory;
 pub mod initramfs;
 pub mod kernel_image;
 pub mod kvm;

@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn every_address_of_the_first_gib_is_mapped_to_itself() {
-        let memory = memory::allocate(MemoryLayout::of_mib(48)).unwrap();
+        let memory = memory::allocate(MemoryLayout::of_mib(48), 0).unwrap();
         write_tables(&memory).unwrap();
         let read = |address: u64| -> u64 { memory.read_obj(GuestAddress(address)).unwrap() };
         for address in [0, 0x10_0000, 0x100_0000, 0x3fff_ffff_u64] {

@@ -9,7 +9,7 @@ use kvm_bindings::{kvm_irqchip, kvm_userspace_memory_region, kvm_xsave};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{Address as _, GuestMemory as _, GuestMemoryRegion as _, MmapRegion};
 
-use super::memory::Memory;
+use super::memory::{Memory, host_address};
 
 /// Takes `/dev/kvm` over from its descriptor.
 pub(super) fn kvm_from(descriptor: OwnedFd) -> Kvm {
@@ -18,9 +18,13 @@ pub(super) fn kvm_from(descriptor: OwnedFd) -> Kvm {
     unsafe { Kvm::from_raw_fd(descriptor.into_raw_fd()) }
 }
 
-/// Gives guest memory to the VM, one slot for each region.
-pub(super) fn register_memory(vm: &VmFd, memory: &Memory) -> Result<(), kvm_ioctls::Error> {
-    for (slot, region) in memory.iter().enumerate() {
+/// Gives the first regions of guest memory to the VM, one slot for each.
+pub(super) fn register_memory(
+    vm: &VmFd,
+    memory: &Memory,
+    regions: usize,
+) -> Result<(), kvm_ioctls::Error> {
+    for (slot, region) in memory.iter().take(regions).enumerate() {
         let description = kvm_userspace_memory_region {
             slot: slot as u32,
             flags: 0,
@@ -34,6 +38,45 @@ pub(super) fn register_memory(vm: &VmFd, memory: &Memory) -> Result<(), kvm_ioct
         unsafe { vm.set_user_memory_region(description) }?;
     }
     Ok(())
+}
+
+/// Gives a part of guest memory to the VM, in a slot of its own.
+///
+/// `memory` must live as long as the VM.
+pub(super) fn add_memory(
+    vm: &VmFd,
+    slot: u32,
+    address: u64,
+    bytes: u64,
+    memory: &Memory,
+) -> Result<(), kvm_ioctls::Error> {
+    let invalid = |_| kvm_ioctls::Error::new(libc::EINVAL);
+    let host = host_address(memory, address, bytes).map_err(invalid)?;
+    let description = kvm_userspace_memory_region {
+        slot,
+        flags: 0,
+        guest_phys_addr: address,
+        memory_size: bytes,
+        userspace_addr: host as u64,
+    };
+    // SAFETY: `bytes` bytes are mapped there, in one region of `memory`, which lives as long as the
+    // VM (both live as long as the process). KVM refuses a slot that overlaps another.
+    unsafe { vm.set_user_memory_region(description) }
+}
+
+/// Takes a slot away from the VM.
+pub(super) fn remove_memory(vm: &VmFd, slot: u32) -> Result<(), kvm_ioctls::Error> {
+    let description = kvm_userspace_memory_region { slot, ..Default::default() };
+    // SAFETY: a slot of size 0 is removed; nothing is mapped.
+    unsafe { vm.set_user_memory_region(description) }
+}
+
+/// Gives the pages of a part of guest memory back to the host: it reads as zeros then.
+pub(super) fn discard(memory: &Memory, address: u64, bytes: u64) -> io::Result<()> {
+    let host = host_address(memory, address, bytes).map_err(io::Error::other)?;
+    // SAFETY: `bytes` bytes are mapped there, guest memory that no reference of Rust's points into.
+    let result = unsafe { libc::madvise(host.cast(), bytes as usize, libc::MADV_DONTNEED) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Maps private anonymous memory with no swap reserved, aligned so that a guest-physical huge page

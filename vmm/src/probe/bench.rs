@@ -80,7 +80,7 @@ impl Bench {
         let table = program::interrupt_table(registers::CODE_SELECTOR);
         memory::write(&memory, program::IDT_ADDRESS, &table)?;
         let vm = kvm.create_vm()?;
-        vm.set_memory(&memory)?;
+        vm.set_memory(&memory, 1)?;
         let notification = event()?;
         vm.set_notification(&notification, program::DEVICE_ADDRESS, 0)?;
         let vcpu = vm.create_vcpu(0, 1)?;

@@ -10,9 +10,10 @@ use cofferdam_protocol::agent::{
     CgroupFile, CreateContainerRequest, CreateContainerResponse, ExecRequest, ExecResponse,
     FreezeContainerRequest, FreezeContainerResponse, ListProcessesRequest, ListProcessesResponse,
     ProcessEntry, ReadCgroupRequest, ReadCgroupResponse, ReawakenRequest, ReawakenResponse,
-    ResizeTerminalRequest, ResizeTerminalResponse, SignalRequest, SignalResponse,
-    StartContainerRequest, StartContainerResponse, StartFailure, UpdateContainerRequest,
-    UpdateContainerResponse, WaitOomRequest, WaitOomResponse, WaitRequest, WaitResponse,
+    ResizeMachineRequest, ResizeMachineResponse, ResizeTerminalRequest, ResizeTerminalResponse,
+    SignalRequest, SignalResponse, StartContainerRequest, StartContainerResponse, StartFailure,
+    UpdateContainerRequest, UpdateContainerResponse, WaitOomRequest, WaitOomResponse, WaitRequest,
+    WaitResponse,
 };
 use cofferdam_protocol::bounds::MAX_PLAN_BYTES;
 use cofferdam_protocol::id::{ContainerId, ProcessToken};
@@ -20,10 +21,25 @@ use cofferdam_protocol::plan::{ContainerPlan, ProcessPlan};
 use protobuf::MessageField;
 
 use super::rpc::{CallError, Connection, Pending, printable};
+use crate::plan::MachineSize;
 use crate::sandbox::request::{ProcessRow, StartFailureKind};
 
 /// How long the agent has to answer: long enough for a machine under heavy load.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Memory that is given back is moved elsewhere first, page by page.
+const RESIZE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What a guest has after it was resized, by its own word.
+#[derive(Debug)]
+pub(super) struct Resized {
+    /// Blocks of memory beside that of the beginning.
+    pub(super) memory_blocks: u32,
+    /// Processors in use.
+    pub(super) vcpus: u8,
+    /// Why not as asked for.
+    pub(super) failure: Option<String>,
+}
 
 /// Why a guest did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -187,6 +203,28 @@ impl Agent {
         };
         let _: ReawakenResponse = self.connection.call("Reawaken", &request, REQUEST_TIMEOUT)?;
         Ok(())
+    }
+
+    /// Has the guest take memory and processors into use, or give them back. What it has then, by
+    /// its own word.
+    pub(super) fn resize_machine(
+        &mut self,
+        first_block: u64,
+        size: MachineSize,
+    ) -> Result<Resized, AgentError> {
+        let request = ResizeMachineRequest {
+            first_block,
+            memory_blocks: size.memory_blocks,
+            processors: size.vcpus.into(),
+            ..Default::default()
+        };
+        let answer: ResizeMachineResponse =
+            self.connection.call("ResizeMachine", &request, RESIZE_TIMEOUT)?;
+        Ok(Resized {
+            memory_blocks: answer.memory_blocks,
+            vcpus: u8::try_from(answer.processors).unwrap_or(u8::MAX),
+            failure: Some(printable(&answer.failure)).filter(|failure| !failure.is_empty()),
+        })
     }
 
     /// Writes to files of the container's cgroup: all or none.

@@ -69,6 +69,12 @@ pub enum CheckpointError {
     /// The monitor's own program.
     #[error("The monitor's program cannot be read")]
     Monitor(#[source] io::Error),
+    /// `update` made the machine larger.
+    #[error(
+        "The microVM has grown by an update, and only one of the size that it began with can be \
+         saved: update its memory limit and its CPU quota back first"
+    )]
+    Grown,
     /// The image.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -101,6 +107,9 @@ const IMPOSSIBLE: [(&str, &str); 8] = [
 pub fn checkpoint(sandbox: &SandboxRef, request: &ImageRequest) -> Result<(), CheckpointError> {
     refuse_flags(request)?;
     let record = Record::load(&sandbox.state_folder).map_err(CheckpointError::Record)?;
+    if record.vm.has_grown() {
+        return Err(CheckpointError::Grown);
+    }
     let origin = record.origin.ok_or(CheckpointError::Unknown)?;
     if matches!(origin.stdio, Some(StdioPlan::Terminal { .. })) {
         return Err(CheckpointError::Terminal);
@@ -113,7 +122,7 @@ pub fn checkpoint(sandbox: &SandboxRef, request: &ImageRequest) -> Result<(), Ch
     let saved =
         SavedMachine::save(&sandbox.state_folder, &draft.memory, &draft.state, SAVE_TIMEOUT);
     let saved = saved.map_err(CheckpointError::Save)?;
-    let shape = (record.vm.vcpus, record.vm.memory_mib);
+    let shape = (record.vm.vcpus_max, record.vm.memory_mib);
     draft.finish(origin, monitor, shape, plan)?;
     if request.leave_running {
         saved.resume().map_err(CheckpointError::Resume)
@@ -150,6 +159,8 @@ fn plan_of(sandbox: &SandboxRef, origin: &Origin, vm: RunningVm) -> Result<Value
             vcpus: vm.vcpus,
             memory_mib: vm.memory_mib,
             overhead_mib: vm.overhead_mib,
+            max_vcpus: vm.vcpus_max,
+            max_memory_mib: 0,
         },
         facts: &sources.facts,
     })?;

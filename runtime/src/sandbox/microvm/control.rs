@@ -130,6 +130,23 @@ pub(super) fn connect_agent(
     Ok(Connection::new(stream))
 }
 
+/// Has the monitor give the guest this many blocks of memory, or take the rest away; the address of
+/// the first.
+pub(super) fn set_memory_blocks(
+    state_folder: &Path,
+    blocks: u32,
+    timeout: Duration,
+) -> Result<u64, ControlError> {
+    let stream = connect(state_folder, timeout)?;
+    let request = ControlRequest::SetMemoryBlocks(blocks);
+    frame::write_frame(&stream, &request, MAX_CONTROL_BYTES).map_err(ControlError::Frame)?;
+    match frame::read_frame(&stream, MAX_RESPONSE_BYTES).map_err(ControlError::Answer)? {
+        ControlResponse::Memory { first_block } => Ok(first_block),
+        ControlResponse::Refused(reason) => Err(ControlError::Refused(reason)),
+        _ => Err(ControlError::Unexpected),
+    }
+}
+
 /// The streams of a process, as long as it is open or not: the monitor carries them on by itself.
 #[derive(Debug)]
 pub(super) struct StreamsConnection {

@@ -19,6 +19,7 @@ use super::control::{self, ControlError, ControlSocket, StreamsConnection};
 use super::group::{GroupError, SandboxGroup};
 use super::image::Image;
 use super::kvm::{self, KvmError};
+use super::machine;
 use super::monitor::{Monitor, MonitorError, MonitorSetup};
 use super::opener::{self, OpenerError};
 use super::record::{Origin, Record};
@@ -30,7 +31,7 @@ use crate::host::signals::Interrupts;
 use crate::host::subordinate::Subordinate;
 use crate::host::user::User;
 use crate::plan::own_users::{self, UserMaps};
-use crate::plan::{PlanError, PlanInput, RunningVm, SandboxPlan, VmDefaults};
+use crate::plan::{PlanError, PlanInput, RunningVm, SandboxPlan};
 use crate::sandbox::request::{CreateRequest, Created, ImageRequest, StartFailureKind};
 
 /// As much as the guest kernel's generator is seeded with.
@@ -139,7 +140,7 @@ fn open_image(
     let image = Image::open(&request.image)?;
     let monitor = File::open(&artifacts.monitor).and_then(checkpoint::digest);
     let monitor = monitor.map_err(CheckpointError::Monitor)?;
-    let shape = (plan.shape.vcpus, plan.shape.memory_mib);
+    let shape = (plan.shape.vcpus_max, plan.shape.memory_mib);
     image.manifest.check(origin, &monitor, shape, &checkpoint::comparable(plan)?)?;
     Ok(image)
 }
@@ -187,14 +188,10 @@ impl Prepared {
             rootfs: &rootfs,
             spec: inside.as_ref().unwrap_or(&spec),
             stdio: streams.plan(),
-            defaults: VmDefaults {
-                vcpus: config.microvm.vcpus,
-                memory_mib: config.microvm.memory_mib,
-                overhead_mib: config.microvm.memory_overhead_mib,
-            },
+            defaults: machine::defaults(&config.microvm),
             facts: &sources.facts,
         });
-        let plan = plan.map_err(CreateError::Plan)?;
+        let mut plan = plan.map_err(CreateError::Plan)?;
         let artifacts = Artifacts::open(&config.microvm).map_err(CreateError::Artifacts)?;
         let origin = Origin {
             kernel: artifacts.kernel_sha256.clone(),
@@ -203,6 +200,10 @@ impl Prepared {
         };
         let image = restore.map(|request| open_image(&request, &plan, &artifacts, &origin));
         let image = image.transpose().map_err(CreateError::Restore)?;
+        if image.is_some() {
+            // Its memory is the image's: there is no room beside it.
+            plan.shape.memory_blocks_max = 0;
+        }
         let kvm = kvm::open().map_err(CreateError::Kvm)?;
         let shares = match &own_users {
             Some(maps) => {
@@ -281,11 +282,7 @@ impl Prepared {
 
     /// For later verbs.
     fn record(&self, config: &Config, cgroups: &[PathBuf]) -> Result<(), CreateError> {
-        let vm = RunningVm {
-            vcpus: self.plan.shape.vcpus,
-            memory_mib: self.plan.shape.memory_mib,
-            overhead_mib: config.microvm.memory_overhead_mib,
-        };
+        let vm = RunningVm::at_birth(&self.plan.shape, config.microvm.memory_overhead_mib);
         Record { vm, cgroups: cgroups.to_vec(), origin: Some(self.origin.clone()) }
             .save(&self.state_folder)
             .map_err(CreateError::Record)

@@ -256,6 +256,16 @@ fn warn_of_missing(limited: Result<(), WriteError>) {
     }
 }
 
+/// Limits a sandbox to what a guest with this much memory takes of the host.
+pub(super) fn limit_memory(folders: &[PathBuf], guest_mib: u64) -> Result<(), GroupError> {
+    if folders.is_empty() {
+        return Ok(());
+    }
+    let groups = Groups::new(folders);
+    let write = host_limits::of_memory(groups.version(), guest_mib);
+    Ok(writes::apply(groups, &[write])?)
+}
+
 fn limit_at_birth(group: &HostGroup, shape: &VmShape) -> Result<(), WriteError> {
     let list = host_limits::at_birth(group.version(), shape);
     writes::apply(Groups::new(group.folders()), &list)

@@ -310,7 +310,9 @@ fn config_file(
     let config = VmConfig {
         sandbox: setup.sandbox.clone(),
         vcpus: setup.shape.vcpus,
+        vcpus_max: setup.shape.vcpus_max,
         memory_mib: setup.shape.memory_mib,
+        memory_blocks_max: setup.shape.memory_blocks_max,
         kernel: number(&setup.artifacts.kernel),
         initramfs: number(&setup.artifacts.initramfs),
         kvm: number(setup.kvm),

@@ -69,11 +69,20 @@ fn is_damage(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::MachineSize;
 
     #[test]
     fn what_was_saved_is_loaded() {
         let folder = tempfile::tempdir().unwrap();
-        let vm = RunningVm { vcpus: 2, memory_mib: 256, overhead_mib: 48 };
+        let size = MachineSize { memory_blocks: 1, vcpus: 2 };
+        let vm = RunningVm {
+            vcpus: 2,
+            vcpus_max: 4,
+            memory_mib: 256,
+            memory_blocks_max: 3,
+            overhead_mib: 48,
+            size,
+        };
         let record = Record { vm, cgroups: vec!["/sys/fs/cgroup/a".into()], origin: None };
         assert!(Record::load(folder.path()).is_err());
         record.save(folder.path()).unwrap();

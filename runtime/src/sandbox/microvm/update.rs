@@ -10,15 +10,16 @@ use nix::unistd::Pid;
 use super::agent::{self, Agent, AgentError};
 use super::control::{self, ControlError};
 use super::group::{self, GroupError};
+use super::machine::{self, MachineError};
 use super::record::Record;
-use crate::plan::{UpdatePlan, UpdatePlanError};
+use crate::plan::{MachineSize, RunningVm, UpdatePlan, UpdatePlanError};
 use crate::sandbox::request::{SandboxRef, UpdateRequest};
 
 /// Why the limits are as they were.
 #[derive(Debug, thiserror::Error)]
 pub enum UpdateError {
     /// `create` did not finish, or the state folder was changed.
-    #[error("The record of the microVM cannot be read")]
+    #[error("The record of the microVM cannot be read or written")]
     Record(#[source] io::Error),
     /// What cannot be.
     #[error("The limits cannot be those of a microVM")]
@@ -35,6 +36,9 @@ pub enum UpdateError {
     /// The sandbox's control group.
     #[error("The microVM cannot be limited on the host")]
     Group(#[from] GroupError),
+    /// The machine.
+    #[error("The microVM cannot have the size that the limits take")]
+    Resize(#[from] MachineError),
     /// The host's processors.
     #[error("The microVM cannot be moved to other processors")]
     Processors(#[source] io::Error),
@@ -50,13 +54,47 @@ pub fn update(sandbox: &SandboxRef, request: &UpdateRequest) -> Result<(), Updat
     if said(&request.l3_cache_schema) || said(&request.memory_bandwidth_schema) {
         return Err(UpdateError::CacheAllocation);
     }
-    let record = Record::load(&sandbox.state_folder).map_err(UpdateError::Record)?;
+    let mut record = Record::load(&sandbox.state_folder).map_err(UpdateError::Record)?;
     let plan = UpdatePlan::new(&request.change.written, record.vm)?;
+    let before = record.vm.size;
+    resize(sandbox, &mut record, before.larger_of(plan.size))?;
+    if let Err(error) = set_limits(sandbox, &record, &plan, request) {
+        // The error that matters is the first.
+        let _ = resize(sandbox, &mut record, before);
+        return Err(error);
+    }
+    resize(sandbox, &mut record, plan.size)
+}
+
+/// Brings the machine to a size, and the record with it.
+fn resize(sandbox: &SandboxRef, record: &mut Record, size: MachineSize) -> Result<(), UpdateError> {
+    let now = record.vm.size;
+    if size == now {
+        return Ok(());
+    }
+    let folder = &sandbox.state_folder;
+    let resized = if size.larger_of(now) == size {
+        let larger = Record { vm: RunningVm { size, ..record.vm }, ..record.clone() };
+        larger.save(folder).map_err(UpdateError::Record)?;
+        machine::grow(folder, record, size)
+    } else {
+        machine::shrink(folder, record, size)
+    };
+    record.save(folder).map_err(UpdateError::Record)?;
+    Ok(resized?)
+}
+
+fn set_limits(
+    sandbox: &SandboxRef,
+    record: &Record,
+    plan: &UpdatePlan,
+    request: &UpdateRequest,
+) -> Result<(), UpdateError> {
     if let Some(cpus) = &plan.host_cpus {
         move_threads(sandbox, cpus).map_err(UpdateError::Processors)?;
     }
     if !plan.files.is_empty() {
-        update_guest(sandbox, &plan)?;
+        update_guest(sandbox, plan)?;
     }
     Ok(group::limit_processors(&record.cgroups, &request.change.written)?)
 }

@@ -50,7 +50,9 @@ impl Fixture {
             sandbox: &"a".parse().unwrap(),
             shape: &VmShape {
                 vcpus: 1,
+                vcpus_max: 1,
                 memory_mib: 64,
+                memory_blocks_max: 0,
                 host_cpus: vec![0],
                 memory_policy: Some(MemoryPolicyPlan { mode: 2, nodes: vec![0] }),
             },

@@ -112,7 +112,7 @@ impl Config {
         let microvm = &self.microvm;
         let bounds = [
             ("microvm.vcpus", u64::from(microvm.vcpus), 1, u64::from(MAX_VCPUS)),
-            ("microvm.max_vcpus", u64::from(microvm.max_vcpus), 1, u64::from(MAX_VCPUS)),
+            ("microvm.max_vcpus", microvm.max_vcpus.unwrap_or(1).into(), 1, MAX_VCPUS.into()),
             (
                 "microvm.memory_mib",
                 u64::from(microvm.memory_mib),
@@ -186,8 +186,9 @@ pub struct MicroVmConfig {
     pub monitor: Option<PathBuf>,
     /// Virtual processors of a sandbox whose spec has no CPU limit.
     pub vcpus: u8,
-    /// To how many `update` can raise them in a sandbox that runs, where the host has as many.
-    pub max_vcpus: u8,
+    /// To how many `update` can raise them in a sandbox that runs. Absent: as many as the host has,
+    /// at most 4.
+    pub max_vcpus: Option<u8>,
     /// Guest memory in MiB of a sandbox whose spec has no memory limit.
     pub memory_mib: u32,
     /// Memory added to a spec's limit for the guest kernel and the agent, in MiB.
@@ -206,7 +207,7 @@ impl Default for MicroVmConfig {
             guest: None,
             monitor: None,
             vcpus: 1,
-            max_vcpus: 4,
+            max_vcpus: None,
             memory_mib: 256,
             memory_overhead_mib: 64,
             boot_timeout_ms: 30_000,

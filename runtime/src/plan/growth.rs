@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn the_limit_that_a_machine_was_made_for_takes_no_block_and_one_more_mib_takes_one() {
         assert_eq!(
-            [1, 128, 129, 254, 255].map(|mib| VM.blocks_for(mib)),
+            [1, 128, 129, 255, 256].map(|mib| VM.blocks_for(mib)),
             [0, 0, 1, 1, 2].map(Some)
         );
     }

@@ -166,7 +166,7 @@ mod tests {
                 .map(|p| p.size.memory_blocks)
         };
         assert_eq!((blocks(128).unwrap(), blocks(129).unwrap()), (0, 1));
-        assert!(matches!(blocks(256), Err(UpdatePlanError::Memory { room_mib: 254, .. })));
+        assert!(matches!(blocks(256), Err(UpdatePlanError::Memory { room_mib: 255, .. })));
         assert!(plan(r#"{"memory":{"limit":-1}}"#).is_ok());
     }
 

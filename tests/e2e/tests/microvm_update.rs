@@ -1,4 +1,5 @@
-//! `update` of a microVM: the guest's files, and what a machine that runs cannot become.
+//! `update` of a microVM: the guest's files, a machine that grows and shrinks while it runs, and
+//! what it cannot become.
 
 use cofferdam_e2e::{Bundle, Container, Runtime};
 use serde_json::json;
@@ -55,7 +56,7 @@ fn what_a_running_machine_cannot_become_is_refused_by_its_field() {
     let runtime = Runtime::cofferdam();
     let container = runtime.start(&bundle());
     for (flags, field) in [
-        (["--memory", "1g"], "linux.resources.memory.limit"),
+        (["--memory", "1024g"], "linux.resources.memory.limit"),
         (["--cpu-quota", "900000"], "linux.resources.cpu.quota"),
         (["--blkio-weight", "100"], "linux.resources.blockIO.weight"),
         (["--cpuset-mems", "0"], "linux.resources.cpu.mems"),
@@ -65,6 +66,76 @@ fn what_a_running_machine_cannot_become_is_refused_by_its_field() {
     }
     assert_eq!(file(&container, "memory.max"), (64 << 20).to_string());
     assert_eq!(file(&container, "cpu.max"), "100000 100000");
+}
+
+/// All memory of the guest, in MiB.
+fn memory_mib(container: &Container<'_>) -> u64 {
+    let meminfo = container.exec(&["cat", "/proc/meminfo"]).stdout;
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = total.and_then(|total| total.trim().strip_suffix(" kB"));
+    kib.and_then(|kib| kib.trim().parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+/// What the host lets the sandbox take, in MiB, where its control groups are v2.
+fn host_limit_mib(container: &Container<'_>) -> Option<u64> {
+    let folder = container.state()["annotations"]["dev.cofferdam.vm.cgroup"].as_str()?.to_owned();
+    let limit = std::fs::read_to_string(format!("{folder}/memory.max")).ok()?;
+    Some(limit.trim().parse::<u64>().ok()? >> 20)
+}
+
+#[test]
+fn a_running_machine_gets_more_memory_and_gives_it_back() {
+    let runtime = Runtime::cofferdam();
+    let data = json!({
+        "destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["size=300m"]
+    });
+    let container = runtime.start(&bundle().mount(data));
+    let (before, limit_before) = (memory_mib(&container), host_limit_mib(&container));
+    let fill = ["dd", "if=/dev/zero", "of=/data/x", "bs=1M", "count=200"];
+
+    runtime.verb(&["update", "--memory", "300M", &container.id]).exits(0);
+    assert_eq!(file(&container, "memory.max"), (300 << 20).to_string());
+    // Two blocks of 128 MiB.
+    assert_eq!(memory_mib(&container), before + 256);
+    assert!(host_limit_mib(&container) >= limit_before.map(|mib| mib + 256));
+    container.exec(&fill).exits(0);
+    assert!(file(&container, "memory.current").parse::<u64>().unwrap() > 200 << 20);
+
+    container.exec(&["rm", "/data/x"]).exits(0);
+    runtime.verb(&["update", "--memory", "64M", &container.id]).exits(0);
+    assert_eq!(file(&container, "memory.max"), (64 << 20).to_string());
+    assert_eq!(memory_mib(&container), before);
+    assert_eq!(host_limit_mib(&container), limit_before);
+
+    // And again, with what is left of the first time.
+    runtime.verb(&["update", "--memory", "150M", &container.id]).exits(0);
+    assert_eq!(memory_mib(&container), before + 128);
+}
+
+#[test]
+fn a_running_machine_gets_more_processors_and_gives_them_back() {
+    let config = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(config.path(), "[microvm]\nmax_vcpus = 3\n").unwrap();
+    let path = config.path().display().to_string();
+    let runtime = Runtime::cofferdam_with(&["--isolation", "microvm", "--config", &path]);
+    let container = runtime.start(&bundle());
+    let processors = |container: &Container<'_>| {
+        let cpuinfo = container.exec(&["cat", "/proc/cpuinfo"]).stdout;
+        cpuinfo.lines().filter(|line| line.starts_with("processor")).count()
+    };
+    assert_eq!(processors(&container), 1);
+    for (quota, expected) in [("250000", 3), ("100000", 1), ("200000", 2)] {
+        runtime.verb(&["update", "--cpu-quota", quota, &container.id]).exits(0);
+        assert_eq!(processors(&container), expected);
+        assert_eq!(file(&container, "cpu.max"), format!("{quota} 100000"));
+        // Each runs.
+        for processor in 0..expected {
+            let mask = format!("{:x}", 1 << processor);
+            container.exec(&["taskset", &mask, "true"]).exits(0);
+        }
+    }
+    let refused = runtime.verb(&["update", "--cpu-quota", "400000", &container.id]);
+    refused.exits(1).complains(&["linux.resources.cpu.quota", "the 3", "microvm.max_vcpus"]);
 }
 
 #[test]

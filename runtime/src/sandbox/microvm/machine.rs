@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::thread;
 
-use cofferdam_protocol::bounds::{MAX_MEMORY_MIB, MAX_VCPUS};
+use cofferdam_protocol::bounds::MAX_MEMORY_MIB;
 
 use super::agent::{self, Agent, AgentError};
 use super::control::{self, ControlError};
@@ -25,6 +25,9 @@ use crate::plan::{MachineSize, VmDefaults};
 /// With this policy the kernel counts all that is mapped, touched or not: room to grow would be
 /// taken from everyone else.
 const STRICT_OVERCOMMIT: &str = "2";
+
+/// A guest keeps some hundred KiB for each processor that may come.
+const MOST_BY_DEFAULT: u8 = 4;
 
 /// Why a machine has not the size that it should.
 #[derive(Debug, thiserror::Error)]
@@ -54,14 +57,19 @@ pub enum MachineError {
 
 /// What the configuration and this host say of virtual machines.
 pub(super) fn defaults(config: &MicroVmConfig) -> VmDefaults {
-    let processors = thread::available_parallelism().map_or(1, usize::from);
     VmDefaults {
         vcpus: config.vcpus,
         memory_mib: config.memory_mib,
         overhead_mib: config.memory_overhead_mib,
-        max_vcpus: config.max_vcpus.min(u8::try_from(processors).unwrap_or(MAX_VCPUS)),
+        max_vcpus: config.max_vcpus.unwrap_or_else(processors_to_grow_to),
         max_memory_mib: memory_to_grow_to(),
     }
+}
+
+/// Those of this host, but each costs the guest memory.
+fn processors_to_grow_to() -> u8 {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    u8::try_from(processors).map_or(MOST_BY_DEFAULT, |all| all.min(MOST_BY_DEFAULT))
 }
 
 /// All that this host has, in MiB; 0 where room to grow has a price.

@@ -158,9 +158,9 @@ mod tests {
 
     #[test]
     fn a_block_that_cannot_be_added_is_told() {
-        let (_folder, machine) = machine(&[], &["online"]);
-        let answer = machine.resize(&request(2, 1));
-        assert_eq!(answer.memory_blocks, 1);
+        let (_folder, machine) = machine(&[], &[]);
+        let answer = machine.resize(&request(1, 1));
+        assert_eq!(answer.memory_blocks, 0);
         assert!(answer.failure.contains("adding memory"), "{}", answer.failure);
     }
 }

@@ -67,7 +67,7 @@ pub(crate) enum Place {
 const LAB: &str = "lab";
 
 /// How long the lab may take for all scenarios of both modes.
-const LAB_LIMIT: Duration = Duration::from_secs(25 * 60);
+const LAB_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// In the lab, the scenarios of several guests side by side.
 const LAB_MEMORY: &str = "6G";
 

@@ -256,3 +256,30 @@ fn what_cannot_be_saved_is_refused_and_runs_on() {
     assert_eq!(container.status(), "running");
     container.exec(&["true"]).exits(0);
 }
+
+#[test]
+fn a_container_that_someone_could_write_to_is_refused() {
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let (id, path) = (runtime.id("read"), bundle.path().display().to_string());
+    let mut create = runtime.command(&["create", "--bundle", &path, &id]);
+    create.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut create = create.spawn().unwrap();
+    let input = create.stdin.take();
+    assert!(create.wait().unwrap().success());
+    runtime.verb(&["start", &id]).exits(0);
+    images.checkpoint(&runtime, &[], &id).exits(1).complains(&["standard input", "/dev/null"]);
+    drop(input);
+    runtime.verb(&["delete", "--force", &id]).exits(0);
+}
+
+#[test]
+fn a_container_that_has_grown_is_refused_until_it_is_small_again() {
+    let (runtime, images) = (Runtime::cofferdam(), Images::new());
+    let limit = serde_json::json!({ "limit": 64 << 20 });
+    let bundle = counting().edit(|config| config["linux"]["resources"]["memory"] = limit);
+    let container = started(&runtime, &bundle);
+    runtime.verb(&["update", "--memory", "150M", &container.id]).exits(0);
+    images.checkpoint(&runtime, &[], &container.id).exits(1).complains(&["has grown"]);
+    runtime.verb(&["update", "--memory", "64M", &container.id]).exits(0);
+    images.checkpoint(&runtime, &[], &container.id).exits(0);
+}

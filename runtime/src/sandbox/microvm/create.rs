@@ -179,6 +179,8 @@ impl Prepared {
             ..
         } = request;
         let sources = Sources::open(&spec, &bundle, &rootfs).map_err(CreateError::Share)?;
+        // What was saved has none.
+        let stdio = if restore.is_some() { stdio.without_input() } else { stdio };
         let streams = HostStreams::prepare(stdio).map_err(CreateError::Stdio)?;
         let own_users = own_users(&spec);
         let inside = own_users.as_ref().map(|_| own_users::inside(&spec));

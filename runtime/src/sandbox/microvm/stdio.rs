@@ -56,7 +56,7 @@ impl HostStreams {
     pub(super) fn prepare(stdio: ProcessStdio) -> Result<Self, StdioError> {
         match stdio {
             ProcessStdio::Inherit { stdin, stdout, stderr } => Ok(Self::Pipes {
-                stdin: own("stdin", stdin)?,
+                stdin: own("stdin", stdin.filter(|stdin| !is_null(stdin.as_fd())))?,
                 stdout: own("stdout", stdout)?,
                 stderr: own("stderr", stderr)?,
             }),
@@ -107,6 +107,16 @@ impl HostStreams {
     }
 }
 
+/// Whether nothing can come from a descriptor: the guest has a `/dev/null` of its own.
+fn is_null(descriptor: BorrowedFd<'_>) -> bool {
+    use rustix::fs::FileType;
+    let is_null = |stat: rustix::fs::Stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+            && stat.st_rdev == rustix::fs::makedev(1, 3)
+    };
+    rustix::fs::fstat(descriptor).is_ok_and(is_null)
+}
+
 fn own(name: &'static str, descriptor: Option<OwnedFd>) -> Result<Option<OwnedFd>, StdioError> {
     let own = descriptor.map(|descriptor| reopen(descriptor.as_fd())).transpose();
     own.map_err(|source| StdioError::Stream { name, source })
@@ -136,6 +146,14 @@ mod tests {
         let size = tcgetwinsize(&master).unwrap();
         assert_eq!((size.ws_row, size.ws_col), (40, 120));
         assert!(!tcgetattr(&slave).unwrap().local_modes.contains(LocalModes::ECHO));
+    }
+
+    #[test]
+    fn no_input_is_carried_from_dev_null() {
+        let null = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let stdio = ProcessStdio::Inherit { stdin: Some(null), stdout: None, stderr: None };
+        let expected = StdioPlan::Pipes { stdin: false, stdout: false, stderr: false };
+        assert_eq!(HostStreams::prepare(stdio).unwrap().plan(), expected);
     }
 
     #[test]

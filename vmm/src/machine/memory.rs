@@ -105,9 +105,13 @@ fn allocate_ranges(ranges: &[Range<u64>]) -> Result<Memory, MemoryError> {
 /// Where a booting guest takes a page here and a page there, so that small ones are worth it.
 const THIN: Range<u64> = 2 << 20..8 << 20;
 
-/// Asks for huge pages where the guest uses memory densely. At [`THIN`] addresses, and in a huge
-/// page that the kernel just reaches into, small ones spare an idle guest 5 MiB. Each that it
-/// touches costs the boot 5 virtual microseconds, and a huge one 350.
+/// The end of the first block that the guest's kernel knows of as a block (since it can hot-plug
+/// any): what it touches there, by where its allocator begins, is a quarter of a huge page.
+const FIRST_BLOCK_END: Range<u64> = BLOCK_BYTES - HUGE_PAGE_BYTES..BLOCK_BYTES;
+
+/// Asks for huge pages where the guest uses memory densely. At [`THIN`] addresses, at
+/// [`FIRST_BLOCK_END`], and in a huge page that the kernel just reaches into, small ones spare an
+/// idle guest 6 MiB. Each that it touches costs the boot 5 virtual microseconds, and a huge one 350.
 ///
 /// It is advice: a host that knows no huge pages serves as well.
 pub fn advise_huge_pages(memory: &Memory, kernel: &Range<u64>) {
@@ -124,13 +128,14 @@ pub fn advise_huge_pages(memory: &Memory, kernel: &Range<u64>) {
 }
 
 /// The parts of a region for small pages.
-fn sparse(region: &Range<u64>, kernel: &Range<u64>) -> [Range<u64>; 2] {
+fn sparse(region: &Range<u64>, kernel: &Range<u64>) -> [Range<u64>; 3] {
     let last = kernel.end - kernel.end % HUGE_PAGE_BYTES;
     let rest = if kernel.end - last < HUGE_PAGE_BYTES / 2 { HUGE_PAGE_BYTES } else { 0 };
     let within = |address: u64| address.clamp(region.start, region.end);
     [
         within(THIN.start)..within(THIN.end.min(kernel.start).max(THIN.start)),
         within(last)..within(last + rest),
+        within(FIRST_BLOCK_END.start)..within(FIRST_BLOCK_END.end),
     ]
 }
 
@@ -234,7 +239,8 @@ mod tests {
         const MIB: u64 = 1 << 20;
         let region = 0..256 * MIB;
         let kernel = 16 * MIB..30 * MIB + 4096;
-        assert_eq!(sparse(&region, &kernel), [2 * MIB..8 * MIB, 30 * MIB..32 * MIB]);
+        let expected = [2 * MIB..8 * MIB, 30 * MIB..32 * MIB, 126 * MIB..128 * MIB];
+        assert_eq!(sparse(&region, &kernel), expected);
         let fuller = 16 * MIB..31 * MIB;
         assert!(sparse(&region, &fuller)[1].is_empty());
         let low = MIB..15 * MIB;

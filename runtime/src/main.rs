@@ -8,7 +8,11 @@ use cofferdam::commands;
 use cofferdam::host::log;
 use cofferdam::sandbox::namespace;
 
+/// What a shell reports of a program that aborted.
+const ABORTED: i32 = 134;
+
 fn main() -> ExitCode {
+    end_when_panicking();
     if let Some(code) = namespace::run_as_helper() {
         return code;
     }
@@ -29,6 +33,16 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit_code(compat))
         }
     }
+}
+
+/// The first process of a pid namespace cannot be relied on to die of its own SIGABRT: whoever
+/// waits for a container that is being made would wait for ever.
+fn end_when_panicking() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::exit(ABORTED);
+    }));
 }
 
 /// Help and the version are what was asked for; anything else is a mistake, and 1 as with runc.

@@ -29,7 +29,7 @@ use crate::host::undo::Undo;
 use crate::host::user::User;
 use crate::isolation::{self, Effective, IsolationError};
 use crate::kind::SandboxKind;
-use crate::sandbox::request::{CreateRequest, Created, ImageRequest, StartFailureKind};
+use crate::sandbox::request::{CreateRequest, ImageRequest, StartFailureKind};
 use crate::sandbox::{self, CreateError};
 use crate::spec::rootfs::{self, RootfsError};
 use crate::spec::rules::{self, InvalidSpec};
@@ -185,7 +185,7 @@ pub(super) fn create(
     let request = request(context, args, &checked, &entry, interrupts)?;
     let kind = checked.effective.kind;
     let mut created = sandbox::create(kind, request, &checked.config)?;
-    entry.record.process = Some(identity(&created)?);
+    entry.record.process = Some(created.process);
     let sandbox = entry.sandbox();
     undo.push(move || {
         if let Err(error) = sandbox::delete(kind, &sandbox) {
@@ -198,9 +198,9 @@ pub(super) fn create(
     interrupts.check()?;
     let terminal = hand_over_terminal(created.terminal, args.console_socket.as_deref())?;
     if let Some(socket) = &args.pidfd_socket {
-        terminal::send_pidfd(socket, created.pid)?;
+        terminal::send_pidfd(socket, created.process.pid)?;
     }
-    write_pid_file(args.pid_file.as_deref(), created.pid, &mut undo)?;
+    write_pid_file(args.pid_file.as_deref(), created.process.pid, &mut undo)?;
     entry.record.phase = Status::Created;
     entry.save(&lock)?;
     interrupts.check()?;
@@ -348,11 +348,6 @@ pub(super) fn terminal_size(process: &oci_spec::runtime::Process) -> Option<(u16
 
 fn wants_terminal(spec: &Spec) -> bool {
     spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false)
-}
-
-fn identity(created: &Created) -> Result<ProcessIdentity, CreationError> {
-    ProcessIdentity::of(created.pid)
-        .map_err(|source| CreationError::Host { step: "find the sandbox's process", source })
 }
 
 /// The hooks of the creation, in a microVM's case: `libcontainer` runs those of namespaces.

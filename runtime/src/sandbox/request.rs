@@ -64,7 +64,7 @@ pub struct ImageRequest {
 pub struct Created {
     /// The host process that lives exactly as long as the sandbox: the container's init in
     /// namespaces, the monitor of a microVM. A child of the calling process.
-    pub pid: i32,
+    pub process: ProcessIdentity,
     /// The master side of the container's terminal, when it has one.
     pub terminal: Option<OwnedFd>,
     /// What `state` shows beside the standard fields (`dev.cofferdam.*`): hardening added, jail.

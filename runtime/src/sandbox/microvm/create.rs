@@ -27,6 +27,7 @@ use super::shares::{OpenShare, ShareError, Sources};
 use super::stdio::{HostStreams, StdioError};
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::config::Config;
+use crate::host::process::ProcessIdentity;
 use crate::host::signals::Interrupts;
 use crate::host::subordinate::Subordinate;
 use crate::host::user::User;
@@ -66,6 +67,9 @@ pub enum CreateError {
     /// The monitor, or the guest's boot.
     #[error("The microVM did not start")]
     Monitor(#[source] MonitorError),
+    /// The monitor, once it is there.
+    #[error("The monitor's process cannot be found")]
+    Process(#[source] io::Error),
     /// The monitor's socket.
     #[error("The microVM cannot be reached")]
     Control(#[source] ControlError),
@@ -117,10 +121,12 @@ pub fn create(request: CreateRequest, config: &Config) -> Result<Created, Create
     }
     prepared.attach(timeout)?;
     group.limit_processors(&prepared.spec).map_err(CreateError::Group)?;
+    let process = monitor.identity().map_err(CreateError::Process)?;
     let described = group.description();
     group.release();
     socket.release();
-    Ok(prepared.into_created(monitor, described))
+    monitor.release();
+    Ok(prepared.into_created(process, described))
 }
 
 /// The monitor's users, where the caller is an ordinary one.
@@ -290,7 +296,7 @@ impl Prepared {
             .map_err(CreateError::Record)
     }
 
-    fn into_created(self, monitor: Monitor, group: String) -> Created {
+    fn into_created(self, process: ProcessIdentity, group: String) -> Created {
         let shape = &self.plan.shape;
         let annotation = |name: &str, value: String| (format!("dev.cofferdam.{name}"), value);
         let annotations = vec![
@@ -300,7 +306,7 @@ impl Prepared {
             annotation("vm.cgroup", group),
         ];
         Created {
-            pid: monitor.release(),
+            process,
             terminal: self.streams.into_terminal().map(|(master, _)| master),
             annotations,
         }

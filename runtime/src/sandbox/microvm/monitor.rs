@@ -39,6 +39,7 @@ use super::rpc::printable;
 use super::shares::OpenShare;
 use crate::artifacts::Artifacts;
 use crate::host::id_maps::{self, IdMapError};
+use crate::host::process::ProcessIdentity;
 use crate::host::signals::{Interrupted, Interrupts};
 use crate::host::sys::{self, GatedChild, Program};
 use crate::host::user::User;
@@ -247,10 +248,14 @@ impl Monitor {
         }
     }
 
+    /// Who it is, for as long as the machine is up.
+    pub(super) fn identity(&self) -> io::Result<ProcessIdentity> {
+        ProcessIdentity::of(self.pid)
+    }
+
     /// Lets it live on.
-    pub(super) fn release(mut self) -> i32 {
+    pub(super) fn release(mut self) {
         self.released = true;
-        self.pid
     }
 
     /// How it ended. It has closed its report, and so is about to.

@@ -287,7 +287,7 @@ fn spawn(
     record.save(&state_folder).map_err(host("write the record of the container"))?;
     let terminal = ours.map(|socket| terminal::receive(&socket, size.flatten()));
     Ok(Created {
-        pid: ready.0,
+        process: identity,
         terminal: terminal.transpose().map_err(host("receive the terminal"))?,
         annotations,
     })

@@ -15,8 +15,8 @@ use serde_json::json;
 fn injections() -> usize {
     let said = std::env::var("COFFERDAM_INJECTIONS").ok().and_then(|text| text.parse().ok());
     said.unwrap_or(match Mode::current() {
-        Mode::Namespace => 40,
-        Mode::MicroVm => 6,
+        Mode::Namespace => 20,
+        Mode::MicroVm => 4,
     })
 }
 

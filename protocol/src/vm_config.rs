@@ -25,7 +25,7 @@ pub struct VmConfig {
     pub vcpus_max: u8,
     /// Guest memory in MiB, [`MIN_MEMORY_MIB`] to [`MAX_MEMORY_MIB`].
     pub memory_mib: u32,
-    /// By how many blocks of [`MEMORY_BLOCK_MIB`](crate::bounds::MEMORY_BLOCK_MIB) it can grow while
+    /// By how many blocks of [`MEMORY_BLOCK_MIB`] it can grow while
     /// the guest runs.
     pub memory_blocks_max: u32,
     /// The guest kernel: an uncompressed x86-64 ELF `vmlinux`, read-only.

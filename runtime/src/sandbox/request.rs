@@ -152,7 +152,7 @@ pub struct SandboxRef {
     pub state_folder: PathBuf,
     /// Where the bundle was at `create`.
     pub bundle: PathBuf,
-    /// [`Created::pid`], so that a reused number is not taken for it. Absent when `create` was cut
+    /// [`Created::process`], so that a reused number is not taken for it. Absent when `create` was cut
     /// before there was one: only `delete` meets that.
     pub process: Option<ProcessIdentity>,
 }

@@ -6,17 +6,19 @@
 //! | namespaces, lab | the lab: cgroup v2, Landlock |
 //! | microVM | this machine where its KVM is fit, else the lab |
 //!
-//! Programs are compiled here and run in the lab by path. One start of the lab serves all
-//! programs of both modes; its root is in RAM, so its state is fresh.
+//! Programs are compiled here and run in the lab by path. One start of a lab serves all programs
+//! of a mode, and the two labs run side by side; their roots are in RAM, so their state is fresh.
 
+mod attempt;
 mod suite;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
@@ -24,7 +26,7 @@ use crate::build::{self, MUSL, Profile};
 use crate::lab::Lab;
 use crate::rootfs::{self, Image};
 use crate::tally::Tally;
-use crate::{kvm, process, workspace};
+use crate::{kvm, lab, process, workspace};
 use suite::{Mode, Run, Suite};
 
 pub(crate) use suite::Arguments as SuiteArguments;
@@ -64,9 +66,10 @@ pub(crate) enum Place {
 }
 
 /// What people read of where it runs.
+const HERE: &str = "here";
 const LAB: &str = "lab";
 
-/// How long the lab may take for all scenarios of both modes.
+/// How long a lab may take for all scenarios of its mode.
 const LAB_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// In the lab, the scenarios of several guests side by side.
 const LAB_MEMORY: &str = "6G";
@@ -88,40 +91,59 @@ fn tiers(arguments: &Arguments) -> Result<Tally> {
         bail!("The end-to-end scenarios make containers: run them as root");
     }
     let prepared = prepare()?;
-    let mut here = Vec::new();
-    let mut lab = Vec::new();
-    if arguments.mode != Modes::Microvm {
-        here.push(Mode::Namespace);
-        lab.push(Mode::Namespace);
+    let tiers = planned(arguments, prepared.kvm_obstacle.as_deref());
+    if let Some(reason) = prepared.kvm_obstacle.as_deref().filter(|_| tiers.microvms_in_lab) {
+        eprintln!("MicroVMs run in the lab, since this machine's KVM cannot: {reason}");
     }
-    if arguments.mode != Modes::Namespace {
-        match &prepared.kvm_obstacle {
-            None => here.push(Mode::Microvm),
-            Some(reason) => {
-                eprintln!("MicroVMs run in the lab, since this machine's KVM cannot: {reason}");
-                lab.push(Mode::Microvm);
-            }
-        }
+    let here = prepared.suite(&tiers.here, HERE, arguments);
+    let in_lab = |mode: Option<Mode>| match mode {
+        Some(mode) => in_the_lab(&prepared.suite(&[mode], LAB, arguments)),
+        None => Ok(Tally::default()),
+    };
+    if tiers.need_a_lab() {
+        // Once, before two of them want it.
+        lab::prepare()?;
     }
-    if arguments.place == Some(Place::Lab) {
-        here.clear();
-        // Asked for by name, the lab can always run them.
-        if arguments.mode != Modes::Namespace && !lab.contains(&Mode::Microvm) {
-            lab.push(Mode::Microvm);
-        }
-    }
-    if arguments.place == Some(Place::Here) {
-        lab.clear();
-    }
+    // A lab has one CPU: there is one for each mode, side by side.
+    thread::scope(|scope| {
+        let microvms = scope.spawn(|| in_lab(tiers.microvms_in_lab.then_some(Mode::Microvm)));
+        let mut tally = here.run_here();
+        tally += in_lab(tiers.namespaces_in_lab.then_some(Mode::Namespace))?;
+        tally += microvms.join().map_err(|_| anyhow!("The microVMs' lab panicked"))??;
+        Ok(tally)
+    })
+}
 
-    let mut tally = Tally::default();
-    if !here.is_empty() {
-        tally += prepared.suite(&here, "here", arguments).run_here();
+/// What runs where.
+#[derive(Debug, PartialEq, Eq)]
+struct Tiers {
+    here: Vec<Mode>,
+    namespaces_in_lab: bool,
+    microvms_in_lab: bool,
+}
+
+impl Tiers {
+    fn need_a_lab(&self) -> bool {
+        self.namespaces_in_lab || self.microvms_in_lab
     }
-    if !lab.is_empty() {
-        tally += in_the_lab(&prepared.suite(&lab, LAB, arguments))?;
+}
+
+fn planned(arguments: &Arguments, kvm_obstacle: Option<&str>) -> Tiers {
+    let (namespaces, microvms) =
+        (arguments.mode != Modes::Microvm, arguments.mode != Modes::Namespace);
+    let place = |wanted| arguments.place.is_none_or(|place| place == wanted);
+    let mut here = Vec::new();
+    if place(Place::Here) {
+        here.extend(namespaces.then_some(Mode::Namespace));
+        here.extend((microvms && kvm_obstacle.is_none()).then_some(Mode::Microvm));
     }
-    Ok(tally)
+    // Asked for by name, the lab can always run them.
+    let by_name = arguments.place == Some(Place::Lab);
+    Tiers {
+        here,
+        namespaces_in_lab: namespaces && place(Place::Lab),
+        microvms_in_lab: microvms && place(Place::Lab) && (by_name || kvm_obstacle.is_some()),
+    }
 }
 
 /// What the scenarios need.
@@ -165,8 +187,8 @@ impl Prepared {
             }
         }
         let environment = self.environment.clone();
-        let second_chance = place == LAB;
-        Suite { place: place.to_owned(), runs, environment, filter, second_chance }
+        let guests_may_die = place == LAB;
+        Suite { place: place.to_owned(), runs, environment, filter, guests_may_die }
     }
 }
 
@@ -228,7 +250,7 @@ fn read_report(report: &Path, status: u8) -> Tally {
     match serde_json::from_str(&text) {
         Ok(tally) => tally,
         Err(_) => {
-            eprintln!("FAILED: the scenarios in the lab did not come to their end ({status})");
+            eprintln!("FAILED: scenarios in the lab did not come to their end ({status})");
             Tally::one(false)
         }
     }
@@ -237,6 +259,33 @@ fn read_report(report: &Path, status: u8) -> Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn asked(mode: Modes, place: Option<Place>) -> Arguments {
+        Arguments { mode, place, filter: None }
+    }
+
+    #[test]
+    fn every_mode_runs_wherever_it_can() {
+        let all = asked(Modes::All, None);
+        let tiers =
+            Tiers { here: vec![Mode::Namespace], namespaces_in_lab: true, microvms_in_lab: true };
+        assert_eq!(planned(&all, Some("unfit")), tiers);
+        let fit =
+            Tiers { here: vec![Mode::Namespace, Mode::Microvm], microvms_in_lab: false, ..tiers };
+        assert_eq!(planned(&all, None), fit);
+    }
+
+    #[test]
+    fn a_place_or_a_mode_that_is_asked_for_is_the_only_one() {
+        let lab = planned(&asked(Modes::Microvm, Some(Place::Lab)), None);
+        let only_microvms =
+            Tiers { here: Vec::new(), namespaces_in_lab: false, microvms_in_lab: true };
+        assert_eq!(lab, only_microvms);
+        let here = planned(&asked(Modes::All, Some(Place::Here)), Some("unfit"));
+        let only_here =
+            Tiers { here: vec![Mode::Namespace], namespaces_in_lab: false, microvms_in_lab: false };
+        assert_eq!(here, only_here);
+    }
 
     #[test]
     fn a_lab_that_left_no_report_has_failed() {

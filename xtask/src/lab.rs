@@ -105,6 +105,11 @@ impl Lab {
     }
 }
 
+/// Makes the lab's kernel and initramfs, unless they are there.
+pub(crate) fn prepare() -> Result<()> {
+    image::ensure().map(drop)
+}
+
 /// The exit status for a command that did not finish, as `timeout` has it.
 pub(crate) const TIMED_OUT: u8 = 124;
 /// The exit status for a lab that did not come up or broke down.

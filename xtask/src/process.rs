@@ -37,9 +37,17 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("{} printed no text", shown(command)))
 }
 
-/// Runs a program to its end, printing what it writes (stdout and stderr in one order) and
-/// returning it. What the program leaves running with the same output is not waited for.
+/// [`followed`], printing what the program writes.
 pub(crate) fn watched(command: &mut Command) -> Result<(String, ExitStatus)> {
+    followed(command, |line| println!("{line}"))
+}
+
+/// Runs a program to its end, handing on each line that it writes (stdout and stderr in one order)
+/// and returning them all. What the program leaves running with the same output is not waited for.
+pub(crate) fn followed(
+    command: &mut Command,
+    line_came: impl Fn(&str),
+) -> Result<(String, ExitStatus)> {
     let (reader, writer) = std::io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
     let mut child =
@@ -58,7 +66,7 @@ pub(crate) fn watched(command: &mut Command) -> Result<(String, ExitStatus)> {
     loop {
         match lines.recv_timeout(Duration::from_secs(1)) {
             Ok(line) => {
-                println!("{line}");
+                line_came(&line);
                 output.push_str(&line);
                 output.push('\n');
             }

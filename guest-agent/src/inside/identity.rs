@@ -1,6 +1,5 @@
 //! Who a process is: limits, user, groups, capabilities, privileges.
 
-use std::io;
 use std::os::fd::BorrowedFd;
 
 use cofferdam_protocol::plan::{ProcessPlan, StdioPlan};
@@ -42,13 +41,14 @@ pub(crate) fn set_limits_of(pid: u32, plan: &ProcessPlan) -> Result<(), StartErr
 pub(crate) fn assume(plan: &ProcessPlan) -> Result<(), StartError> {
     scheduling::assume(plan)?;
     own_stdio(plan).step(|| "giving the standard streams to the user".to_owned())?;
+    // The folder may be one that only root can enter, or one that only the user can; and the
+    // filter may forbid what it takes.
+    let entered = enter_folder(&plan.cwd);
     if plan.no_new_privileges {
         rustix::thread::set_no_new_privs(true).step(|| "setting no_new_privs".to_owned())?;
     } else {
         install_filter(plan)?;
     }
-    // The folder may be one that only root can enter, or one that only the user can.
-    let entered = enter_folder(&plan.cwd);
     capabilities::limit(&plan.capabilities)?;
     become_user(plan)?;
     match entered {
@@ -56,7 +56,6 @@ pub(crate) fn assume(plan: &ProcessPlan) -> Result<(), StartError> {
         other => other,
     }
     .step(|| format!("entering the working folder {}", plan.cwd))?;
-    refuse_outside().step(|| format!("entering the working folder {}", plan.cwd))?;
     capabilities::set(&plan.capabilities)?;
     let mask = plan.umask.unwrap_or(DEFAULT_UMASK);
     rustix::process::umask(Mode::from_raw_mode(mask));
@@ -86,15 +85,12 @@ fn become_user(plan: &ProcessPlan) -> Result<(), StartError> {
     rustix::thread::set_keep_capabilities(false).step(|| "keeping capabilities".to_owned())
 }
 
+/// A folder outside of the root (reached through a descriptor that leaked, say) would be a way out
+/// of the container: it is refused.
 fn enter_folder(path: &str) -> Result<(), Errno> {
-    rustix::process::chdir(path)
-}
-
-/// A working folder outside of the root (reached through a descriptor that leaked, say) would be
-/// a way out of the container.
-fn refuse_outside() -> io::Result<()> {
+    rustix::process::chdir(path)?;
     let folder = rustix::process::getcwd(Vec::new())?;
-    if folder.to_bytes().starts_with(b"/") { Ok(()) } else { Err(Errno::NOENT.into()) }
+    if folder.to_bytes().starts_with(b"/") { Ok(()) } else { Err(Errno::NOENT) }
 }
 
 /// So that `/dev/stdout` and its like can be opened again by the user.

@@ -42,7 +42,8 @@ pub(crate) struct GatedChild {
     pub(crate) pidfd: OwnedFd,
 }
 
-/// User, mount, pid, network, ipc and uts namespaces of its own.
+/// User, mount, pid, network, ipc and uts namespaces of its own. That of control groups is made
+/// when the child is in its groups.
 const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
@@ -135,7 +136,9 @@ unsafe fn become_program(setup: &ChildSetup<'_>) -> ! {
         if libc::read(setup.gate, (&raw mut byte).cast(), 1) != 1 {
             libc::_exit(1);
         }
-        let mut failed = libc::setsid() == -1;
+        // Not before the gate: what it sees of control groups begins with those that it is in.
+        let mut failed = libc::unshare(libc::CLONE_NEWCGROUP) == -1;
+        failed |= libc::setsid() == -1;
         failed |= libc::chdir(c"/".as_ptr()) == -1;
         for standard in 0..3 {
             failed |= libc::dup2(setup.standard, standard) == -1;
@@ -166,7 +169,6 @@ unsafe fn become_program(setup: &ChildSetup<'_>) -> ! {
     }
 }
 
-/// `None` for an empty list. Numbers that do not fit the set are left out: no kernel has them.
 /// A bit for each memory node.
 fn node_mask(nodes: &[u32]) -> Vec<libc::c_ulong> {
     let bits = libc::c_ulong::BITS;
@@ -180,6 +182,7 @@ fn node_mask(nodes: &[u32]) -> Vec<libc::c_ulong> {
     mask
 }
 
+/// `None` for an empty list. Numbers that do not fit the set are left out: no kernel has them.
 fn cpu_set(cpus: &[u32]) -> Option<libc::cpu_set_t> {
     if cpus.is_empty() {
         return None;

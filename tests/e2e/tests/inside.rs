@@ -82,6 +82,20 @@ fn a_filter_older_than_a_system_call_does_not_hide_the_program() {
 }
 
 #[test]
+fn a_filter_may_forbid_what_the_runtime_does_on_the_way() {
+    for no_new_privileges in [true, false] {
+        let bundle = Bundle::busybox(&["echo", "ran"]).edit(|config| {
+            config["process"]["noNewPrivileges"] = json!(no_new_privileges);
+            config["linux"]["seccomp"] = json!({
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [{ "names": ["getcwd", "close_range", "openat2"], "action": "SCMP_ACT_ERRNO" }],
+            });
+        });
+        Runtime::cofferdam().run(&bundle).exits(0).prints("ran\n");
+    }
+}
+
+#[test]
 fn seccomp_holds_for_exec_as_well() {
     let bundle = Bundle::busybox(&["sleep", "1000"]).edit(|config| {
         config["linux"]["seccomp"] = json!({

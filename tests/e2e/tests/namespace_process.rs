@@ -74,20 +74,6 @@ fn a_group_that_is_frozen_is_refused_and_not_waited_for() {
 }
 
 #[test]
-fn a_filter_may_forbid_what_the_runtime_does_on_the_way() {
-    for no_new_privileges in [true, false] {
-        let bundle = Bundle::busybox(&["echo", "ran"]).edit(|config| {
-            config["process"]["noNewPrivileges"] = json!(no_new_privileges);
-            config["linux"]["seccomp"] = json!({
-                "defaultAction": "SCMP_ACT_ALLOW",
-                "syscalls": [{ "names": ["getcwd", "close_range", "openat2"], "action": "SCMP_ACT_ERRNO" }],
-            });
-        });
-        compatible().run(&bundle).exits(0).prints("ran\n");
-    }
-}
-
-#[test]
 fn a_listener_that_nobody_listens_on_is_named_and_nothing_waits_for_it() {
     let bundle = Bundle::busybox(&["mkdir", "/x"]).edit(|config| {
         config["linux"]["seccomp"] = json!({

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::{Bundle, Mode, Outcome, User, setting};
 
 /// No verb may take longer, in the lab either.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// A runtime with a state root of its own, which must be empty when it is dropped.
 #[derive(Debug)]

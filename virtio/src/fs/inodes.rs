@@ -83,6 +83,11 @@ impl Inodes {
         self.table.generation(number)
     }
 
+    /// Whether the guest knows a file.
+    pub(super) fn knows(&self, seen: &Statx) -> bool {
+        self.numbers.contains_key(&attributes::key(seen))
+    }
+
     /// The guest looked a file up: counts it, and says its number.
     pub(super) fn remember(&mut self, file: OwnedFd, seen: &Statx, shared: bool) -> u64 {
         let key = attributes::key(seen);

@@ -10,5 +10,6 @@ mod fixture;
 mod folders;
 mod ownership;
 mod restore;
+mod room;
 mod shares;
 mod unnamed;

@@ -137,7 +137,6 @@ impl Tree {
 
     /// The same, without remembering it as what the guest knows by that name.
     pub(super) fn find(&self, state: &mut State, parent: u64, name: &CStr) -> io::Result<Entry> {
-        self.check_room(state)?;
         let folder = state.inodes.get(parent)?;
         let parent_mount = folder.key.mount;
         // In the root is one entry for each share, the root file system's first.
@@ -145,6 +144,10 @@ impl Tree {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(&folder.file, name, flags, Mode::empty())?;
         let seen = attributes::look(&file)?;
+        // What the guest knows already can be looked at again whenever it wants.
+        if !state.inodes.knows(&seen) {
+            self.check_room(state)?;
+        }
         let number = state.inodes.remember(file, &seen, shared);
         Ok(self.entry(state, number, &seen, parent_mount))
     }

@@ -29,6 +29,16 @@ impl Served {
         Self { folder, tree: attached.tree }
     }
 
+    /// With room for so many files of the guest.
+    pub(super) fn with_room_for(room: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let attached = attach(folder.path()).1;
+        drop(attached.server);
+        let mut tree = attached.tree;
+        Arc::get_mut(&mut tree).unwrap().max_descriptors = room;
+        Self { folder, tree }
+    }
+
     pub(super) fn path(&self, name: &str) -> std::path::PathBuf {
         self.folder.path().join(name)
     }

@@ -32,7 +32,7 @@ pub struct CriuArgs {
     #[arg(long)]
     pub file_locks: bool,
     /// Control groups: soft, full, strict or ignore
-    #[arg(long, value_name = "MODE")]
+    #[arg(long, value_name = "MODE", value_parser = ["soft", "full", "strict", "ignore"])]
     pub manage_cgroups_mode: Option<String>,
     /// Make this namespace, but do not restore what was in it
     #[arg(long, value_name = "NAMESPACE")]

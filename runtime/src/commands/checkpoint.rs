@@ -104,7 +104,10 @@ fn common(criu: &CriuArgs) -> io::Result<ImageRequest> {
 
 #[cfg(test)]
 mod tests {
+    use clap::{CommandFactory, Parser};
+
     use super::*;
+    use crate::cli::{Cli, Verb};
 
     #[test]
     fn flags_are_passed_on_by_their_names() {
@@ -120,6 +123,51 @@ mod tests {
         let names: Vec<_> = request.flags.iter().map(|(flag, _)| *flag).collect();
         assert_eq!(names, ["--file-locks", "--empty-ns", "--pre-dump"]);
         assert!(request.leave_running, "a pre-dump leaves it running");
+    }
+
+    /// What the request says in fields of its own, or the creation takes, as of `run`.
+    const NOT_OF_THE_IMAGE: [&str; 8] = [
+        "--bundle",
+        "--console-socket",
+        "--detach",
+        "--image-path",
+        "--leave-running",
+        "--no-pivot",
+        "--no-subreaper",
+        "--pid-file",
+    ];
+
+    /// Each option of a verb is put into a command line of its own; those that did not come
+    /// through to the kind of sandbox, which has to honour or refuse them, are given back.
+    fn lost(verb: &str, request: impl Fn(Vec<String>) -> ImageRequest) -> Vec<String> {
+        let command = Cli::command();
+        let options = command.find_subcommand(verb).unwrap().get_opts();
+        let names = options.filter_map(|option| Some(format!("--{}", option.get_long()?)));
+        let taken = |name: &String| {
+            let value = if name == "--manage-cgroups-mode" { "soft" } else { "7" };
+            let line = |given: String| vec!["cofferdam".to_owned(), verb.to_owned(), given];
+            let with_value = line(format!("{name}={value}"));
+            let takes_value = Cli::try_parse_from([&with_value[..], &["a".into()]].concat());
+            let mut line = if takes_value.is_ok() { with_value } else { line(name.clone()) };
+            line.push("a".to_owned());
+            let request = request(line);
+            request.flags.iter().any(|(flag, _)| flag == name) || request.work.is_some()
+        };
+        let own = |name: &String| NOT_OF_THE_IMAGE.contains(&name.as_str());
+        names.filter(|name| !own(name) && !taken(name)).collect()
+    }
+
+    #[test]
+    fn no_option_is_dropped_on_its_way_to_the_sandbox() {
+        let checkpoint = lost("checkpoint", |line| match Cli::parse_from(line).verb {
+            Verb::Checkpoint(args) => request(&args).unwrap(),
+            other => panic!("{other:?}"),
+        });
+        let restore = lost("restore", |line| match Cli::parse_from(line).verb {
+            Verb::Restore(args) => restore_request(&args).unwrap(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!([checkpoint, restore].concat(), [""; 0]);
     }
 
     #[test]

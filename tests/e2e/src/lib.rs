@@ -22,6 +22,7 @@ mod injection;
 mod leftovers;
 mod outcome;
 mod runtime;
+mod systemd;
 mod user;
 
 pub use bundle::Bundle;
@@ -32,6 +33,7 @@ pub use injection::{Fault, Injection, Step, steps_of};
 pub use leftovers::Leftovers;
 pub use outcome::Outcome;
 pub use runtime::{Container, Runtime, finish_detaching, probe};
+pub use systemd::Systemd;
 pub use user::User;
 
 /// What a scenario runs in, from `COFFERDAM_MODE`.

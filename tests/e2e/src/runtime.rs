@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Bundle, Mode, Outcome, User, setting};
+use crate::{Bundle, Mode, Outcome, Systemd, User, setting};
 
 /// No verb may take longer, in the lab either.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -28,6 +28,8 @@ pub struct Runtime {
     user: Option<Arc<User>>,
     /// The control group (v2) that it is started in, if not the test's own.
     group: Option<PathBuf>,
+    /// The process whose namespaces it is started in, if not the test's own.
+    beside: Option<i32>,
 }
 
 impl Runtime {
@@ -70,6 +72,13 @@ impl Runtime {
         self
     }
 
+    /// The same, started where a systemd is process 1.
+    #[must_use]
+    pub fn under(mut self, systemd: &Systemd) -> Self {
+        self.beside = Some(systemd.process());
+        self.in_group(&systemd.own_group())
+    }
+
     /// runc, the oracle.
     #[must_use]
     pub fn runc() -> Self {
@@ -79,7 +88,7 @@ impl Runtime {
     fn new(program: PathBuf, flags: &[&str]) -> Self {
         let root = TempDir::with_prefix("cofferdam-root-").unwrap();
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
-        Self { program, flags, root, user: None, group: None }
+        Self { program, flags, root, user: None, group: None, beside: None }
     }
 
     /// What the names of this runtime's containers have in common with no other's.
@@ -114,6 +123,9 @@ impl Runtime {
             None => Command::new(&self.program),
         };
         command.arg("--root").arg(self.root.path()).args(&self.flags).args(args);
+        if let Some(process) = self.beside {
+            command = beside(process, &command);
+        }
         if let Some(group) = &self.group {
             command = within(group, &command);
         }
@@ -242,6 +254,14 @@ fn within(group: &Path, command: &Command) -> Command {
     shell.arg(command.get_program()).args(command.get_args()).env_clear();
     shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     shell
+}
+
+/// The same command, where a process has its mounts, process numbers and control groups.
+fn beside(process: i32, command: &Command) -> Command {
+    let mut entering = Command::new("nsenter");
+    entering.args(["--mount", "--pid", "--cgroup", "--target", &process.to_string()]);
+    entering.arg(command.get_program()).args(command.get_args());
+    entering
 }
 
 /// Runs the probe under a runtime and returns what it found.

@@ -111,9 +111,14 @@ pub fn create(request: CreateRequest, config: &Config) -> Result<Created, Create
     let prepared = Prepared::new(request, config)?;
     // Before anything is made: a create that is killed from here on leaves to `delete` what it
     // needs to find the rest.
-    prepared.record(config, group.folders())?;
+    let planned = group.folders().to_vec();
+    prepared.record(config, &planned)?;
     group.create(&prepared.plan.shape).map_err(CreateError::Group)?;
     let (monitor, socket) = prepared.boot(config, &mut group)?;
+    if group.folders() != planned {
+        // systemd has made it, or nobody could: `update` and `delete` go by what there is.
+        prepared.record(config, group.folders())?;
+    }
     if prepared.image.is_some() {
         prepared.reawaken(timeout)?;
     } else {

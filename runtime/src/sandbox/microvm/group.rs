@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!   prepare ─▶ recorded ─▶ create (v1, v2) ─▶ monitor born in it (v2), or moved into it (v1)
-//!                     └──▶ systemd makes it around the monitor that waits at its gate
+//!                     └──▶ systemd makes it around the monitor that waits at its gate, and it is
+//!                          recorded then
 //!   ready ─▶ processor time limited ─▶ released: `delete` removes it
 //!   dropped before: removed
 //! ```

@@ -6,7 +6,7 @@ pub const PROTOCOL_VERSION: u32 = 2;
 
 /// The version of what a checkpoint of a microVM is made of: its manifest, the machine's state and
 /// the layout of the memory file.
-pub const SNAPSHOT_VERSION: u32 = 1;
+pub const SNAPSHOT_VERSION: u32 = 2;
 /// A machine's state has some 20 KiB for each vCPU and a line for each file that the guest knows:
 /// [`MAX_VCPUS`] and a few hundred thousand files.
 pub const MAX_SNAPSHOT_STATE_BYTES: usize = 128 << 20;

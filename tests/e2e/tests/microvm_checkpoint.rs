@@ -174,7 +174,9 @@ fn an_image_of_another_machine_is_refused_by_what_differs() {
     for (field, value, words) in [
         ("/version", json!(99), ["has version 99", "restore it with the version that wrote it"]),
         ("/origin/kernel", json!("00"), ["another guest kernel (00)", "installation that wrote"]),
-        ("/memory_mib", json!(64), ["64 MiB of memory", "the configuration asks for"]),
+        ("/machine/memory_mib", json!(64), ["64 MiB of memory", "the configuration asks for"]),
+        ("/machine/vcpus", json!(2), ["2 vCPUs", "the configuration asks for 1"]),
+        ("/machine/vcpus_max", json!(99), ["can have 99", "are possible"]),
         ("/plan/shares/0/source", json!("/elsewhere"), ["/elsewhere", "known by their paths"]),
         ("/plan/container/process/args/0", json!("/bin/other"), ["process/args/0", "differs"]),
     ] {
@@ -189,8 +191,8 @@ fn an_image_of_another_machine_is_refused_by_what_differs() {
     let state = images.path().join(good["state"].as_str().unwrap());
     let text = fs::read_to_string(&state).unwrap();
     for (bad, word) in [
-        (on_another_processor(&text), "CPUID leaf 0x1.0 differs"),
-        (text.replacen("\"version\":1", "\"version\":5", 1), "has version 5"),
+        (with(&text, on_another_processor), "CPUID leaf 0x1.0 differs"),
+        (with(&text, |state| state["version"] = json!(5)), "has version 5"),
         (text[..text.len() / 2].to_owned(), "damaged"),
     ] {
         fs::write(&state, &bad).unwrap();
@@ -203,13 +205,49 @@ fn an_image_of_another_machine_is_refused_by_what_differs() {
     gone.exits(1).complains(&["0/count, which is open in the snapshot, cannot be opened"]);
 }
 
-/// The state with one feature more: leaf 1 is the second, and ECX comes after four other words.
-fn on_another_processor(state: &str) -> String {
-    const ECX: usize = 20;
+fn with(state: &str, edit: impl Fn(&mut Value)) -> String {
     let mut state: Value = serde_json::from_str(state).unwrap();
+    edit(&mut state);
+    state.to_string()
+}
+
+/// One feature more: leaf 1 is the second, and ECX comes after four other words.
+fn on_another_processor(state: &mut Value) {
+    const ECX: usize = 20;
     let byte = &mut state["vcpus"][0]["cpuid"][1][ECX];
     *byte = json!(byte.as_u64().unwrap() ^ 2);
-    state.to_string()
+}
+
+/// Cofferdam whose machines may grow to this many processors.
+fn with_processors(most: u8) -> (Runtime, tempfile::NamedTempFile) {
+    let config = tempfile::NamedTempFile::new().unwrap();
+    fs::write(config.path(), format!("[microvm]\nmax_vcpus = {most}\n")).unwrap();
+    let path = config.path().to_str().unwrap();
+    (Runtime::cofferdam_with(&["--isolation", "microvm", "--config", path]), config)
+}
+
+#[test]
+fn a_restored_machine_grows_to_as_many_processors_as_it_could_before() {
+    let (images, bundle) = (Images::new(), counting());
+    let (made, _config) = with_processors(2);
+    let container = started(&made, &bundle);
+    images.checkpoint(&made, &[], &container.id).exits(0);
+    assert_eq!(images.manifest()["machine"]["vcpus_max"], json!(2));
+    // Another host, as it were: alone it would let a machine have one.
+    let (runtime, _config) = with_processors(1);
+    let id = runtime.id("restored");
+    images.restore_detached(&runtime, &bundle, &id).exits(0);
+    goes_on(&bundle);
+    for (quota, expected) in [("200000", "2\n"), ("100000", "1\n")] {
+        runtime.verb(&["update", "--cpu-quota", quota, &id]).exits(0);
+        let count = ["exec", &id, "grep", "-c", "^processor", "/proc/cpuinfo"];
+        runtime.verb(&count).exits(0).prints(expected);
+    }
+    let refused = runtime.verb(&["update", "--cpu-quota", "300000", &id]);
+    refused.exits(1).complains(&["linux.resources.cpu.quota", "the 2"]);
+    let refused = runtime.verb(&["update", "--memory", "1G", &id]);
+    refused.exits(1).complains(&["linux.resources.memory.limit", "can have room"]);
+    runtime.verb(&["delete", "--force", &id]).exits(0);
 }
 
 #[test]

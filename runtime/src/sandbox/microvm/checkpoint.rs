@@ -16,7 +16,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::control::{ControlError, SavedMachine};
-use super::image::{Draft, ImageError};
+use super::image::{Draft, ImageError, Size};
 use super::record::{Origin, Record};
 use super::shares::{ShareError, Sources};
 use crate::host::user::User;
@@ -136,8 +136,7 @@ pub fn checkpoint(sandbox: &SandboxRef, request: &ImageRequest) -> Result<(), Ch
     let saved =
         SavedMachine::save(&sandbox.state_folder, &draft.memory, &draft.state, SAVE_TIMEOUT);
     let saved = saved.map_err(CheckpointError::Save)?;
-    let shape = (record.vm.vcpus_max, record.vm.memory_mib);
-    draft.finish(origin, monitor, shape, plan)?;
+    draft.finish(origin, monitor, Size::of(&record.vm), plan)?;
     if request.leave_running {
         saved.resume().map_err(CheckpointError::Resume)
     } else {

@@ -151,8 +151,7 @@ fn open_image(
     let image = Image::open(&request.image)?;
     let monitor = File::open(&artifacts.monitor).and_then(checkpoint::digest);
     let monitor = monitor.map_err(CheckpointError::Monitor)?;
-    let shape = (plan.shape.vcpus_max, plan.shape.memory_mib);
-    image.manifest.check(origin, &monitor, shape, &checkpoint::comparable(plan)?)?;
+    image.manifest.check(origin, &monitor, &plan.shape, &checkpoint::comparable(plan)?)?;
     Ok(image)
 }
 
@@ -213,9 +212,10 @@ impl Prepared {
         };
         let image = restore.map(|request| open_image(&request, &plan, &artifacts, &origin));
         let image = image.transpose().map_err(CreateError::Restore)?;
-        if image.is_some() {
-            // Its memory is the image's: there is no room beside it.
+        if let Some(image) = &image {
+            // Its memory is the image's: there is no room beside it. Its processors are too.
             plan.shape.memory_blocks_max = 0;
+            plan.shape.vcpus_max = image.manifest.machine.vcpus_max;
         }
         let kvm = kvm::open().map_err(CreateError::Kvm)?;
         let shares = match &own_users {

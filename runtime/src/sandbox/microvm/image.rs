@@ -16,7 +16,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use cofferdam_protocol::bounds::SNAPSHOT_VERSION;
+use cofferdam_protocol::bounds::{MAX_VCPUS, SNAPSHOT_VERSION};
 use nix::libc;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,7 @@ use serde_json::Value;
 
 use super::record::Origin;
 use crate::host::replace::replace_file;
+use crate::plan::{RunningVm, VmShape};
 
 const MANIFEST: &str = "manifest.json";
 const MEMORY: &str = "memory-";
@@ -41,10 +42,8 @@ pub(super) struct Manifest {
     pub(super) origin: Origin,
     /// SHA-256 of the monitor that saved it.
     pub(super) monitor: String,
-    /// Virtual processors.
-    pub(super) vcpus: u8,
-    /// Guest memory.
-    pub(super) memory_mib: u32,
+    /// How large it is.
+    pub(super) machine: Size,
     /// The host's trees that the guest sees, and the container: what
     /// [`crate::plan::SandboxPlan`] has of them.
     pub(super) plan: Value,
@@ -52,6 +51,44 @@ pub(super) struct Manifest {
     memory: String,
     /// The file with the machine's state.
     state: String,
+}
+
+/// The machine of an image. Its guest has seen all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Size {
+    /// The virtual processors that it began with.
+    pub(super) vcpus: u8,
+    /// To how many it can grow: as many as the host that it was made on has, if nobody said
+    /// otherwise. So the image decides, and not the host that it is restored on.
+    pub(super) vcpus_max: u8,
+    /// Guest memory.
+    pub(super) memory_mib: u32,
+}
+
+impl Size {
+    /// That of a machine that is to be saved.
+    pub(super) const fn of(vm: &RunningVm) -> Self {
+        Self { vcpus: vm.vcpus, vcpus_max: vm.vcpus_max, memory_mib: vm.memory_mib }
+    }
+
+    /// Whether a configuration asks for this size.
+    fn check(self, shape: &VmShape) -> Result<(), ImageError> {
+        let Self { vcpus, vcpus_max, memory_mib } = self;
+        for (what, found, expected) in [
+            ("vCPUs", u32::from(vcpus), u32::from(shape.vcpus)),
+            ("MiB of memory", memory_mib, shape.memory_mib),
+        ] {
+            if found != expected {
+                return Err(ImageError::Shape { what, found, expected });
+            }
+        }
+        if (vcpus..=MAX_VCPUS).contains(&vcpus_max) {
+            Ok(())
+        } else {
+            Err(ImageError::Processors { vcpus, vcpus_max })
+        }
+    }
 }
 
 /// Why an image was not written, or cannot be gone on from.
@@ -116,6 +153,16 @@ pub enum ImageError {
         found: u32,
         /// Asked for.
         expected: u32,
+    },
+    /// No machine can be so.
+    #[error(
+        "The image's machine has {vcpus} vCPUs and can have {vcpus_max}: {vcpus} to {MAX_VCPUS} are possible"
+    )]
+    Processors {
+        /// Those that it began with.
+        vcpus: u8,
+        /// To how many it can grow.
+        vcpus_max: u8,
     },
     /// Another place on the host.
     #[error(
@@ -188,17 +235,15 @@ impl Draft {
         mut self,
         origin: Origin,
         monitor: String,
-        shape: (u8, u32),
+        machine: Size,
         plan: Value,
     ) -> Result<(), ImageError> {
         for (file, name) in [&self.memory, &self.state].into_iter().zip(&self.names) {
             file.sync_all().map_err(io_error("write", &self.folder.join(name)))?;
         }
         let [memory, state] = self.names.clone();
-        let (vcpus, memory_mib) = shape;
         let version = SNAPSHOT_VERSION;
-        let manifest =
-            Manifest { version, origin, monitor, vcpus, memory_mib, plan, memory, state };
+        let manifest = Manifest { version, origin, monitor, machine, plan, memory, state };
         let path = self.folder.join(MANIFEST);
         let bytes = serde_json::to_vec(&manifest)
             .map_err(|source| ImageError::Damaged { path: path.clone(), source })?;
@@ -262,7 +307,7 @@ impl Manifest {
         &self,
         origin: &Origin,
         monitor: &str,
-        shape: (u8, u32),
+        shape: &VmShape,
         plan: &Value,
     ) -> Result<(), ImageError> {
         for (what, found, expected) in [
@@ -275,14 +320,7 @@ impl Manifest {
                 return Err(ImageError::Build { what, found, expected });
             }
         }
-        for (what, found, expected) in [
-            ("vCPUs", u32::from(self.vcpus), u32::from(shape.0)),
-            ("MiB of memory", self.memory_mib, shape.1),
-        ] {
-            if found != expected {
-                return Err(ImageError::Shape { what, found, expected });
-            }
-        }
+        self.machine.check(shape)?;
         match first_difference(&self.plan, plan, "") {
             None => Ok(()),
             Some((pointer, found, expected)) if pointer.starts_with("/shares/") => {
@@ -383,10 +421,19 @@ mod tests {
         Origin { kernel: "k".into(), agent: "a".into(), stdio: None }
     }
 
+    const MACHINE: Size = Size { vcpus: 1, vcpus_max: 3, memory_mib: 64 };
+
+    fn shape(vcpus: u8, memory_mib: u32) -> VmShape {
+        // What a host with two processors would let it grow to.
+        let (vcpus_max, memory_blocks_max) = (vcpus.max(2), 5);
+        let (host_cpus, memory_policy) = (Vec::new(), None);
+        VmShape { vcpus, vcpus_max, memory_mib, memory_blocks_max, host_cpus, memory_policy }
+    }
+
     fn written(folder: &Path, text: &str) -> Image {
         let mut draft = Draft::begin(folder, 64).unwrap();
         draft.state.write_all(text.as_bytes()).unwrap();
-        draft.finish(origin(), "m".into(), (1, 64), json!({"a": 1})).unwrap();
+        draft.finish(origin(), "m".into(), MACHINE, json!({"a": 1})).unwrap();
         Image::open(folder).unwrap()
     }
 
@@ -463,24 +510,44 @@ mod tests {
     }
 
     #[test]
+    fn to_how_many_processors_it_can_grow_is_the_image_s_to_say_within_bounds() {
+        let check = |vcpus_max| Size { vcpus_max, ..MACHINE }.check(&shape(1, 64));
+        for possible in [1, 2, MAX_VCPUS] {
+            check(possible).unwrap();
+        }
+        for impossible in [0, MAX_VCPUS + 1] {
+            assert!(matches!(check(impossible), Err(ImageError::Processors { .. })));
+        }
+    }
+
+    #[test]
     fn what_differs_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let plan = |source: &str, args: &str| json!({"container": {"args": [args]}, "shares": [{"source": source}]});
         let mut manifest = written(folder.path(), "").manifest;
         manifest.plan = plan("/rootfs", "sh");
         let check = |origin: &Origin, monitor: &str, shape, plan: &Value| {
-            manifest.check(origin, monitor, shape, plan).map_err(|error| error.to_string())
+            manifest.check(origin, monitor, &shape, plan).map_err(|error| error.to_string())
         };
         let here = plan("/rootfs", "sh");
-        check(&origin(), "m", (1, 64), &here).unwrap();
+        check(&origin(), "m", shape(1, 64), &here).unwrap();
         let other = Origin { kernel: "other".into(), ..origin() };
         for (result, expected) in [
-            (check(&other, "m", (1, 64), &here), "another guest kernel (k)"),
-            (check(&origin(), "n", (1, 64), &here), "another monitor (m)"),
-            (check(&origin(), "m", (2, 64), &here), "has 1 vCPUs, the configuration asks for 2"),
-            (check(&origin(), "m", (1, 96), &here), "has 64 MiB of memory"),
-            (check(&origin(), "m", (1, 64), &plan("/b", "sh")), "sees \"/rootfs\" of the host"),
-            (check(&origin(), "m", (1, 64), &plan("/rootfs", "id")), "/container/args/0 differs"),
+            (check(&other, "m", shape(1, 64), &here), "another guest kernel (k)"),
+            (check(&origin(), "n", shape(1, 64), &here), "another monitor (m)"),
+            (
+                check(&origin(), "m", shape(2, 64), &here),
+                "has 1 vCPUs, the configuration asks for 2",
+            ),
+            (check(&origin(), "m", shape(1, 96), &here), "has 64 MiB of memory"),
+            (
+                check(&origin(), "m", shape(1, 64), &plan("/b", "sh")),
+                "sees \"/rootfs\" of the host",
+            ),
+            (
+                check(&origin(), "m", shape(1, 64), &plan("/rootfs", "id")),
+                "/container/args/0 differs",
+            ),
         ] {
             let error = result.unwrap_err();
             assert!(error.contains(expected), "{error}");

@@ -252,20 +252,26 @@ mod tests {
     #[test]
     fn another_version_is_named_whatever_else_is_there() {
         let error = MachineState::parse(br#"{"version": 7, "news": true}"#).err().unwrap();
-        assert_eq!(error.to_string(), "The snapshot has version 7, and this monitor reads 1");
+        let expected =
+            format!("The snapshot has version 7, and this monitor reads {SNAPSHOT_VERSION}");
+        assert_eq!(error.to_string(), expected);
     }
 
     proptest::proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(tail in "\\PC*") {
             let _ = MachineState::parse(tail.as_bytes());
-            let _ = MachineState::parse(format!(r#"{{"version": 1, {tail}"#).as_bytes());
+            let text = format!(r#"{{"version": {SNAPSHOT_VERSION}, {tail}"#);
+            let _ = MachineState::parse(text.as_bytes());
         }
     }
 
     #[test]
     fn what_is_no_snapshot_is_refused() {
-        for bytes in [&b""[..], b"{}", b"null", b"[1]", br#"{"version": 1}"#, b"\x7fELF"] {
+        let only_a_version =
+            [format!(r#"{{"version": {SNAPSHOT_VERSION}}}"#), format!("[{SNAPSHOT_VERSION}]")];
+        let no_json = [&b""[..], b"{}", b"null", b"\x7fELF"];
+        for bytes in only_a_version.iter().map(String::as_bytes).chain(no_json) {
             let error = MachineState::parse(bytes).err().unwrap();
             assert!(matches!(error, SnapshotError::Parse(_)), "{error}");
         }

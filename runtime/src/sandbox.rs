@@ -192,6 +192,18 @@ pub fn kill(
     }
 }
 
+/// Kills a sandbox's process without asking anybody inside, and does not wait: whoever waits for
+/// it waits no longer. What is left is for [`delete`].
+///
+/// # Errors
+/// When it cannot be killed.
+pub fn kill_at_once(kind: SandboxKind, sandbox: &SandboxRef) -> Result<(), KillError> {
+    match kind {
+        SandboxKind::Microvm => microvm::kill_at_once(sandbox).map_err(KillError::Microvm),
+        SandboxKind::Namespace => namespace::kill_at_once(sandbox).map_err(KillError::Namespace),
+    }
+}
+
 /// Freezes the container's processes.
 ///
 /// # Errors

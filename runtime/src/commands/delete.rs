@@ -1,5 +1,7 @@
 //! `delete`: takes away everything that `create` made.
 
+use cofferdam_protocol::id::ContainerId;
+
 use crate::cli::DeleteArgs;
 use crate::commands::{Context, IdError, parse_id};
 use crate::host::hooks::{self, HookError};
@@ -40,6 +42,7 @@ pub(super) fn run(context: &Context, args: &DeleteArgs) -> Result<(), DeleteErro
     let id = parse_id(&args.target.id)?;
     if args.force {
         context.store.sweep(&id)?;
+        kill_first(context, &id);
     }
     let (entry, lock) = match context.store.open_locked(&id) {
         Err(StoreError::NotFound) if args.force => return Ok(()),
@@ -56,6 +59,18 @@ pub(super) fn run(context: &Context, args: &DeleteArgs) -> Result<(), DeleteErro
         other => DeleteError::Refused(other),
     })?;
     take_away(&entry, &lock, context.global.compat)
+}
+
+/// Kills what is to go before its lock is taken: whoever holds that may be waiting for a guest which
+/// stalls it for longer than anybody waits for a lock, and has its answer then. What fails here is
+/// the deletion's own to meet, and to report.
+fn kill_first(context: &Context, id: &ContainerId) {
+    let Ok(entry) = context.store.open(id) else { return };
+    if entry.record.permit(Transition::ForceDelete).is_ok()
+        && let Err(error) = sandbox::kill_at_once(entry.record.isolation, &entry.sandbox())
+    {
+        tracing::debug!("Not killed before its lock is taken: {}", with_causes(&error));
+    }
 }
 
 /// Takes a container away that the caller has seen to be allowed to go.
@@ -86,4 +101,66 @@ fn run_hooks(entry: &Entry, they_must_not_fail: bool) -> Result<(), HookError> {
         Err(error) => tracing::warn!("No poststop hooks: {}", with_causes(&error)),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Verb};
+    use crate::host::process::ProcessIdentity;
+    use crate::kind::SandboxKind;
+    use crate::state::record::Record;
+    use crate::state::record::tests::record;
+    use crate::state::store::Store;
+
+    /// A running microVM's record, whose monitor is only a process that waits.
+    fn running() -> (Record, Child) {
+        let monitor = Command::new("sleep").arg("100").spawn().unwrap();
+        let process = ProcessIdentity::of(monitor.id().cast_signed()).ok();
+        let (phase, isolation) = (Status::Running, SandboxKind::Microvm);
+        (Record { phase, isolation, process, ..record("a") }, monitor)
+    }
+
+    fn delete(store: &Store, flags: &[&str]) -> Result<(), DeleteError> {
+        let cli = Cli::parse_from([&["cofferdam", "delete"], flags, &["a"]].concat());
+        let Verb::Delete(args) = &cli.verb else { panic!("{:?}", cli.verb) };
+        run(&Context { global: cli.global, store: store.clone() }, args)
+    }
+
+    #[test]
+    fn whoever_waits_for_a_guest_with_the_lock_does_not_hold_up_a_forced_deletion() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path().join("root"));
+        let (record, mut monitor) = running();
+        let (entry, lock) = store.claim(record).unwrap();
+        let begun = Instant::now();
+        thread::scope(|scope| {
+            // As `update` does when its guest does not answer.
+            scope.spawn(move || {
+                monitor.wait().unwrap();
+                drop(lock);
+            });
+            delete(&store, &["--force"]).unwrap();
+        });
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert!(matches!(store.open(&entry.record.id), Err(StoreError::NotFound)));
+    }
+
+    #[test]
+    fn what_is_not_to_go_is_not_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path().join("root"));
+        let (record, mut monitor) = running();
+        drop(store.claim(record).unwrap());
+        assert!(matches!(delete(&store, &[]), Err(DeleteError::Alive { .. })));
+        assert!(monitor.try_wait().unwrap().is_none());
+        monitor.kill().unwrap();
+        monitor.wait().unwrap();
+    }
 }

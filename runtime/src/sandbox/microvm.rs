@@ -55,7 +55,7 @@ pub use rpc::CallError;
 pub use shares::ShareError;
 pub use statistics::{StatisticsError, Watch, watch};
 pub use stdio::StdioError;
-pub use stop::{DeleteError, KillError, delete, kill};
+pub use stop::{DeleteError, KillError, delete, kill, kill_at_once};
 pub use update::{UpdateError, update};
 
 use crate::sandbox::request::{ProcessRow, SandboxRef, StartFailureKind};

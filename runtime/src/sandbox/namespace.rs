@@ -66,7 +66,9 @@ pub use create::{CreateError, StartError, create, start};
 pub use entry::HelperError;
 pub use exec::{ExecError, ExecStarted, ResizeError, SignalError, WaitError, exec};
 pub use freezer::{FreezeError, pause, resume};
-pub use lifecycle::{DeleteError, KillError, ProcessesError, delete, kill, processes};
+pub use lifecycle::{
+    DeleteError, KillError, ProcessesError, delete, kill, kill_at_once, processes,
+};
 pub use statistics::{StatisticsError, Watch, watch};
 pub use unsupported::{Unsupported, unsupported};
 pub use update::{UpdateError, update};

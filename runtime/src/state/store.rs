@@ -18,7 +18,9 @@ use crate::state::record::Record;
 const RECORD: &str = "state.json";
 const LOCK: &str = "lock";
 
-/// A verb that holds a container's lock has deadlines of its own, shorter than this.
+/// Longer than a verb holds a container's lock that waits for nobody inside. One that waits for a
+/// guest may hold it longer, as long as a minute or more: other verbs then say that the container is
+/// busy, `kill` takes no lock, and `delete --force` ends the guest first.
 const LOCK_DEADLINE: Duration = Duration::from_secs(20);
 const LOCK_POLL: Duration = Duration::from_millis(5);
 

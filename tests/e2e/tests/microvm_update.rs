@@ -1,7 +1,14 @@
 //! `update` of a microVM: the guest's files, a machine that grows and shrinks while it runs, and
 //! what it cannot become.
 
+use std::fs::File;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
 use cofferdam_e2e::{Bundle, Container, Runtime};
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 use serde_json::json;
 
 /// Sees its own cgroup.
@@ -146,4 +153,26 @@ fn the_machine_moves_to_other_processors_of_the_host() {
     let status = std::fs::read_to_string(format!("/proc/{}/status", container.pid())).unwrap();
     assert!(status.contains("Cpus_allowed_list:\t0\n"), "{status}");
     container.exec(&["true"]).exits(0);
+}
+
+/// With its monitor stopped a guest answers nobody, like one that is hostile.
+#[test]
+fn a_guest_that_stalls_an_update_does_not_hold_up_its_deletion() {
+    let runtime = Runtime::cofferdam();
+    let container = runtime.start(&bundle());
+    signal::kill(Pid::from_raw(container.pid()), Signal::SIGSTOP).unwrap();
+    let mut update = runtime.command(&["update", "--pids-limit", "20", &container.id]);
+    let mut update = update.stderr(Stdio::null()).spawn().unwrap();
+    let lock = File::open(runtime.root().join(&container.id).join("lock")).unwrap();
+    let begun = Instant::now();
+    while lock.try_lock().is_ok() {
+        lock.unlock().unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(20), "no update holds the lock");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let begun = Instant::now();
+    runtime.verb(&["delete", "--force", &container.id]).exits(0);
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    container.verb("state").exits(1).complains(&["does not exist"]);
+    assert_eq!(update.wait().unwrap().code(), Some(1));
 }

@@ -86,6 +86,16 @@ pub fn kill(sandbox: &SandboxRef, request: KillRequest) -> Result<(), KillError>
     }
 }
 
+/// Kills the monitor without asking its guest, and does not wait. One that has ended is no error.
+///
+/// # Errors
+/// When it cannot be killed.
+pub fn kill_at_once(sandbox: &SandboxRef) -> Result<(), KillError> {
+    let monitor = live_monitor(sandbox).map_err(KillError::Monitor)?;
+    let Some(monitor) = monitor else { return Ok(()) };
+    pidfd_send_signal(&monitor, Signal::KILL).or_else(gone).map_err(KillError::Monitor)
+}
+
 /// Ends whatever is left of a sandbox, and removes its socket. Idempotent.
 ///
 /// # Errors

@@ -64,6 +64,17 @@ pub fn kill(sandbox: &SandboxRef, request: KillRequest) -> Result<(), KillError>
     Ok(())
 }
 
+/// Kills a container's first process, and does not wait. One that has ended is no error.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn kill_at_once(sandbox: &SandboxRef) -> Result<(), KillError> {
+    match kill(sandbox, KillRequest { signal: libc::SIGKILL, all: false }) {
+        Err(KillError::NotRunning) => Ok(()),
+        other => other,
+    }
+}
+
 /// Why the processes are not known.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessesError {

@@ -208,8 +208,7 @@ impl Store {
             let name = entry.file_name();
             let pid = name.to_str().and_then(|name| set_aside_by(name, id));
             if pid.is_some_and(|pid| !is_alive(pid)) {
-                let path = entry.path();
-                fs::remove_dir_all(&path).map_err(StoreError::io("remove", &path))?;
+                remove_abandoned(&entry.path())?;
             }
         }
         Ok(())
@@ -286,6 +285,18 @@ pub(crate) fn remove_folder(folder: &Path) -> Result<(), StoreError> {
 fn aside(folder: &Path, pid: i32) -> PathBuf {
     let id = folder.file_name().unwrap_or_default().to_string_lossy();
     folder.with_file_name(format!("{id}~{pid}"))
+}
+
+/// Removes what was left aside, unless its lock is held: the number may be one of another process
+/// namespace, where its owner lives.
+fn remove_abandoned(folder: &Path) -> Result<(), StoreError> {
+    // Held until all is gone.
+    let lock = File::open(folder.join(LOCK));
+    let take = |lock| flock(lock, FlockOperation::NonBlockingLockExclusive);
+    if lock.as_ref().is_ok_and(|lock| take(lock).is_err()) {
+        return Ok(());
+    }
+    fs::remove_dir_all(folder).map_err(StoreError::io("remove", folder))
 }
 
 /// Whose such a folder of this id is.
@@ -397,6 +408,21 @@ mod tests {
         let left = |name: &str| store.root.join(name).exists();
         assert!(!left("a~4194305"));
         assert!(left("a") && left("ab~4194305") && left(&format!("a~{own}")));
+    }
+
+    #[test]
+    fn what_is_locked_is_left_to_its_owner_whose_number_may_be_of_another_namespace() {
+        let (_guard, store) = store();
+        let (entry, _lock) = store.claim(record("a")).unwrap();
+        let aside = store.root.join("a~4194305");
+        fs::create_dir(&aside).unwrap();
+        let owner = File::create(aside.join(LOCK)).unwrap();
+        flock(&owner, FlockOperation::NonBlockingLockExclusive).unwrap();
+        store.sweep(&entry.record.id).unwrap();
+        assert!(aside.exists());
+        drop(owner);
+        store.sweep(&entry.record.id).unwrap();
+        assert!(!aside.exists());
     }
 
     #[test]

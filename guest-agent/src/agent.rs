@@ -24,6 +24,7 @@ use nix::sched::CloneFlags;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::birth::{Birth, Stage};
+use crate::caches;
 use crate::cgroup::{self, Cgroup};
 use crate::changes;
 use crate::inside::channel;
@@ -93,6 +94,11 @@ impl Agent {
         lifeline: mpsc::UnboundedSender<LifelineFrame>,
     ) -> Self {
         Self { layout: Arc::new(layout), reaper, lifeline, table: Arc::default() }
+    }
+
+    /// Has the kernel forget the files that nobody uses.
+    pub(crate) fn forget_files(&self) -> io::Result<()> {
+        caches::forget_files(&self.layout)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

@@ -13,6 +13,7 @@
 pub mod agent;
 mod birth;
 pub mod boot;
+mod caches;
 mod cgroup;
 mod changes;
 mod freeze;

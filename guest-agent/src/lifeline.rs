@@ -1,10 +1,10 @@
 //! The agent's connection to its monitor, for as long as the guest lives: ends of processes go out,
-//! and the word that the machine is about to be saved comes in.
+//! and the host's words come in: that the machine is about to be saved, that files be forgotten.
 
 use std::io;
 
 use cofferdam_protocol::bounds::{HOST_CID, LIFELINE_PORT};
-use cofferdam_protocol::lifeline::{LifelineFrame, RESUME, SUSPEND};
+use cofferdam_protocol::lifeline::{FORGET, LifelineFrame, RESUME, SUSPEND};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,6 +36,11 @@ pub(crate) async fn hold(
             Some(frame) = exits.recv() => lifeline.write_all(&frame.to_bytes()).await,
             read = lifeline.read(&mut word) => match (read, word) {
                 (Ok(1), [SUSPEND]) => suspend(&mut lifeline, &mut exits, &agent).await,
+                // What cannot be done is asked for again, and nobody waits for it.
+                (Ok(1), [FORGET]) => {
+                    let _ = agent.forget_files();
+                    Ok(())
+                }
                 // It was late: everything goes on already.
                 (Ok(1), [RESUME]) => Ok(()),
                 // The host hung up.

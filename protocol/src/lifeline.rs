@@ -21,9 +21,12 @@ const FLAG_STILL: u8 = 1;
 /// agent stops its containers, takes what was sent on the streams, answers
 /// [`LifelineFrame::Suspended`], and does nothing any more.
 pub const SUSPEND: u8 = b'S';
-/// The other thing that the host says: it goes on. A lifeline that breaks instead is that of a
+/// The second thing that the host says: it goes on. A lifeline that breaks instead is that of a
 /// machine which was restored: the agent makes another.
 pub const RESUME: u8 = b'R';
+/// The third: the files that the guest's kernel remembers become too many for the monitor, which
+/// holds each of them open. The agent has it forget what nobody uses.
+pub const FORGET: u8 = b'F';
 
 /// What the agent tells the monitor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

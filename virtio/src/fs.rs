@@ -20,6 +20,7 @@
 mod attributes;
 mod caller;
 mod changes;
+mod crowding;
 mod folder;
 mod inodes;
 mod privileges;
@@ -40,6 +41,7 @@ use std::time::Duration;
 
 use fuse_backend_rs::api::server::Server;
 use fuse_backend_rs::transport::{Reader, VirtioFsWriter};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Resource, getrlimit};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -51,6 +53,7 @@ use crate::poll::{Events, Interest, Poller, Token};
 use crate::saved::{FsState, QueuePosition};
 use crate::sys as events;
 use changes::Changes;
+use crowding::Crowding;
 use tree::Tree;
 pub use watches::Watcher;
 
@@ -139,6 +142,7 @@ pub struct FsServer {
     saves: (Sender<SaveRequest>, Receiver<SaveRequest>),
     restored: Option<FsState>,
     changes: Option<Changes>,
+    crowded: OwnedFd,
 }
 
 /// Somebody wants to know what the server has to write down, and waits here.
@@ -182,6 +186,7 @@ pub struct AttachedFs {
     _stop: EventFd,
     server: Server<Arc<Tree>>,
     tree: Arc<Tree>,
+    crowding: Crowding,
     poller: Poller,
     active: Option<Box<Activation>>,
 }
@@ -206,8 +211,10 @@ pub fn open(tag: &str, config: FsConfig) -> Result<(FsDevice, FsServer), FsError
     space[MAX_TAG_BYTES..].copy_from_slice(&1u32.to_le_bytes());
     let (worker, orders) = handover::pair().map_err(FsError::Event)?;
     let stop = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(FsError::Event)?;
-    let server =
-        FsServer { orders, stop, config, saves: mpsc::channel(), restored: None, changes: None };
+    let crowded = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+    let crowded = crowded.map_err(|error| FsError::Event(error.into()))?;
+    let saves = mpsc::channel();
+    let server = FsServer { orders, stop, config, saves, restored: None, changes: None, crowded };
     Ok((FsDevice { worker, config: space }, server))
 }
 
@@ -240,6 +247,15 @@ impl FsServer {
     /// When the system has no descriptor left.
     pub fn stop_event(&self) -> io::Result<EventFd> {
         self.stop.try_clone()
+    }
+
+    /// An event that is raised when the guest should forget files, before it meets the bound of
+    /// how many can be open for it.
+    ///
+    /// # Errors
+    /// When the system has no descriptor left.
+    pub fn crowded_event(&self) -> io::Result<OwnedFd> {
+        self.crowded.try_clone()
     }
 
     /// The way to save what the server knows.
@@ -295,7 +311,8 @@ impl PreparedFs {
 
     fn attach_at(self, root: OwnedFd) -> Result<AttachedFs, FsError> {
         let Self { server, descriptors } = self;
-        let FsServer { orders, stop, config, saves: (_, saves), restored, changes } = server;
+        let FsServer { orders, stop, config, saves: (_, saves), restored, changes, crowded } =
+            server;
         let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let room = allowed - RESERVED_DESCRIPTORS.min(allowed / 4);
         if room < MIN_DESCRIPTORS {
@@ -317,7 +334,8 @@ impl PreparedFs {
         }
         watch_changes(&poller, &tree).map_err(FsError::Event)?;
         let server = Server::new(Arc::clone(&tree));
-        Ok(AttachedFs { orders, saves, _stop: stop, server, tree, poller, active: None })
+        let crowding = Crowding::new(crowded, room);
+        Ok(AttachedFs { orders, saves, _stop: stop, server, tree, crowding, poller, active: None })
     }
 }
 
@@ -343,6 +361,7 @@ impl AttachedFs {
                 self.take_orders();
             }
             self.serve();
+            self.crowding.look(self.tree.state().used());
         }
     }
 

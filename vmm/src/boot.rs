@@ -178,6 +178,7 @@ struct Confined {
     signals: SignalFd,
     fs_device: FsDevice,
     files: FsSaver,
+    crowded: OwnedFd,
     saved: Option<MachineState>,
     /// Where the file server says what the host changes, if it shares more than the root.
     changes: Option<OwnedFd>,
@@ -195,6 +196,7 @@ impl Confined {
         let saved = read_saved(&provisions)?;
         let (fs_device, mut server) = fs::open(file_server::TAG, FsConfig::default())?;
         let files = server.saver().map_err(BootError::Device)?;
+        let crowded = server.crowded_event().map_err(BootError::Device)?;
         if let Some(saved) = &saved {
             server.restore(saved.files.clone());
         }
@@ -213,7 +215,18 @@ impl Confined {
         if enforcement != Enforcement::Full {
             tracing::warn!(?enforcement, "This kernel's Landlock does not know all that is denied");
         }
-        Ok(Self { provisions, smaps, signals, fs_device, files, saved, changes, crew, happenings })
+        Ok(Self {
+            provisions,
+            smaps,
+            signals,
+            fs_device,
+            files,
+            crowded,
+            saved,
+            changes,
+            crew,
+            happenings,
+        })
     }
 
     /// Makes the VM and fills its memory.
@@ -249,6 +262,7 @@ impl Confined {
             signals: self.signals,
             fs_device: self.fs_device,
             files: self.files,
+            crowded: self.crowded,
             changes: self.changes,
             crew: self.crew,
             happenings: self.happenings,
@@ -354,6 +368,7 @@ struct Loaded {
     signals: SignalFd,
     fs_device: FsDevice,
     files: FsSaver,
+    crowded: OwnedFd,
     /// Where the file server says what the host changes, if it shares more than the root.
     changes: Option<OwnedFd>,
     crew: Crew,
@@ -385,6 +400,8 @@ impl Loaded {
         let bus = Arc::new(Bus { console, devices: windows, figures: Arc::clone(&figures) });
         let token = Token { owner: owner::SIGNALS, index: 0 };
         poller.add(&self.signals, token, Interest::READ).map_err(BootError::Device)?;
+        let token = Token { owner: owner::CROWDED, index: 0 };
+        poller.add(&self.crowded, token, Interest::READ).map_err(BootError::Device)?;
         let control = Control::open(Arc::clone(&poller), owner::CONTROL, self.control)
             .map_err(BootError::Device)?;
         let resident = ResidentSource::new(self.smaps, memory::host_ranges(&self.memory));
@@ -404,6 +421,7 @@ impl Loaded {
             control,
             signals: self.signals,
             changes: self.changes,
+            crowded: self.crowded,
             resident,
             saver,
             hot_memory: self.hot_memory,

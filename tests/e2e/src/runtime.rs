@@ -30,6 +30,8 @@ pub struct Runtime {
     group: Option<PathBuf>,
     /// The process whose namespaces it is started in, if not the test's own.
     beside: Option<i32>,
+    /// How many descriptors its processes may have, if not what the test's may.
+    descriptors: Option<u32>,
 }
 
 impl Runtime {
@@ -79,6 +81,13 @@ impl Runtime {
         self.in_group(&systemd.own_group())
     }
 
+    /// The same, with few descriptors, and without the privilege to have more.
+    #[must_use]
+    pub fn with_descriptors(mut self, most: u32) -> Self {
+        self.descriptors = Some(most);
+        self
+    }
+
     /// runc, the oracle.
     #[must_use]
     pub fn runc() -> Self {
@@ -88,7 +97,8 @@ impl Runtime {
     fn new(program: PathBuf, flags: &[&str]) -> Self {
         let root = TempDir::with_prefix("cofferdam-root-").unwrap();
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
-        Self { program, flags, root, user: None, group: None, beside: None }
+        let (user, group, beside, descriptors) = (None, None, None, None);
+        Self { program, flags, root, user, group, beside, descriptors }
     }
 
     /// What the names of this runtime's containers have in common with no other's.
@@ -128,6 +138,9 @@ impl Runtime {
         }
         if let Some(group) = &self.group {
             command = within(group, &command);
+        }
+        if let Some(most) = self.descriptors {
+            command = limited(most, &command);
         }
         command.stdin(Stdio::null());
         command
@@ -248,6 +261,16 @@ impl Drop for Container<'_> {
 }
 
 /// The same command, by a shell that enters the control group first.
+/// A command with so many descriptors. `CAP_SYS_RESOURCE` is what could raise the limit.
+fn limited(descriptors: u32, command: &Command) -> Command {
+    let mut limited = Command::new("setpriv");
+    limited.args(["--inh-caps=-sys_resource", "--bounding-set=-sys_resource", "prlimit"]);
+    limited.arg(format!("--nofile={descriptors}:{descriptors}"));
+    limited.arg(command.get_program()).args(command.get_args()).env_clear();
+    limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    limited
+}
+
 fn within(group: &Path, command: &Command) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", r#"echo $$ > "$0"/cgroup.procs && exec "$@""#]).arg(group);

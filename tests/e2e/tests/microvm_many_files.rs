@@ -47,15 +47,19 @@ fn fill(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+fn bundle(host: &Path) -> Bundle {
+    Bundle::busybox(&["sleep", "10000"])
+        .mount(json!({
+            "destination": "/many", "type": "bind", "source": host, "options": ["rbind"]
+        }))
+        .edit(|config| config["linux"]["readonlyPaths"] = json!([]))
+}
+
 #[test]
 fn what_the_guest_forgets_costs_nothing() {
     let host = tempfile::tempdir().unwrap();
     fill(host.path()).unwrap();
-    let bundle = Bundle::busybox(&["sleep", "10000"])
-        .mount(json!({
-            "destination": "/many", "type": "bind", "source": host.path(), "options": ["rbind"]
-        }))
-        .edit(|config| config["linux"]["readonlyPaths"] = json!([]));
+    let bundle = bundle(host.path());
     let runtime = Runtime::cofferdam();
     let container = runtime.start(&bundle);
     let pid = container.pid();
@@ -74,5 +78,19 @@ fn what_the_guest_forgets_costs_nothing() {
         container.exec(&["sh", "-c", drop]).exits(0);
         let left = descriptors(pid);
         assert!(left <= few + 500, "round {round}: {few} to {left} descriptors");
+    }
+}
+
+#[test]
+fn a_guest_may_use_more_files_than_its_monitor_can_hold_open() {
+    const DESCRIPTORS: u32 = 4096;
+    let host = tempfile::tempdir().unwrap();
+    fill(host.path()).unwrap();
+    let runtime = Runtime::cofferdam().with_descriptors(DESCRIPTORS);
+    let container = runtime.start(&bundle(host.path()));
+    for _ in 0..2 {
+        let find = "find /many -type f | wc -l";
+        container.exec(&["sh", "-c", find]).exits(0).prints(&format!("{FILES}\n"));
+        assert!(descriptors(container.pid()) < DESCRIPTORS as usize);
     }
 }

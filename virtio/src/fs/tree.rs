@@ -237,7 +237,7 @@ impl Tree {
     /// The guest forgets what it does not need when it needs memory; what it holds on to beyond
     /// this would leave the monitor without descriptors.
     pub(super) fn check_room(&self, state: &State) -> io::Result<()> {
-        if state.inodes.len() + state.handles.len() >= self.max_descriptors {
+        if state.used() >= self.max_descriptors {
             return Err(Errno::NFILE.into());
         }
         Ok(())
@@ -245,6 +245,11 @@ impl Tree {
 }
 
 impl State {
+    /// Descriptors that are open for the guest.
+    pub(super) fn used(&self) -> usize {
+        self.inodes.len() + self.handles.len()
+    }
+
     /// An open file, if its number and its inode's belong together.
     pub(super) fn handle(&mut self, handle: u64, inode: u64) -> io::Result<&mut Handle> {
         let found = self.handles.get_mut(handle).filter(|found| found.inode == inode);

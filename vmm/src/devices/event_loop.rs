@@ -18,7 +18,7 @@ use cofferdam_protocol::control::{
     Attach, AttachCommand, CheckpointCommand, ControlRequest, ControlResponse, Statistics,
 };
 use cofferdam_protocol::id::ProcessToken;
-use cofferdam_protocol::lifeline::{RESUME, SUSPEND};
+use cofferdam_protocol::lifeline::{FORGET, RESUME, SUSPEND};
 use cofferdam_virtio::poll::{Events, Poller, Readiness, Token};
 use cofferdam_virtio::rng::Rng;
 use cofferdam_virtio::vsock::{Endpoint, Vsock, VsockEvent};
@@ -48,6 +48,8 @@ pub mod owner {
     pub const CONTROL: u32 = 3;
     /// The descriptor of signals.
     pub const SIGNALS: u32 = 4;
+    /// The event of a file server with little room.
+    pub const CROWDED: u32 = 5;
 }
 
 /// Why the loop ended.
@@ -78,6 +80,8 @@ pub struct Devices {
     pub signals: SignalFd,
     /// What the file server tells the agent, until they are connected.
     pub changes: Option<OwnedFd>,
+    /// Raised when the guest should forget files.
+    pub crowded: OwnedFd,
     /// Memory that comes and goes.
     pub hot_memory: HotMemory,
     /// Memory figures.
@@ -161,9 +165,19 @@ impl Loop {
                 while let Ok(Some(_)) = self.devices.signals.read_signal() {}
                 self.streams.resized();
             }
+            owner::CROWDED => self.make_room(),
             _ => {}
         }
         Ok(())
+    }
+
+    /// A guest without an agent yet has used few files; the server asks again.
+    fn make_room(&mut self) {
+        // It has been raised, so there is something to read.
+        let _ = rustix::io::read(&self.devices.crowded, &mut [0; 8]);
+        if self.lifeline.is_up() && self.checkpoint.is_none() {
+            self.devices.vsock.tell(&[FORGET]);
+        }
     }
 
     fn hear_vsock(&mut self) -> Result<(), DevicesError> {

@@ -55,6 +55,13 @@ fn the_whole_sandbox_is_in_the_group_that_was_asked_for_and_limited() {
 }
 
 #[test]
+fn a_group_that_nobody_named_has_the_containers_name() {
+    let runtime = Runtime::cofferdam();
+    let container = runtime.start(&bundle());
+    assert_eq!(group(container.pid()), Path::new("/sys/fs/cgroup").join(&container.id));
+}
+
+#[test]
 fn a_guest_that_takes_all_of_its_memory_stays_within_the_overhead() {
     let runtime = Runtime::cofferdam();
     let container = runtime.start(&bundle());

@@ -102,7 +102,7 @@ impl SandboxGroup {
             let path = said.unwrap_or_else(|| format!("system.slice:cofferdam:{id}").into());
             Place::Unit { path: systemd_path(path)?, id: id.to_string() }
         } else {
-            let path = said.unwrap_or_else(|| format!("/cofferdam-{id}").into());
+            let path = said.unwrap_or_else(|| format!("/{id}").into());
             let group = HostGroup::planned(&path)?;
             group.check_unused()?;
             Place::Folders(group)

@@ -7,6 +7,8 @@
 use std::io;
 use std::process::Command;
 
+use nix::unistd::{Uid, User};
+
 use crate::cli::{OutputFormat, PsArgs};
 use crate::commands::{Context, IdError, parse_id, print};
 use crate::kind::SandboxKind;
@@ -66,7 +68,7 @@ pub(super) fn run(context: &Context, args: &PsArgs) -> Result<(), PsError> {
         }
         (OutputFormat::Table, SandboxKind::Namespace) => host_table(&rows, &args.options)?,
         (OutputFormat::Table, SandboxKind::Microvm) if args.options.is_empty() => {
-            guest_table(&rows)
+            guest_table(&rows, name_of)
         }
         (OutputFormat::Table, SandboxKind::Microvm) => return Err(PsError::Options),
     };
@@ -102,15 +104,28 @@ fn keep_processes(output: &str, rows: &[ProcessRow]) -> Result<String, PsError> 
     Ok(kept.map(|line| format!("{line}\n")).collect())
 }
 
-/// The columns of `ps -ef`; users are numbers (their names are the container's to give), times UTC.
-fn guest_table(rows: &[ProcessRow]) -> String {
+/// What this host calls a user, as ps(1) does for processes of its own: eight characters at most.
+fn name_of(uid: u32) -> String {
+    const WIDTH: usize = 8;
+    let known = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    match known.map(|user| user.name) {
+        Some(name) if name.chars().count() > WIDTH => {
+            name.chars().take(WIDTH - 1).chain(['+']).collect()
+        }
+        Some(name) => name,
+        None => uid.to_string(),
+    }
+}
+
+/// The columns of `ps -ef`; times are UTC.
+fn guest_table(rows: &[ProcessRow], name_of: impl Fn(u32) -> String) -> String {
     let mut text = "UID        PID  PPID  C STIME TTY          TIME CMD\n".to_owned();
     for row in rows {
         let started = row.started_ms / 60_000;
         let seconds = row.cpu_ms / 1000;
         text.push_str(&format!(
             "{:<8}{:>6}{:>6}{:>3} {:02}:{:02} {:<8} {:02}:{:02}:{:02} {}\n",
-            row.uid,
+            name_of(row.uid),
             row.pid,
             row.ppid,
             0,
@@ -151,10 +166,17 @@ mod tests {
     }
 
     #[test]
+    fn users_have_the_names_that_this_host_gives_them() {
+        assert_eq!(name_of(0), "root");
+        assert_eq!(name_of(3_999_999_999), "3999999999");
+    }
+
+    #[test]
     fn a_guests_table_has_the_columns_of_ps_ef() {
-        insta::assert_snapshot!(guest_table(&[row(7)]), @r"
+        let table = guest_table(&[row(7)], |uid| format!("user{uid}"));
+        insta::assert_snapshot!(table, @r"
         UID        PID  PPID  C STIME TTY          TIME CMD
-        0            7     1  0 03:56 ?        00:01:01 sleep 300
+        user0        7     1  0 03:56 ?        00:01:01 sleep 300
         ");
     }
 }

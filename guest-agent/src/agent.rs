@@ -183,7 +183,8 @@ impl Agent {
         Ok(crate::birth::follow_to(&channel, Stage::Executing, &mut None).await?)
     }
 
-    /// Starts one more process in a container. Its pid in the container's pid namespace.
+    /// Starts one more process in a container, in its cgroup or in `subgroup` below that. Its pid
+    /// in the container's pid namespace.
     ///
     /// # Errors
     /// Then nothing of it is left.
@@ -192,6 +193,7 @@ impl Agent {
         id: &ContainerId,
         token: ProcessToken,
         plan: &ProcessPlan,
+        subgroup: Option<&str>,
     ) -> Result<u32, RequestError> {
         let (init, cgroup) = match self.table().containers.get(id) {
             Some(container) => (Arc::clone(&container.init), Arc::clone(&container.cgroup)),
@@ -200,7 +202,7 @@ impl Agent {
         if self.table().knows(token) {
             return Err(RequestError::Exists(id.clone()));
         }
-        let mut birth = self.join(&init, &cgroup, plan)?;
+        let mut birth = self.join(&init, (&cgroup, subgroup), plan)?;
         if let Err(error) = birth.reach(Stage::Executing).await {
             birth.undo().await;
             return Err(error.into());
@@ -216,26 +218,32 @@ impl Agent {
     fn join(
         &self,
         init: &Process,
-        cgroup: &Cgroup,
+        (cgroup, subgroup): (&Cgroup, Option<&str>),
         plan: &ProcessPlan,
     ) -> Result<Birth, StartError> {
-        let step = || "starting a process in the container".to_owned();
+        let step = || match subgroup {
+            Some(path) => format!("adding pid of a new process to cgroups at {path}"),
+            None => "starting a process in the container".to_owned(),
+        };
+        let subgroup = subgroup.map(|path| cgroup.below(path)).transpose().step(step)?;
         let (ours, theirs) = stdio::pipes(plan.stdio).step(step)?;
         let (agent_end, child_end) = channel::pair().step(step)?;
         let users = users::of(init.pid)?;
         let newcomer =
             Newcomer { plan, init: init.as_fd(), users, streams: theirs, channel: child_end };
-        let child = self.spawn_beside(init, cgroup, newcomer).step(step)?;
+        let child = self.spawn_beside(init, cgroup, subgroup, newcomer).step(step)?;
         let exit = self.reaper.watch(child.pid);
         Ok(Birth::new(child, exit, agent_end, ours))
     }
 
-    /// Into the container's pid namespace and its cgroup. Where the container has divided its
-    /// cgroup, so that none of its processes may be in the group itself: into that of its init.
+    /// Into the container's pid namespace and the cgroup that was asked for, or else its own. Where
+    /// the container has divided that, so that none of its processes may be in the group itself:
+    /// into that of its init.
     fn spawn_beside(
         &self,
         init: &Process,
         cgroup: &Cgroup,
+        subgroup: Option<OwnedFd>,
         newcomer: Newcomer<'_>,
     ) -> io::Result<sys::Child> {
         let mut newcomer = Some(newcomer);
@@ -247,8 +255,9 @@ impl Agent {
         };
         let own = std::fs::File::open("/proc/self/ns/pid")?;
         nix::sched::setns(init, CloneFlags::CLONE_NEWPID)?;
-        let made = match child(cgroup.as_fd()) {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+        let group = subgroup.as_ref().map_or(cgroup.as_fd(), AsFd::as_fd);
+        let made = match child(group) {
+            Err(error) if subgroup.is_none() && error.raw_os_error() == Some(libc::EBUSY) => {
                 cgroup::of_process(&self.layout.cgroups, init.pid)
                     .and_then(|group: OwnedFd| child(group.as_fd()))
             }

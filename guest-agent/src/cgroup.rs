@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cofferdam_protocol::plan::{CgroupPlan, IdMappingPlan, UserNamespacePlan};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 use crate::inside::failure::{StartError, Step};
 use crate::inside::hidden::write_whole;
@@ -49,6 +49,17 @@ impl Cgroup {
     fn open(path: &Path) -> Result<Self, StartError> {
         let folder = open_folder(path).step(|| format!("opening the cgroup {}", path.display()))?;
         Ok(Self { path: path.to_owned(), folder })
+    }
+
+    /// A group below it, or itself, whatever links a container could have made.
+    pub(crate) fn below(&self, path: &str) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let stay = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let relative = match path.trim_start_matches('/') {
+            "" => ".",
+            relative => relative,
+        };
+        Ok(rustix::fs::openat2(&self.folder, relative, flags, Mode::empty(), stay)?)
     }
 
     /// Where it is.

@@ -51,7 +51,9 @@ impl service::Agent for Service {
         let id = self.container(&request.container_id)?;
         let plan = plan(&request.plan)?;
         let (agent, token) = (self.0.clone(), ProcessToken(request.process));
-        let started = to_the_end(async move { agent.exec(&id, token, &plan).await }).await?;
+        let subgroup = Some(request.cgroup).filter(|path| !path.is_empty());
+        let exec = async move { agent.exec(&id, token, &plan, subgroup.as_deref()).await };
+        let started = to_the_end(exec).await?;
         let (pid, failure) = failure_of(started)?;
         Ok(rpc::ExecResponse { pid: pid.unwrap_or(0), failure, ..Default::default() })
     }

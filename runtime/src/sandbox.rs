@@ -15,6 +15,7 @@
 pub mod microvm;
 pub mod namespace;
 pub mod request;
+mod subgroup;
 
 use std::os::fd::OwnedFd;
 use std::time::Instant;

@@ -12,12 +12,12 @@ pub(crate) async fn exit_codes_are_a_shells(mut fixture: Fixture) {
 
 pub(crate) async fn signals_reach_their_process(mut fixture: Fixture) {
     running(&fixture, "trap 'exit 9' TERM; while :; do sleep 0.05; done").await;
-    fixture.agent.exec(&fixture.id, OTHER, &process(&["sleep", "60"])).await.unwrap();
+    fixture.agent.exec(&fixture.id, OTHER, &process(&["sleep", "60"]), None).await.unwrap();
     assert!(fixture.agent.signal(OTHER, 15).unwrap());
     assert_eq!(fixture.end(OTHER).await, 143);
     assert!(!fixture.agent.signal(OTHER, 15).unwrap());
     let third = ProcessToken(3);
-    fixture.agent.exec(&fixture.id, third, &process(&["sleep", "60"])).await.unwrap();
+    fixture.agent.exec(&fixture.id, third, &process(&["sleep", "60"]), None).await.unwrap();
     // Real-time signals have no name.
     assert!(fixture.agent.signal(third, 40).unwrap());
     assert_eq!(fixture.end(third).await, 168);
@@ -28,7 +28,7 @@ pub(crate) async fn signals_reach_their_process(mut fixture: Fixture) {
 
 pub(crate) async fn the_end_of_init_is_the_end_of_all(mut fixture: Fixture) {
     running(&fixture, "while [ ! -e /end ]; do sleep 0.05; done; exit 4").await;
-    fixture.agent.exec(&fixture.id, OTHER, &process(&["sleep", "60"])).await.unwrap();
+    fixture.agent.exec(&fixture.id, OTHER, &process(&["sleep", "60"]), None).await.unwrap();
     fs::write(fixture.rootfs().join("end"), "").unwrap();
     assert_eq!(fixture.end(OTHER).await, 137);
     assert_eq!(fixture.end(INIT).await, 4);

@@ -35,13 +35,13 @@ pub(crate) async fn one_more_process_has_its_own_processors_and_scheduler(mut fi
     process.scheduling.initial_cpus = vec![0, 1];
     process.scheduling.final_cpus = vec![1];
     process.personality = Some(8);
-    fixture.agent.exec(&fixture.id, OTHER, &process).await.unwrap();
+    fixture.agent.exec(&fixture.id, OTHER, &process, None).await.unwrap();
     let mut output = String::new();
     fixture.connect(OTHER, StreamKind::Stdout).read_to_string(&mut output).await.unwrap();
     assert_eq!(output, "policy:3\ni686\nCpus_allowed_list:\t1\n");
     process.scheduling.final_cpus = vec![4000];
     let token = ProcessToken(3);
-    let error = failure(fixture.agent.exec(&fixture.id, token, &process).await.unwrap_err());
+    let error = failure(fixture.agent.exec(&fixture.id, token, &process, None).await.unwrap_err());
     assert_eq!(error, "keeping the process to the guest's processors [4000]: invalid argument");
     fixture.agent.signal(INIT, 9).unwrap();
     fixture.end(INIT).await;
@@ -65,7 +65,7 @@ pub(crate) async fn clocks_of_a_time_namespace_are_the_containers_own(mut fixtur
 
     // Who comes later has the same clocks.
     let process = process(&["cat", "/proc/uptime"]);
-    fixture.agent.exec(&fixture.id, OTHER, &process).await.unwrap();
+    fixture.agent.exec(&fixture.id, OTHER, &process, None).await.unwrap();
     let mut later = String::new();
     fixture.connect(OTHER, StreamKind::Stdout).read_to_string(&mut later).await.unwrap();
     assert!(later.split('.').next().unwrap().parse::<u64>().unwrap() >= 1_000_000, "{later}");

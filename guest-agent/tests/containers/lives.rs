@@ -38,7 +38,7 @@ pub(crate) async fn a_process_that_nobody_comes_back_for_loses_its_streams(fixtu
     fixture.agent.start(&fixture.id).await.unwrap();
     let mut reader = process(&["sh", "-c", "read line; exit 5"]);
     reader.stdio = BOTH;
-    fixture.agent.exec(&fixture.id, OTHER, &reader).await.unwrap();
+    fixture.agent.exec(&fixture.id, OTHER, &reader, None).await.unwrap();
     let stdin = fixture.connect(OTHER, StreamKind::Stdin);
     let suspended = fixture.agent.suspend().await;
     drop(stdin);

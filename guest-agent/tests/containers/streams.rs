@@ -48,7 +48,7 @@ pub(crate) async fn a_terminal_is_one_in_both_kinds_of_process(mut fixture: Fixt
             other.stdio = plan.process.stdio;
             fixture = fixture.another();
             running(&fixture, "sleep 60").await;
-            fixture.agent.exec(&fixture.id, OTHER, &other).await.unwrap();
+            fixture.agent.exec(&fixture.id, OTHER, &other, None).await.unwrap();
         }
         let mut terminal = fixture.connect(token, StreamKind::Terminal);
         let mut size = fixture.connect(token, StreamKind::TerminalSize);
@@ -65,7 +65,7 @@ pub(crate) async fn a_terminal_is_one_in_both_kinds_of_process(mut fixture: Fixt
 pub(crate) async fn a_child_that_keeps_the_pipe_does_not_hold_up_the_end(mut fixture: Fixture) {
     running(&fixture, "sleep 60").await;
     let background = process(&["sh", "-c", "(sleep 0.3; echo late) & echo early"]);
-    fixture.agent.exec(&fixture.id, OTHER, &background).await.unwrap();
+    fixture.agent.exec(&fixture.id, OTHER, &background, None).await.unwrap();
     let mut stdout = fixture.connect(OTHER, StreamKind::Stdout);
     assert_eq!(fixture.end(OTHER).await, 0);
     assert_eq!(read_until(&mut stdout, "early\n").await, "early\n");
@@ -75,7 +75,7 @@ pub(crate) async fn a_child_that_keeps_the_pipe_does_not_hold_up_the_end(mut fix
 pub(crate) async fn a_connection_that_comes_late_gets_what_is_written_later(mut fixture: Fixture) {
     running(&fixture, "sleep 60").await;
     let background = process(&["sh", "-c", "(sleep 0.3; echo late) &"]);
-    fixture.agent.exec(&fixture.id, OTHER, &background).await.unwrap();
+    fixture.agent.exec(&fixture.id, OTHER, &background, None).await.unwrap();
     assert_eq!(fixture.end(OTHER).await, 0);
     let mut stdout = fixture.connect(OTHER, StreamKind::Stdout);
     assert_eq!(read_until(&mut stdout, "late\n").await, "late\n");
@@ -83,7 +83,11 @@ pub(crate) async fn a_connection_that_comes_late_gets_what_is_written_later(mut 
 
 pub(crate) async fn output_waits_for_its_connection_and_so_does_the_end(mut fixture: Fixture) {
     running(&fixture, "sleep 60").await;
-    fixture.agent.exec(&fixture.id, OTHER, &process(&["sh", "-c", "echo kept"])).await.unwrap();
+    fixture
+        .agent
+        .exec(&fixture.id, OTHER, &process(&["sh", "-c", "echo kept"]), None)
+        .await
+        .unwrap();
     let ended = tokio::time::timeout(Duration::from_millis(300), fixture.end(OTHER)).await;
     assert!(ended.is_err());
     let mut stdout = fixture.connect(OTHER, StreamKind::Stdout);

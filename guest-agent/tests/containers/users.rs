@@ -71,7 +71,7 @@ pub(crate) async fn one_more_process_joins_the_user_namespace(mut fixture: Fixtu
     let mut process = process(&["sh", "-c", script]);
     (process.uid, process.gid) = (77, 78);
     process.rlimits = vec![RlimitPlan { resource: 7, soft: 100, hard: 200 }];
-    let joined = fixture.agent.exec(&fixture.id, OTHER, &process).await;
+    let joined = fixture.agent.exec(&fixture.id, OTHER, &process, None).await;
     joined.unwrap_or_else(|error| panic!("{}", failure(error)));
     let mut output = String::new();
     fixture.connect(OTHER, StreamKind::Stdout).read_to_string(&mut output).await.unwrap();

@@ -55,3 +55,22 @@ fn a_page_size_that_the_guest_lacks_is_named() {
         .exits(1)
         .complains(&["linux.resources.hugepageLimits[0]", "16GB"]);
 }
+
+#[test]
+fn a_process_that_comes_later_can_be_put_into_a_group_below() {
+    let bundle = Bundle::script("mkdir /cg/below; sleep 1000").mount(
+        json!({ "destination": "/cg", "type": "cgroup", "source": "cgroup", "options": ["rw"] }),
+    );
+    let runtime = Runtime::cofferdam();
+    let container = runtime.start(&bundle);
+    container.exec(&["sh", "-c", "until [ -d /cg/below ]; do sleep 0.1; done"]).exits(0);
+    let group_in = |subgroup: &str| {
+        let exec = ["exec", "--cgroup", subgroup, &*container.id, "cat", "/proc/self/cgroup"];
+        runtime.verb(&exec)
+    };
+    group_in("below").exits(0).prints("0::/below\n");
+    group_in("/").exits(0).prints("0::/\n");
+    group_in("..").exits(255).complains(&["bad sub cgroup path", ".."]);
+    group_in("absent").exits(255).complains(&["cgroups at /absent", "no such file or directory"]);
+    group_in("memory:below").exits(255).complains(&["unknown controller memory"]);
+}

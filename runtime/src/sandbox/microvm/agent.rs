@@ -126,17 +126,19 @@ impl Agent {
         started(answer.failure)
     }
 
-    /// Starts one more process.
+    /// Starts one more process, in a cgroup below the container's if one is named.
     pub(super) fn exec(
         &mut self,
         id: &ContainerId,
         process: ProcessToken,
         plan: &ProcessPlan,
+        subgroup: Option<String>,
     ) -> Result<(), AgentError> {
         let request = ExecRequest {
             container_id: id.to_string(),
             process: process.0,
             plan: document(plan)?,
+            cgroup: subgroup.unwrap_or_default(),
             ..Default::default()
         };
         let answer: ExecResponse = self.connection.call("Exec", &request, REQUEST_TIMEOUT)?;

@@ -20,6 +20,7 @@ use super::rpc::Pending;
 use super::stdio::{HostStreams, StdioError};
 use crate::plan::{PlanError, exec_plan};
 use crate::sandbox::request::{Attachment, ExecRequest, StartFailureKind};
+use crate::sandbox::subgroup;
 
 /// What a process has for an exit code when its guest went away.
 pub(super) const LOST_CODE: u8 = 137;
@@ -32,9 +33,12 @@ pub enum ExecError {
         "--preserve-fds is not possible in a microVM: a guest cannot use the host's descriptors"
     )]
     PreserveFds,
-    /// `--cgroup`.
-    #[error("--cgroup is not possible in a microVM: the container's cgroup is the guest's")]
-    Cgroup,
+    /// `--cgroup` leads out of the container's group. The words are runc's.
+    #[error("bad sub cgroup path: {0} is no control group below the container's")]
+    Cgroup(String),
+    /// `--cgroup` names a controller: in a guest all controllers share one tree (v2).
+    #[error("unknown controller {0} in --cgroup")]
+    Controller(String),
     /// What it is to be connected to.
     #[error("The process's streams cannot be prepared")]
     Stdio(#[source] StdioError),
@@ -130,16 +134,15 @@ pub fn exec(request: ExecRequest, attachment: Attachment) -> Result<ExecStarted,
     if request.preserve_fds > 0 {
         return Err(ExecError::PreserveFds);
     }
-    if !request.cgroup.is_empty() {
-        return Err(ExecError::Cgroup);
-    }
+    let subgroup = subgroup(&request.cgroup)?;
     let ExecRequest { id, state_folder, process, spec, stdio, .. } = request;
     let streams = HostStreams::prepare(stdio).map_err(ExecError::Stdio)?;
     let plan = exec_plan(&process, &spec, streams.plan()).map_err(ExecError::Plan)?;
     let token = random_token().map_err(ExecError::Random)?;
     let connection = control::connect_agent(&state_folder, REQUEST_TIMEOUT);
     let mut agent = Agent::new(connection.map_err(ExecError::Control)?);
-    agent.exec(&id, token, &plan).map_err(ExecError::Agent)?;
+    agent.exec(&id, token, &plan, subgroup).map_err(ExecError::Agent)?;
+    tracing::debug!(process = %token, "the guest executes the program");
     let (kinds, descriptors) = streams.attachment(false);
     let attach = Attach { process: token, streams: kinds, ends_sandbox: false };
     let connected = StreamsConnection::attach(&state_folder, attach, &descriptors, REQUEST_TIMEOUT)
@@ -158,6 +161,19 @@ pub fn exec(request: ExecRequest, attachment: Attachment) -> Result<ExecStarted,
     };
     let watched = Mutex::new(watched);
     Ok(ExecStarted { pid, terminal, container: id, token, state_folder, watched })
+}
+
+/// The last group that `--cgroup` names, below the container's in the guest.
+fn subgroup(said: &[String]) -> Result<Option<String>, ExecError> {
+    let mut last = None;
+    for said in said {
+        if let Some((controllers, _)) = said.split_once(':') {
+            return Err(ExecError::Controller(controllers.to_owned()));
+        }
+        let below = subgroup::stay_below(said).ok_or_else(|| ExecError::Cgroup(said.clone()))?;
+        last = Some(format!("/{}", below.display()));
+    }
+    Ok(last)
 }
 
 impl ExecStarted {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 
@@ -19,6 +19,7 @@ use super::terminal;
 use super::unsupported::{self, Unsupported};
 use crate::host::stdio::ProcessStdio;
 use crate::sandbox::request::{Attachment, ExecRequest, StartFailureKind};
+use crate::sandbox::subgroup;
 
 /// Why no process was added.
 #[derive(Debug, thiserror::Error)]
@@ -182,7 +183,7 @@ fn groups(own: &[PathBuf], below: &[String]) -> Result<Vec<PathBuf>, ExecError> 
     let mut groups = own.to_vec();
     for said in below {
         let (controllers, path) = said.split_once(':').unwrap_or(("", said));
-        let relative = stay_below(path).ok_or_else(|| ExecError::Cgroup(said.clone()))?;
+        let relative = subgroup::stay_below(path).ok_or_else(|| ExecError::Cgroup(said.clone()))?;
         for controller in controllers.split(',') {
             let mut known = false;
             for (group, own) in groups.iter_mut().zip(own) {
@@ -200,12 +201,6 @@ fn groups(own: &[PathBuf], below: &[String]) -> Result<Vec<PathBuf>, ExecError> 
         Some(missing) => Err(ExecError::NoCgroup(missing.clone())),
         None => Ok(groups),
     }
-}
-
-fn stay_below(path: &str) -> Option<PathBuf> {
-    let path = Path::new(path);
-    let stays = path.components().all(|c| matches!(c, Component::Normal(_) | Component::RootDir));
-    stays.then(|| path.components().filter(|c| matches!(c, Component::Normal(_))).collect())
 }
 
 /// The reports end when the program is executed: then every copy of the pipe is closed.

@@ -34,6 +34,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("uidmap", "subordinate users for the scenarios of an ordinary user"),
     ("runc", "the reference that tests and benchmarks compare with"),
     ("crun", "the reference that benchmarks compare with"),
+    ("criu", "saves and restores containers in namespaces"),
     ("strace", "puts faults into system calls, for the tests"),
 ];
 

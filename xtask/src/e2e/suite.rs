@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -111,6 +111,10 @@ impl Suite {
 
     fn run_with_further_chances(&self, run: &Run) -> Tally {
         let title = format!("{} [{}, {}]", name_of(&run.program), run.mode.name(), self.place);
+        if !can_run(&run.program) {
+            print_at_once(&format!("--- {title}: skipped: `criu check` fails here\n"));
+            return Tally::skip();
+        }
         let started = Instant::now();
         let mut attempt = self.attempt(run, None);
         for _ in 0..self.further_chances(run.mode) {
@@ -161,6 +165,16 @@ fn print_at_once(text: &str) {
     let mut stdout = io::stdout().lock();
     // Nobody reads any more: what is counted counts all the same.
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+/// Whether this machine has what a program is about: CRIU works with the kernels that it knows.
+fn can_run(program: &Path) -> bool {
+    if !name_of(program).ends_with("_criu") {
+        return true;
+    }
+    let mut check = Command::new("criu");
+    check.arg("check").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    check.status().is_ok_and(|status| status.success())
 }
 
 #[cfg(test)]

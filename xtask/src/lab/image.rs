@@ -18,8 +18,9 @@ use crate::{process, progress, workspace};
 /// The package that depends on the newest cloud kernel.
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 
-/// What the lab loads, before what it needs by itself: KVM, virtio, and what containers, their
-/// networks and their images use.
+/// What the lab loads, before what it needs by itself: KVM, virtio, what containers, their networks
+/// and their images use, and what CRIU lists sockets and
+/// connections with.
 const MODULES: &[&str] = &[
     "virtiofs",
     "overlay",
@@ -61,6 +62,12 @@ const MODULES: &[&str] = &[
     "fuse",
     "tcp_diag",
     "inet_diag",
+    "udp_diag",
+    "raw_diag",
+    "unix_diag",
+    "netlink_diag",
+    "af_packet_diag",
+    "nf_conntrack_netlink",
 ];
 
 /// What QEMU boots.

@@ -33,6 +33,13 @@ struct Hierarchy {
     controllers: Vec<String>,
 }
 
+impl Hierarchy {
+    fn has_exactly(&self, wanted: &[&str]) -> bool {
+        self.controllers.is_empty() == wanted.is_empty()
+            && wanted.iter().all(|c| self.controllers.iter().any(|own| own == c))
+    }
+}
+
 /// The controllers that get a group of their own on v1; others (`name=systemd`) are left alone.
 const V1_CONTROLLERS: [&str; 12] = [
     "cpu",
@@ -115,13 +122,49 @@ pub(super) fn of_process(pid: i32) -> io::Result<Vec<PathBuf>> {
 
 fn folder_of(hierarchies: &[Hierarchy], controllers: &str, path: &Path) -> Option<PathBuf> {
     let wanted: Vec<&str> = controllers.split(',').filter(|c| !c.is_empty()).collect();
-    let hierarchy = hierarchies.iter().find(|h| {
-        h.controllers.is_empty() == wanted.is_empty()
-            && wanted.iter().all(|c| h.controllers.iter().any(|own| own == c))
-    })?;
+    let hierarchy = hierarchies.iter().find(|h| h.has_exactly(&wanted))?;
     let below = path.strip_prefix(&hierarchy.root).ok()?;
     // The mount's root itself is never a container's.
     (below.components().next().is_some()).then(|| hierarchy.mount_point.join(below))
+}
+
+/// What a mount of control groups shows: where its hierarchy is mounted here, and the group's folder.
+pub(super) fn shown_by(kind: &str, options: &str, root: &Path) -> Option<(PathBuf, PathBuf)> {
+    let controllers =
+        if kind == "cgroup2" { String::new() } else { controllers_of(options).join(",") };
+    let hierarchies = hierarchies().ok()?;
+    let wanted: Vec<&str> = controllers.split(',').filter(|c| !c.is_empty()).collect();
+    let hierarchy = hierarchies.into_iter().find(|h| h.has_exactly(&wanted))?;
+    let below = root.strip_prefix(&hierarchy.root).ok()?;
+    let folder = hierarchy.mount_point.join(below);
+    Some((hierarchy.mount_point, folder))
+}
+
+/// Puts a process back into the groups that this process is in.
+///
+/// # Errors
+/// When a hierarchy refuses.
+pub(super) fn return_to_own(pid: i32) -> io::Result<()> {
+    let hierarchies = hierarchies()?;
+    for line in fs::read_to_string("/proc/self/cgroup")?.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let wanted: Vec<&str> = controllers.split(',').filter(|c| !c.is_empty()).collect();
+        let Some(hierarchy) = hierarchies.iter().find(|h| h.has_exactly(&wanted)) else { continue };
+        if let Ok(below) = Path::new(path).strip_prefix(&hierarchy.root) {
+            let folder = hierarchy.mount_point.join(below);
+            write(&folder.join("cgroup.procs"), &pid.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// A group below these that has processes.
+pub(super) fn populated_below(folders: &[PathBuf]) -> Option<PathBuf> {
+    let below = |folder: &PathBuf| groups_below(folder).into_iter().skip(1);
+    folders.iter().flat_map(below).find(|group| {
+        fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|list| !list.is_empty())
+    })
 }
 
 fn hierarchies() -> io::Result<Vec<Hierarchy>> {
@@ -137,17 +180,19 @@ fn parse_mount(line: &str) -> Option<Hierarchy> {
     let (root, mount_point) = (before.next()?, before.next()?);
     let controllers = match kind {
         "cgroup2" => Vec::new(),
-        "cgroup" => options
-            .split(',')
-            .filter(|o| o.starts_with("name=") || V1_CONTROLLERS.contains(o))
-            .map(str::to_owned)
-            .collect(),
+        "cgroup" => controllers_of(options),
         _ => return None,
     };
     if kind == "cgroup" && controllers.is_empty() {
         return None;
     }
     Some(Hierarchy { mount_point: mount_point.into(), root: root.into(), controllers })
+}
+
+/// The controllers of v1 among the options of a mount.
+fn controllers_of(options: &str) -> Vec<String> {
+    let known = |option: &&str| option.starts_with("name=") || V1_CONTROLLERS.contains(option);
+    options.split(',').filter(known).map(str::to_owned).collect()
 }
 
 /// Whether a group, if there is one, stops every process that enters it: by itself or by one above.
@@ -291,6 +336,12 @@ pub(super) fn destroy(folders: &[PathBuf], deadline: Instant) -> io::Result<()> 
             Err(_) => std::thread::sleep(PAUSE),
         }
     }
+}
+
+/// Has every process of the groups die, frozen or not: none runs on meanwhile.
+pub(super) fn kill_frozen(folders: &[PathBuf]) {
+    kill_everything(folders);
+    thaw(folders);
 }
 
 /// A frozen process of v1 dies only when it is thawed.

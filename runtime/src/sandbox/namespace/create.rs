@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use oci_spec::runtime::Spec;
 
 use super::cgroup;
-use super::checkpoint::CheckpointError;
+use super::confinement::Confinement;
 use super::executor;
 use super::helper::{Helper, Preserved};
 use super::hook::HookState;
@@ -25,6 +25,7 @@ use super::proc_mounts;
 use super::process::{self, ProcessPlan, SeccompFile};
 use super::record::Record;
 use super::report::Report;
+use super::restore::{self, RestoreError};
 use super::rootless::{self, Facts, Rootless};
 use super::seccomp_cache;
 use super::shadow;
@@ -66,7 +67,7 @@ pub enum CreateError {
     Seccomp(#[source] SeccompError),
     /// `restore`.
     #[error(transparent)]
-    Restore(CheckpointError),
+    Restore(#[from] RestoreError),
     /// Somebody else's processes are in the container's control group. The words are runc's.
     #[error("container's cgroup is not empty: there are processes in {0}")]
     CgroupInUse(PathBuf),
@@ -123,7 +124,7 @@ impl CreateError {
     }
 }
 
-fn host(step: &'static str) -> impl FnOnce(io::Error) -> CreateError {
+pub(super) fn host(step: &'static str) -> impl FnOnce(io::Error) -> CreateError {
     move |source| CreateError::Host { step, source }
 }
 
@@ -132,9 +133,7 @@ fn host(step: &'static str) -> impl FnOnce(io::Error) -> CreateError {
 /// # Errors
 /// When the spec cannot be served, or a step failed; then nothing is left behind.
 pub fn create(request: CreateRequest, config: &Config) -> Result<Created, CreateError> {
-    if request.restore.is_some() {
-        return Err(CreateError::Restore(CheckpointError::Unsupported));
-    }
+    let image = restore::open(&request)?;
     let rootless = rootless(&request)?;
     let mut missing = unsupported::unsupported(&request.spec);
     missing.extend(rootless.iter().flat_map(|rootless| refused(&request.spec, rootless)));
@@ -162,7 +161,10 @@ pub fn create(request: CreateRequest, config: &Config) -> Result<Created, Create
     record.save(&request.state_folder).map_err(host("write the record of the container"))?;
     let mut undo = Undo::new(&request.state_folder, planned);
     let plan = Prepared { hardened, seccomp, cgroups_path, rootless };
-    let created = spawn(request, plan, &mut undo)?;
+    let created = match image {
+        None => spawn(request, plan, &mut undo)?,
+        Some(image) => restore::restore(request, plan, image, &mut undo)?,
+    };
     undo.disarm();
     Ok(created)
 }
@@ -219,11 +221,26 @@ fn harden(
 }
 
 /// What was decided before anything is made.
-struct Prepared {
-    hardened: Hardened,
-    seccomp: Option<SeccompFile>,
-    cgroups_path: PathBuf,
+pub(super) struct Prepared {
+    pub(super) hardened: Hardened,
+    pub(super) seccomp: Option<SeccompFile>,
+    pub(super) cgroups_path: PathBuf,
     rootless: Option<Rootless>,
+}
+
+/// What is known of a container before its first process is there.
+pub(super) fn record(request: &CreateRequest, prepared: &Prepared) -> Result<Record, CreateError> {
+    let process = process_plan(&prepared.hardened.spec, request, prepared.seccomp.clone());
+    let confinement = Confinement::of(&prepared.hardened.spec, &process)
+        .map_err(host("read the seccomp filter"))?;
+    Ok(Record {
+        seccomp: prepared.seccomp.clone(),
+        no_new_privileges: process.no_new_privileges,
+        new_session_keyring: process.new_session_keyring,
+        confinement: Some(confinement),
+        compat: request.compat,
+        ..Record::default()
+    })
 }
 
 fn spawn(
@@ -237,17 +254,9 @@ fn spawn(
     };
     let sockets = size.is_some().then(terminal::socket_pair).transpose();
     let (ours, theirs) = sockets.map_err(host("make a console socket"))?.unzip();
+    let mut record = record(&request, &prepared)?;
     let Prepared { hardened, seccomp, cgroups_path, rootless } = prepared;
-    let process = process_plan(&hardened.spec, &request, seccomp.clone());
-    let mut record = Record {
-        init: None,
-        root: None,
-        host_mount: None,
-        cgroups: Vec::new(),
-        seccomp,
-        no_new_privileges: process.no_new_privileges,
-        new_session_keyring: process.new_session_keyring,
-    };
+    let process = process_plan(&hardened.spec, &request, seccomp);
     let state_folder = request.state_folder.clone();
     let shared = rules::shares_mounts(&hardened.spec).then(|| request.rootfs.clone());
     if let Some(rootfs) = &shared {
@@ -357,7 +366,11 @@ fn make_group(
     Ok(pids_limit)
 }
 
-fn process_plan(spec: &Spec, request: &CreateRequest, seccomp: Option<SeccompFile>) -> ProcessPlan {
+pub(super) fn process_plan(
+    spec: &Spec,
+    request: &CreateRequest,
+    seccomp: Option<SeccompFile>,
+) -> ProcessPlan {
     let process = spec.process().clone().unwrap_or_default();
     ProcessPlan {
         preserve_fds: request.preserve_fds,
@@ -482,9 +495,9 @@ fn check_unused(planned: &[PathBuf]) -> Result<(), CreateError> {
 }
 
 /// Takes a half-made container back.
-struct Undo {
+pub(super) struct Undo {
     state_folder: PathBuf,
-    cgroups: Vec<PathBuf>,
+    pub(super) cgroups: Vec<PathBuf>,
     children: HashSet<i32>,
     /// What the root is on before anything is mounted there, where that is the host's to see.
     below: Option<MountOn>,
@@ -508,6 +521,7 @@ impl Drop for Undo {
             return;
         }
         let deadline = Instant::now() + UNDO_DEADLINE;
+        cgroup::kill_frozen(&self.cgroups);
         super::children::kill_new(&self.children, deadline);
         if let Err(e) = cgroup::destroy(&self.cgroups, deadline) {
             tracing::warn!("Cannot remove the control groups of a failed create: {e}");

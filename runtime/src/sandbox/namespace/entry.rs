@@ -6,7 +6,7 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use super::job::Job;
 use super::report::Reporter;
-use super::{construct, helper, join, stage, sys};
+use super::{construct, helper, join, revive, stage, sys};
 
 /// The helper's side: does the job that its arguments name.
 pub(super) fn run(arguments: &[String]) -> Result<(), HelperError> {
@@ -29,6 +29,7 @@ pub(super) fn run(arguments: &[String]) -> Result<(), HelperError> {
             construct::run(*job, reporter);
         }
         Job::Join(job) => join::run(*job, reporter),
+        Job::Revive(job) => revive::run(&job, &reporter),
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use super::job::Job;
+use super::job::{Job, ReviveJob};
 use super::listener::Listener;
 use super::report::{Report, describe};
 use super::sealed;
@@ -42,23 +42,31 @@ pub(super) struct Helper {
 }
 
 /// Descriptors that a helper gets besides its standard streams, at these numbers.
-struct Passed {
+pub(super) struct Passed {
     descriptors: Vec<OwnedFd>,
     first: RawFd,
 }
 
 impl Passed {
     /// Numbers from `first` on: those below belong to the container (`--preserve-fds`).
-    fn new(first: RawFd) -> Self {
+    pub(super) fn new(first: RawFd) -> Self {
         Self { descriptors: Vec::new(), first }
     }
 
-    fn add(&mut self, descriptor: impl std::os::fd::AsFd) -> io::Result<RawFd> {
+    /// Adds one; its number there.
+    pub(super) fn add(&mut self, descriptor: impl std::os::fd::AsFd) -> io::Result<RawFd> {
         let copy = rustix::io::fcntl_dupfd_cloexec(descriptor, self.first)?;
         rustix::io::fcntl_setfd(&copy, FdFlags::empty())?;
         let number = copy.as_raw_fd();
         self.descriptors.push(copy);
         Ok(number)
+    }
+
+    fn stay_open(&self) -> io::Result<()> {
+        for descriptor in &self.descriptors {
+            rustix::io::fcntl_setfd(descriptor, FdFlags::empty())?;
+        }
+        Ok(())
     }
 }
 
@@ -80,16 +88,42 @@ impl Helper {
         // What whoever called the runtime left open is none of the container's, created or not.
         sys::close_on_exec_from(first.cast_unsigned())?;
         let mut passed = Passed::new(first);
-        let program = rustix::io::fcntl_dupfd_cloexec(sealed::open()?, first)?;
-        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let console = console.map(|fd| passed.add(fd)).transpose()?;
         let (listener, of_process) = listener.unzip();
         let of_process = of_process.map(|fd| passed.add(fd)).transpose()?;
         match &mut job {
             Job::Construct(job) => (job.console, job.process.listener) = (console, of_process),
             Job::Join(job) => (job.console, job.process.listener) = (console, of_process),
+            Job::Revive(_) => {}
         }
-        let job_number = passed.add(job_file(&job)?)?;
+        Self::start(&job, stdio, passed, listener)
+    }
+
+    /// Starts a helper that becomes CRIU, with its end of a socket and with what it inherits.
+    ///
+    /// # Errors
+    /// When a descriptor or a process could not be made.
+    pub(super) fn spawn_reviver(
+        mut job: ReviveJob,
+        stdio: ProcessStdio,
+        socket: OwnedFd,
+        mut passed: Passed,
+    ) -> io::Result<Self> {
+        sys::close_on_exec_from(3)?;
+        passed.stay_open()?;
+        job.socket = passed.add(socket)?;
+        Self::start(&Job::Revive(Box::new(job)), stdio, passed, None)
+    }
+
+    fn start(
+        job: &Job,
+        stdio: ProcessStdio,
+        mut passed: Passed,
+        listener: Option<Listener>,
+    ) -> io::Result<Self> {
+        let program = rustix::io::fcntl_dupfd_cloexec(sealed::open()?, passed.first)?;
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let job_number = passed.add(job_file(job)?)?;
         let report_number = passed.add(&write)?;
         drop(write);
         let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
@@ -143,6 +177,12 @@ impl Helper {
             }
         }
         None
+    }
+
+    /// Ends it, whatever it is at.
+    pub(super) fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
     }
 
     /// Waits for the helper's own end.

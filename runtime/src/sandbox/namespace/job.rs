@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::mounts::MountFinish;
 use super::own_users::OwnUsers;
 use super::process::ProcessPlan;
+use super::scheduling::SchedulingPlan;
 use super::stage::StageJob;
 use crate::host::process::ProcessIdentity;
 
@@ -19,6 +20,8 @@ pub(super) enum Job {
     Construct(Box<ConstructJob>),
     /// Add a process to one.
     Join(Box<JoinJob>),
+    /// Set one going again.
+    Revive(Box<ReviveJob>),
 }
 
 /// A container to be made.
@@ -45,6 +48,35 @@ pub(super) struct ConstructJob {
     pub(super) rootless: Option<RootlessJob>,
     pub(super) no_pivot: bool,
     pub(super) console: Option<RawFd>,
+}
+
+/// A container that goes on from an image.
+#[derive(Serialize, Deserialize)]
+pub(super) struct ReviveJob {
+    pub(super) id: String,
+    pub(super) rootfs: PathBuf,
+    /// The (hardened) spec, for its limits.
+    pub(super) resources: Option<LinuxResources>,
+    pub(super) cgroups_path: PathBuf,
+    pub(super) systemd_cgroup: bool,
+    /// It has a control group namespace of its own.
+    pub(super) hides_groups: bool,
+    pub(super) new_session_keyring: bool,
+    pub(super) no_new_privileges: bool,
+    pub(super) scheduling: SchedulingPlan,
+    /// Where mounts are to be, each on a folder or on a file.
+    pub(super) places: Vec<MountPlace>,
+    /// CRIU's end of its socket.
+    pub(super) socket: RawFd,
+}
+
+/// A place for a mount.
+#[derive(Serialize, Deserialize)]
+pub(super) struct MountPlace {
+    /// What it is in: the root file system, or what is bound there.
+    pub(super) root: PathBuf,
+    pub(super) below: PathBuf,
+    pub(super) is_file: bool,
 }
 
 /// What is done before anything else where the caller is not the machine's root.

@@ -48,7 +48,7 @@ fn binds_procfs(mount: &Mount) -> bool {
 
 /// Where a destination leads inside the root, with the links that are there now followed: as far
 /// as it exists, and the rest as it is written.
-fn resolve(rootfs: &Path, destination: &Path) -> PathBuf {
+pub(super) fn resolve(rootfs: &Path, destination: &Path) -> PathBuf {
     let written: PathBuf = clean(destination);
     resolve_existing(rootfs, &written).unwrap_or(written)
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::confinement::Confinement;
 use super::host_mounts::MountOn;
 use super::process::SeccompFile;
 use crate::cgroup::Groups;
@@ -30,6 +31,12 @@ pub(super) struct Record {
     pub(super) no_new_privileges: bool,
     /// Whether a new process gets a session keyring of its own.
     pub(super) new_session_keyring: bool,
+    /// What its configuration asked for, for `checkpoint`.
+    #[serde(default)]
+    pub(super) confinement: Option<Confinement>,
+    /// Whether it was made with `--compat`.
+    #[serde(default)]
+    pub(super) compat: bool,
 }
 
 /// The container has no control group. Only that of a caller who is not root can be so.

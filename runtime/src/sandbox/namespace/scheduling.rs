@@ -71,6 +71,12 @@ impl SchedulingPlan {
         }
     }
 
+    /// Sets what CRIU does not save, and what the processes that this one makes inherit.
+    pub(super) fn apply_unsaved(&self) -> Result<(), SchedulingError> {
+        let unsaved = Self { scheduler: None, personality: None, ..self.clone() };
+        unsaved.apply()
+    }
+
     /// Sets all of it but the CPUs for this process and those that it becomes.
     pub(super) fn apply(&self) -> Result<(), SchedulingError> {
         if let Some(priority) = self.io_priority {

@@ -1,0 +1,476 @@
+//! `restore` of a container in namespaces, by CRIU, from the caller's side.
+//!
+//! ```text
+//!   image is one, configuration is the saved one? ─▶ helper: groups with their limits ─▶ CRIU
+//!        ─▶ setup-namespaces: hooks ─▶ orphan-pts-master: the terminal
+//!        ─▶ pre-resume: compared with what was saved, frozen            any failure: all undone
+//! ```
+//!
+//! The processes are frozen when this returns: `resume` sets them going.
+//!
+//! Hostile: nothing but what the container left in its files. What came back is compared, thread by
+//! thread and mount by mount, with what there was: a container that came back with less
+//! confinement is ended.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
+use rust_criu::rust_criu_protobuf::rpc;
+
+use super::checkpoint::{self, CONFIG_ANNOTATION};
+use super::confinement::Observed;
+use super::create::{self, CreateError, Prepared, Undo, host};
+use super::criu::{self, Connection, CriuError, OnRefusal};
+use super::criu_flags::{CriuFlags, FlagError};
+use super::criu_image::{Image, ImageError, Manifest};
+use super::helper::{Helper, Passed};
+use super::hook::{self, HookError, HookState};
+use super::job::{MountPlace, ReviveJob};
+use super::mount_table::{self, Origin};
+use super::record::Record;
+use super::report::Report;
+use super::{cgroup, members, shadow};
+use crate::cgroup::Groups;
+use crate::cgroup::freezer::{self, FreezerError};
+use crate::cgroup::limits::{self, LimitError, Present};
+use crate::cgroup::writes::{self, WriteError};
+use crate::host::process::ProcessIdentity;
+use crate::host::stdio::ProcessStdio;
+use crate::sandbox::request::{CreateRequest, Created, ImageRequest};
+
+const LOG: &str = "restore.log";
+
+/// Above the standard streams, for descriptors that CRIU inherits.
+const FIRST_INHERITED: i32 = 10;
+
+/// Why a container does not go on. Nothing is left of it.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// CRIU takes root.
+    #[error("criu saves and restores containers for root only")]
+    Rootless,
+    /// A flag.
+    #[error(transparent)]
+    Flag(#[from] FlagError),
+    /// The image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// Another container.
+    #[error(
+        "The bundle's configuration is not that of the image: {0} differs. What a container may do cannot be changed by restoring it"
+    )]
+    Configuration(String),
+    /// A place without a mount.
+    #[error(
+        "The image's container has a bind mount at {0}, and the bundle's configuration has none"
+    )]
+    Mount(PathBuf),
+    /// A control group hierarchy.
+    #[error(
+        "The image's container sees a control group below {0}, and the restored one has none there"
+    )]
+    Hierarchy(PathBuf),
+    /// Options of CRIU's, which may be anything.
+    #[error(
+        "The annotation {CONFIG_ANNOTATION} names options for criu, which can be any program of the host: they are followed with --compat only"
+    )]
+    Config,
+    /// It cannot be looked at.
+    #[error("Cannot look at the restored processes")]
+    Observe(#[source] io::Error),
+    /// It came back otherwise than it was.
+    #[error("The container did not come back as it was: {0}. It was ended")]
+    Differs(String),
+    /// They contradict each other.
+    #[error("The limits cannot be kept")]
+    Limits(#[from] LimitError),
+    /// The kernel refused one.
+    #[error("The container's limits cannot be set")]
+    Write(#[from] WriteError),
+    /// The freezer.
+    #[error(transparent)]
+    Freezer(#[from] FreezerError),
+    /// A hook.
+    #[error("{0}")]
+    Hook(String),
+    /// CRIU.
+    #[error(transparent)]
+    Criu(#[from] CriuError),
+}
+
+impl From<HookError> for RestoreError {
+    fn from(error: HookError) -> Self {
+        Self::Hook(super::report::describe(&error))
+    }
+}
+
+/// What is to be gone on from, looked at before anything is made.
+pub(super) fn open(request: &CreateRequest) -> Result<Option<(Image, CriuFlags)>, RestoreError> {
+    let Some(ImageRequest { image, work, .. }) = &request.restore else { return Ok(None) };
+    if crate::host::user::User::current().is_rootless() {
+        return Err(RestoreError::Rootless);
+    }
+    let flags = request.restore.as_ref().map(CriuFlags::of).transpose()?.unwrap_or_default();
+    if checkpoint::config_file(&request.spec).is_some() && !request.compat {
+        return Err(RestoreError::Config);
+    }
+    Ok(Some((Image::open(image, work.as_deref())?, flags)))
+}
+
+/// Sets the container going again, as far as being frozen.
+pub(super) fn restore(
+    request: CreateRequest,
+    prepared: Prepared,
+    (image, flags): (Image, CriuFlags),
+    undo: &mut Undo,
+) -> Result<Created, CreateError> {
+    let mut record = create::record(&request, &prepared)?;
+    let asked = record.confinement.clone().unwrap_or_default();
+    check(&image.manifest, &asked, &request).map_err(CreateError::Restore)?;
+    let Limited { job, own_limits, pids_limit } = job(&request, &prepared, &image.manifest)?;
+    let mut passed = Passed::new(FIRST_INHERITED);
+    let inherited =
+        inherited(&request, &image.manifest, &mut passed).map_err(host("pass on descriptors"))?;
+    let (connection, theirs) = Connection::open(image.work_path.join(LOG)).map_err(failed)?;
+    let stdio = of_criu(&request.stdio, &flags).map_err(host("pass on the standard streams"))?;
+    let mut helper = Helper::spawn_reviver(job, stdio, theirs, passed)
+        .map_err(host("start the process that becomes criu"))?;
+    let criu = wait_until_ready(&mut helper)?;
+    record.cgroups = cgroup::of_process(criu).map_err(host("find the control groups"))?;
+    undo.cgroups.extend(record.cgroups.iter().cloned());
+    set_limits(&record.cgroups, own_limits.as_ref()).map_err(CreateError::Restore)?;
+    let mut asked = rpc::Criu_req::new();
+    asked.set_type(rpc::Criu_req_type::RESTORE);
+    let mut options = options(&request, &image, &flags);
+    options.inherit_fd = inherited;
+    options.ext_mnt =
+        external(&image.manifest, &request, &record.cgroups).map_err(CreateError::Restore)?;
+    asked.opts = Some(options).into();
+    let mut attending = Attending {
+        request: &request,
+        prepared: &prepared,
+        manifest: &image.manifest,
+        record: &mut record,
+        criu,
+        terminal: None,
+    };
+    let outcome = connection.ask(&asked, OnRefusal::Leave, |notice| attending.attend(notice));
+    let terminal = attending.terminal.take();
+    if outcome.is_err() {
+        helper.kill();
+    }
+    drop(connection);
+    helper.join().map_err(host("wait for criu"))?;
+    outcome.map_err(CreateError::Restore)?;
+    if let Some(limit) = pids_limit {
+        cgroup::limit_processes(&record.cgroups, &limit).map_err(host("limit the processes"))?;
+    }
+    finish(&request, record, prepared, terminal)
+}
+
+fn set_limits(groups: &[PathBuf], wanted: Option<&LinuxResources>) -> Result<(), RestoreError> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let groups = Groups::new(groups);
+    let list = limits::writes(groups.version(), wanted, Present::default())?;
+    Ok(writes::apply(groups, &list)?)
+}
+
+fn failed(error: CriuError) -> CreateError {
+    CreateError::Restore(error.into())
+}
+
+fn finish(
+    request: &CreateRequest,
+    record: Record,
+    prepared: Prepared,
+    terminal: Option<OwnedFd>,
+) -> Result<Created, CreateError> {
+    record.save(&request.state_folder).map_err(host("write the record of the container"))?;
+    let process = record
+        .init
+        .ok_or(io::ErrorKind::NotFound.into())
+        .map_err(host("find the first process"))?;
+    Ok(Created { process, terminal, annotations: prepared.hardened.annotations() })
+}
+
+/// Whether the bundle is of the container that was saved.
+fn check(
+    manifest: &Manifest,
+    asked: &super::confinement::Confinement,
+    request: &CreateRequest,
+) -> Result<(), RestoreError> {
+    if let Some(field) = manifest.confinement.difference(asked) {
+        return Err(RestoreError::Configuration(field.to_owned()));
+    }
+    if manifest.has_terminal != matches!(request.stdio, ProcessStdio::Terminal { .. }) {
+        return Err(RestoreError::Configuration("process.terminal".to_owned()));
+    }
+    Ok(())
+}
+
+struct Limited {
+    job: ReviveJob,
+    /// Set when the groups are there.
+    own_limits: Option<LinuxResources>,
+    /// Set when there are no processes in them but the container's.
+    pids_limit: Option<String>,
+}
+
+fn job(
+    request: &CreateRequest,
+    prepared: &Prepared,
+    manifest: &Manifest,
+) -> Result<Limited, CreateError> {
+    let spec = &prepared.hardened.spec;
+    let mut limited = shadow::make(spec, &request.rootfs).spec;
+    let (mut pids_limit, mut own_limits) = (None, None);
+    if !request.systemd_cgroup {
+        pids_limit = shadow::take_pids_limit(&mut limited);
+        own_limits = shadow::take_limits(&mut limited, cgroup::is_unified());
+    }
+    let process = create::process_plan(spec, request, prepared.seccomp.clone());
+    let job = ReviveJob {
+        id: request.id.to_string(),
+        rootfs: request.rootfs.clone(),
+        resources: limited.linux().as_ref().and_then(|linux| linux.resources().clone()),
+        cgroups_path: prepared.cgroups_path.clone(),
+        systemd_cgroup: request.systemd_cgroup,
+        hides_groups: has_own(spec, LinuxNamespaceType::Cgroup),
+        new_session_keyring: process.new_session_keyring,
+        no_new_privileges: manifest.observed.gains_nothing(),
+        scheduling: process.scheduling,
+        places: places(manifest, request).map_err(CreateError::Restore)?,
+        socket: -1,
+    };
+    Ok(Limited { job, own_limits, pids_limit })
+}
+
+fn has_own(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    namespaces.into_iter().flatten().any(|n| n.typ() == kind && n.path().is_none())
+}
+
+/// Where mounts lie in the root file system or in what is bound there. Elsewhere CRIU makes them.
+fn places(manifest: &Manifest, request: &CreateRequest) -> Result<Vec<MountPlace>, RestoreError> {
+    let mut places = Vec::new();
+    for mount in manifest.mounts.iter().filter(|mount| mount.place != Path::new("/")) {
+        let holding = manifest
+            .mounts
+            .iter()
+            .map(|other| &other.place)
+            .filter(|other| **other != mount.place && mount.place.starts_with(other));
+        let Some(parent) = holding.max_by_key(|other| other.components().count()) else { continue };
+        let bound = manifest.external.iter().find_map(|external| match &external.origin {
+            Origin::Bind(destination) if external.place == *parent => Some(destination),
+            _ => None,
+        });
+        let root = match bound {
+            Some(destination) => source(request, destination)?,
+            None if parent == Path::new("/") => request.rootfs.clone(),
+            None => continue,
+        };
+        let below = mount.place.strip_prefix(parent).unwrap_or(&mount.place).to_owned();
+        places.push(MountPlace { root, below, is_file: manifest.files.contains(&mount.place) });
+    }
+    Ok(places)
+}
+
+fn source(request: &CreateRequest, destination: &Path) -> Result<PathBuf, RestoreError> {
+    let mount = checkpoint::bind_of(&request.spec, destination);
+    let source = mount.and_then(|mount| mount.source().clone());
+    let source = source.ok_or_else(|| RestoreError::Mount(destination.to_owned()))?;
+    Ok(request.bundle.join(source))
+}
+
+/// Where the mounts come from that come from outside.
+fn external(
+    manifest: &Manifest,
+    request: &CreateRequest,
+    groups: &[PathBuf],
+) -> Result<Vec<rpc::Ext_mount_map>, RestoreError> {
+    let of = |external: &mount_table::External| {
+        let source = match &external.origin {
+            Origin::Bind(destination) => source(request, destination)?,
+            Origin::OwnGroup { hierarchy, below } => {
+                let own = groups.iter().find(|group| group.starts_with(hierarchy));
+                own.ok_or_else(|| RestoreError::Hierarchy(hierarchy.clone()))?.join(below)
+            }
+            Origin::Group(path) | Origin::Device(path) => path.clone(),
+        };
+        let mut map = rpc::Ext_mount_map::new();
+        map.set_key(external.place.to_string_lossy().into_owned());
+        map.set_val(source.to_string_lossy().into_owned());
+        Ok(map)
+    };
+    manifest.external.iter().map(of).collect()
+}
+
+fn options(request: &CreateRequest, image: &Image, flags: &CriuFlags) -> rpc::Criu_opts {
+    let mut options = rpc::Criu_opts::new();
+    flags.apply(&mut options);
+    options.set_images_dir_fd(image.opened.as_raw_fd());
+    options.set_work_dir_fd(image.work.as_raw_fd());
+    options.set_log_file(LOG.to_owned());
+    options.set_log_level(criu::LOG_LEVEL);
+    options.set_notify_scripts(true);
+    options.set_root(request.rootfs.to_string_lossy().into_owned());
+    options.set_evasive_devices(true);
+    // A child of this process, as every first process of a container is.
+    options.set_rst_sibling(true);
+    options.set_orphan_pts_master(true);
+    options.config_file = checkpoint::config_file(&request.spec);
+    options
+}
+
+/// What CRIU inherits: the standard streams, and the network namespace that the bundle names.
+fn inherited(
+    request: &CreateRequest,
+    manifest: &Manifest,
+    passed: &mut Passed,
+) -> io::Result<Vec<rpc::Inherit_fd>> {
+    let mut list = Vec::new();
+    let mut add = |key: &str, descriptor: std::os::fd::BorrowedFd<'_>| {
+        let mut inherited = rpc::Inherit_fd::new();
+        inherited.set_key(key.to_owned());
+        inherited.set_fd(passed.add(descriptor)?);
+        list.push(inherited);
+        Ok::<(), io::Error>(())
+    };
+    let null = fs::File::options().read(true).write(true).open("/dev/null")?;
+    if let ProcessStdio::Inherit { stdin, stdout, stderr } = &request.stdio {
+        for (key, stream) in manifest.streams.iter().zip([stdin, stdout, stderr]) {
+            let Some(key) = key else { continue };
+            add(key, stream.as_ref().map_or(null.as_fd(), |stream| stream.as_fd()))?;
+        }
+    }
+    if let Some(path) = checkpoint::network_path(&request.spec) {
+        add(checkpoint::NETWORK, fs::File::open(path)?.as_fd())?;
+    }
+    Ok(list)
+}
+
+/// CRIU's own standard streams: the container's where they are a terminal's, by which CRIU finds it.
+fn of_criu(stdio: &ProcessStdio, flags: &CriuFlags) -> io::Result<ProcessStdio> {
+    let copy = |stream: &Option<OwnedFd>| stream.as_ref().map(OwnedFd::try_clone).transpose();
+    match stdio {
+        ProcessStdio::Inherit { stdin, stdout, stderr } if flags.shell_job => {
+            let (stdin, stdout, stderr) = (copy(stdin)?, copy(stdout)?, copy(stderr)?);
+            Ok(ProcessStdio::Inherit { stdin, stdout, stderr })
+        }
+        _ => Ok(ProcessStdio::Inherit { stdin: None, stdout: None, stderr: None }),
+    }
+}
+
+/// The helper's number, which is CRIU's.
+fn wait_until_ready(helper: &mut Helper) -> Result<i32, CreateError> {
+    let mut criu = None;
+    while let Some(report) = helper.next_report() {
+        match report {
+            Report::Ready { pid, .. } => criu = Some(pid),
+            Report::Failed { message, .. } => {
+                let _ = helper.join();
+                return Err(CreateError::Container(message));
+            }
+            Report::Log { .. } => {}
+        }
+    }
+    // It was executed: nobody holds the reports any more.
+    criu.ok_or_else(|| {
+        CreateError::Container("The process that becomes criu was killed".to_owned())
+    })
+}
+
+/// What is done while CRIU works.
+struct Attending<'a> {
+    request: &'a CreateRequest,
+    prepared: &'a Prepared,
+    manifest: &'a Manifest,
+    record: &'a mut Record,
+    criu: i32,
+    terminal: Option<OwnedFd>,
+}
+
+impl Attending<'_> {
+    fn attend(&mut self, notice: criu::Notice) -> Result<(), RestoreError> {
+        match notice.step.as_str() {
+            "setup-namespaces" => self.run_hooks(notice.pid),
+            "orphan-pts-master" => {
+                self.terminal = notice.descriptor;
+                Ok(())
+            }
+            "post-restore" => self.meet(notice.pid),
+            "pre-resume" => self.hold(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Those of the runtime's namespaces, as runc does: they set up the container's network.
+    fn run_hooks(&self, pid: i32) -> Result<(), RestoreError> {
+        let Some(hooks) = self.request.spec.hooks() else { return Ok(()) };
+        let spec = &self.prepared.hardened.spec;
+        let mut state = HookState {
+            oci_version: spec.version().clone(),
+            id: self.request.id.to_string(),
+            status: "created".to_owned(),
+            pid,
+            bundle: self.request.bundle.clone(),
+            folder: None,
+            annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+        };
+        #[allow(deprecated, reason = "engines still write prestart hooks")]
+        let prestart = hooks.prestart().clone().unwrap_or_default();
+        hook::run_all("prestart", &prestart, &state, None)?;
+        state.status = "creating".to_owned();
+        let create_runtime = hooks.create_runtime().clone().unwrap_or_default();
+        Ok(hook::run_all("createRuntime", &create_runtime, &state, None)?)
+    }
+
+    /// The first process is there. The later notices do not name it.
+    fn meet(&mut self, pid: i32) -> Result<(), RestoreError> {
+        self.record.init = Some(ProcessIdentity::of(pid).map_err(RestoreError::Observe)?);
+        let root = fs::metadata(format!("/proc/{pid}/root")).map_err(RestoreError::Observe)?;
+        self.record.root = Some((root.dev(), root.ino()));
+        Ok(())
+    }
+
+    /// Every process is complete and stands still: it is frozen, and compared with what was saved.
+    /// One that differs is ended here, before CRIU: without it they would run.
+    fn hold(&self) -> Result<(), RestoreError> {
+        let init = self.record.init.ok_or(io::ErrorKind::NotFound.into());
+        let init = init.map_err(RestoreError::Observe)?;
+        let held = self.freeze().and_then(|()| match self.compare(init.pid) {
+            Some(difference) => Err(RestoreError::Differs(difference)),
+            None => Ok(()),
+        });
+        if held.is_err() {
+            let _ = cgroup::signal_all(&self.record.cgroups, libc::SIGKILL);
+        }
+        held
+    }
+
+    fn freeze(&self) -> Result<(), RestoreError> {
+        // CRIU is in the groups too, and is to work on.
+        cgroup::return_to_own(self.criu).map_err(RestoreError::Observe)?;
+        Ok(freezer::freeze(Groups::new(&self.record.cgroups))?)
+    }
+
+    fn compare(&self, pid: i32) -> Option<String> {
+        let observed = match Observed::now(pid, &members::of(self.record)) {
+            Ok(observed) => observed,
+            Err(e) => return Some(e.to_string()),
+        };
+        if let Some(difference) = observed.difference(&self.manifest.observed) {
+            return Some(difference);
+        }
+        let mounts = match mount_table::of_process(pid) {
+            Ok(mounts) => mount_table::facts(&mounts),
+            Err(e) => return Some(e.to_string()),
+        };
+        let place = mount_table::difference(&self.manifest.mounts, &mounts)?;
+        Some(format!("the mount at {} is another", place.display()))
+    }
+}

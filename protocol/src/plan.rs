@@ -322,5 +322,7 @@ pub enum StdioPlan {
         rows: u16,
         /// Characters in a line; 0: unset.
         columns: u16,
+        /// No carriage return is added to a line feed: whoever shows it does that (`ONLCR`).
+        keep_line_feeds: bool,
     },
 }

@@ -15,6 +15,7 @@ mod device_numbers;
 mod device_program;
 mod device_rules;
 mod devices;
+mod environment;
 mod growth;
 pub mod hardening;
 pub mod host_limits;
@@ -37,6 +38,7 @@ use cofferdam_protocol::vm_config::ShareKind;
 use oci_spec::runtime::{Process, Spec};
 
 pub use cgroup::CgroupError;
+pub use environment::last_of_each_name;
 pub use growth::{MachineSize, RunningVm};
 pub use memory_policy::MemoryPolicyPlan;
 pub use mounts::{MountError, bind_source, id_mapping};

@@ -15,7 +15,7 @@ const BUNDLE: &str = "/bundle";
 const DEFAULTS: VmDefaults =
     VmDefaults { vcpus: 1, memory_mib: 512, overhead_mib: 64, max_vcpus: 1, max_memory_mib: 0 };
 const PIPES: StdioPlan = StdioPlan::Pipes { stdin: true, stdout: true, stderr: true };
-const TERMINAL: StdioPlan = StdioPlan::Terminal { rows: 40, columns: 120 };
+const TERMINAL: StdioPlan = StdioPlan::Terminal { rows: 40, columns: 120, keep_line_feeds: false };
 
 /// Bind sources whose name has a dot are files here, the others folders.
 fn facts(spec: &Spec) -> HostFacts {

@@ -99,8 +99,8 @@ impl ContainerInit<'_> {
         mounts::make_all(&root, shares.as_fd(), &plan.mounts)?;
         devices::make_nodes(&root, &plan.devices)?;
         devices::make_links(&root, &plan.symlinks)?;
-        if let StdioPlan::Terminal { rows, columns } = plan.process.stdio {
-            let slave = terminal::connect(&root, rows, columns, &self.channel)?;
+        if let StdioPlan::Terminal { rows, columns, keep_line_feeds } = plan.process.stdio {
+            let slave = terminal::connect(&root, (rows, columns), keep_line_feeds, &self.channel)?;
             terminal::bind_console(&root, slave.as_fd())?;
         }
         let folder = root.find_or_make(&plan.process.cwd, Kind::Folder);

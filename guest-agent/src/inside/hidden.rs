@@ -1,5 +1,6 @@
 //! Masked and read-only paths, and kernel parameters.
 
+use std::collections::HashSet;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,7 +22,8 @@ const NULL_DEVICE: &CStr = c"/dev/null";
 /// skipped.
 pub(crate) fn mask(root: &Root, paths: &[String]) -> Result<(), StartError> {
     let mut empty = None;
-    for path in paths {
+    let mut masked = HashSet::new();
+    for path in paths.iter().filter(|path| masked.insert(path.as_str())) {
         mask_one(root, path, &mut empty).step(|| format!("masking {path}"))?;
     }
     Ok(())

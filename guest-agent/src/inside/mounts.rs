@@ -83,6 +83,9 @@ fn make(root: &Root, shares: BorrowedFd<'_>, mount: &MountPlan) -> Result<(), St
         MountSource::Share { folder: false, .. } => Kind::File,
         _ => Kind::Folder,
     };
+    if let MountSource::Filesystem { fstype, .. } = &mount.source {
+        refuse_link(root, fstype, &mount.target)?;
+    }
     let target = root.find_or_make(&mount.target, kind).step(step)?;
     match &mount.source {
         MountSource::Share { index, recursive, .. } => {
@@ -98,6 +101,16 @@ fn make(root: &Root, shares: BorrowedFd<'_>, mount: &MountPlan) -> Result<(), St
         }
     }
     adjust(root, mount).step(step)
+}
+
+/// What is masked and made read-only later is found by its usual name: an image that has a link
+/// there could lead that elsewhere.
+fn refuse_link(root: &Root, fstype: &str, target: &str) -> Result<(), StartError> {
+    if !matches!(fstype, "proc" | "sysfs") || !root.is_link(target) {
+        return Ok(());
+    }
+    let text = format!("filesystem {fstype:?} must be mounted on ordinary directory: {target}");
+    Err(StartError::Reported(text))
 }
 
 /// Recursive attributes and propagation, on the mount that is now at the target.

@@ -47,9 +47,9 @@ impl Newcomer<'_> {
         identity::set_limits(self.plan)?;
         scheduling::set_processors(&self.plan.scheduling.initial_cpus)?;
         self.join_namespaces()?;
-        if let StdioPlan::Terminal { rows, columns } = self.plan.stdio {
+        if let StdioPlan::Terminal { rows, columns, keep_line_feeds } = self.plan.stdio {
             let root = Root::open("/").step(|| "opening the container's root".to_owned())?;
-            terminal::connect(&root, rows, columns, &self.channel)?;
+            terminal::connect(&root, (rows, columns), keep_line_feeds, &self.channel)?;
         }
         identity::assume(self.plan)?;
         let program = Program::find(self.plan)?;

@@ -59,6 +59,14 @@ impl Root {
         }
     }
 
+    /// Whether there is a symbolic link at `path`, or on the way.
+    pub(crate) fn is_link(&self, path: &str) -> bool {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let found = rustix::fs::openat2(&self.0, path, flags, Mode::empty(), resolve);
+        found.err() == Some(Errno::LOOP)
+    }
+
     /// What is at `path`; made, with the folders that lead to it, when nothing is.
     pub(crate) fn find_or_make(&self, path: &str, kind: Kind) -> Result<OwnedFd, Errno> {
         self.find_or_make_within(path, kind, MAX_LINKS)

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pty::OpenptFlags;
-use rustix::termios::Winsize;
+use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr};
 
 use super::channel::ChildEnd;
 use super::failure::{StartError, Step};
@@ -17,12 +17,12 @@ use super::root::{Kind, Root};
 /// standard streams and controlling terminal. The caller leads a session.
 pub(crate) fn connect(
     root: &Root,
-    rows: u16,
-    columns: u16,
+    size: (u16, u16),
+    keep_line_feeds: bool,
     channel: &ChildEnd,
 ) -> Result<OwnedFd, StartError> {
     let master = open_master(root).step(|| "opening the container's /dev/ptmx".to_owned())?;
-    let slave = adopt(master.as_fd(), rows, columns)
+    let slave = adopt(master.as_fd(), size, keep_line_feeds)
         .step(|| "setting up the container's terminal".to_owned())?;
     channel.terminal(master.as_fd()).step(|| "handing the terminal over".to_owned())?;
     Ok(slave)
@@ -37,12 +37,21 @@ fn open_master(root: &Root) -> Result<OwnedFd, Errno> {
     }
 }
 
-fn adopt(master: BorrowedFd<'_>, rows: u16, columns: u16) -> io::Result<OwnedFd> {
+fn adopt(
+    master: BorrowedFd<'_>,
+    (rows, columns): (u16, u16),
+    keep_line_feeds: bool,
+) -> io::Result<OwnedFd> {
     rustix::pty::unlockpt(master)?;
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let slave = rustix::pty::ioctl_tiocgptpeer(master, flags)?;
     if (rows, columns) != (0, 0) {
         rustix::termios::tcsetwinsize(&slave, size(rows, columns))?;
+    }
+    if keep_line_feeds {
+        let mut attributes = tcgetattr(&slave)?;
+        attributes.output_modes.remove(OutputModes::ONLCR);
+        tcsetattr(&slave, OptionalActions::Now, &attributes)?;
     }
     rustix::process::ioctl_tiocsctty(&slave)?;
     rustix::stdio::dup2_stdin(&slave)?;

@@ -34,7 +34,7 @@ pub(crate) async fn input_reaches_the_program_and_its_end_too(mut fixture: Fixtu
 pub(crate) async fn a_terminal_is_one_in_both_kinds_of_process(mut fixture: Fixture) {
     let script = "busybox stty size; busybox tty; stat -c %t /dev/console; read line; busybox stty size; echo got $line; exit 5";
     let mut plan = plan(&["sh", "-c", script]);
-    plan.process.stdio = StdioPlan::Terminal { rows: 30, columns: 90 };
+    plan.process.stdio = StdioPlan::Terminal { rows: 30, columns: 90, keep_line_feeds: false };
     fixture.create(&plan).await.unwrap();
     for token in [INIT, OTHER] {
         if token == INIT {

@@ -41,6 +41,12 @@ impl Write {
         self
     }
 
+    /// Whether zero is what is written.
+    #[must_use]
+    pub fn is_zero(&self) -> bool {
+        self.choices.iter().all(|(_, value)| value == "0")
+    }
+
     /// With this when it is refused.
     #[must_use]
     pub const fn refused(mut self, on_refusal: OnRefusal) -> Self {

@@ -165,6 +165,7 @@ struct Checked {
     rootfs: PathBuf,
     loaded: LoadedSpec,
     effective: Effective,
+    owner: TerminalOwner,
 }
 
 /// Makes a container.
@@ -232,7 +233,7 @@ fn check(
     if effective.kind == SandboxKind::Microvm && rules::shares_mounts(spec) {
         return Err(InvalidSpec::NoMountNamespace.into());
     }
-    Ok(Checked { id, config, bundle, rootfs, loaded, effective })
+    Ok(Checked { id, config, bundle, rootfs, loaded, effective, owner })
 }
 
 /// As runc, `--compat` takes a container that mounts on the host, and says so.
@@ -311,7 +312,7 @@ fn request(
         rootfs: checked.rootfs.clone(),
         spec: checked.loaded.spec.clone(),
         state_folder: entry.folder.clone(),
-        stdio: stdio(&checked.loaded.spec)?,
+        stdio: stdio(&checked.loaded.spec, checked.owner)?,
         systemd_cgroup: context.global.systemd_cgroup,
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
@@ -328,13 +329,14 @@ fn image(args: &CreateArgs) -> Result<Option<ImageRequest>, CreationError> {
     request.map_err(|source| CreationError::Host { step: "find the folder of the image", source })
 }
 
-fn stdio(spec: &Spec) -> Result<ProcessStdio, CreationError> {
+fn stdio(spec: &Spec, owner: TerminalOwner) -> Result<ProcessStdio, CreationError> {
     if !wants_terminal(spec) {
         return ProcessStdio::inherited()
             .map_err(|source| CreationError::Host { step: "duplicate standard streams", source });
     }
     let process = spec.process().as_ref();
-    Ok(ProcessStdio::Terminal { size: process.and_then(terminal_size) })
+    let size = process.and_then(terminal_size);
+    Ok(ProcessStdio::Terminal { size, relayed: owner == TerminalOwner::Caller })
 }
 
 /// The size that the configuration asks for, or that of the user's own terminal.

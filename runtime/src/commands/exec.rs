@@ -162,7 +162,7 @@ fn request(
     process: Process,
 ) -> Result<ExecRequest, ExecError> {
     let stdio = if process.terminal().unwrap_or(false) {
-        ProcessStdio::Terminal { size: terminal_size(&process) }
+        ProcessStdio::Terminal { size: terminal_size(&process), relayed: !args.detach }
     } else {
         ProcessStdio::inherited().map_err(host("duplicate standard streams"))?
     };

@@ -24,6 +24,8 @@ pub enum ProcessStdio {
     Terminal {
         /// Lines and characters at first; the spec's `consoleSize` or the user's terminal.
         size: Option<(u16, u16)>,
+        /// The caller copies what it shows to a terminal of its own, which ends lines as it likes.
+        relayed: bool,
     },
 }
 

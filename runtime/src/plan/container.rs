@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cofferdam_protocol::plan::{ContainerPlan, HookPlan, TimeOffsetPlan, UserNamespacePlan};
 use oci_spec::runtime::{Hook, LinuxNamespaceType, LinuxTimeOffset, Spec};
 
+use super::environment::last_of_each_name;
 use super::{PlanError, PlanInput, SharePlan, cgroup, devices, mount_options, mounts, process};
 
 /// The container's plan and the shares that its bind mounts need.
@@ -90,14 +91,17 @@ fn time_offsets(spec: &Spec) -> Option<Vec<TimeOffsetPlan>> {
 
 fn start_hooks(spec: &Spec) -> Vec<HookPlan> {
     let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_deref());
-    hooks.unwrap_or_default().iter().map(hook).collect()
+    let process = spec.process().as_ref().and_then(|process| process.env().as_deref());
+    let env = last_of_each_name(process.unwrap_or_default());
+    hooks.unwrap_or_default().iter().map(|of_spec| hook(of_spec, &env)).collect()
 }
 
-fn hook(hook: &Hook) -> HookPlan {
+/// A hook that names no environment has that of the process, as with runc: it runs where that does.
+fn hook(hook: &Hook, env: &[String]) -> HookPlan {
     HookPlan {
         path: hook.path().to_string_lossy().into_owned(),
         args: hook.args().clone().unwrap_or_default(),
-        env: hook.env().clone().unwrap_or_default(),
+        env: hook.env().clone().unwrap_or_else(|| env.to_owned()),
         timeout_s: hook.timeout().and_then(|seconds| u32::try_from(seconds).ok()),
     }
 }

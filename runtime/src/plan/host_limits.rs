@@ -2,6 +2,8 @@
 //! kernel keeps for them. The container's own limits hold in the guest; these hold when the guest
 //! is lost to its workload.
 
+use std::collections::HashMap;
+
 use oci_spec::runtime::{LinuxCpu, LinuxResources};
 
 use super::VmShape;
@@ -50,17 +52,34 @@ pub fn of_processors(
     version: Version,
     resources: &LinuxResources,
 ) -> Result<Vec<Write>, LimitError> {
-    let Some(cpu) = resources.cpu() else { return Ok(Vec::new()) };
-    let mut wanted = LinuxCpu::default();
-    wanted
-        .set_shares(cpu.shares())
-        .set_quota(cpu.quota())
-        .set_period(cpu.period())
-        .set_burst(cpu.burst().filter(|burst| *burst != 0))
-        .set_idle(cpu.idle().filter(|idle| *idle != 0));
-    let mut resources = LinuxResources::default();
-    resources.set_cpu(Some(wanted));
-    limits::writes(version, &resources, Present::default())
+    let mut wanted = LinuxResources::default();
+    if let Some(cpu) = resources.cpu() {
+        let mut times = LinuxCpu::default();
+        times
+            .set_shares(cpu.shares())
+            .set_quota(cpu.quota())
+            .set_period(cpu.period())
+            .set_burst(cpu.burst())
+            .set_idle(cpu.idle());
+        wanted.set_cpu(Some(times));
+    }
+    if version == Version::V2 {
+        wanted.set_unified(unified_processor_time(resources));
+    }
+    let writes = limits::writes(version, &wanted, Present::default())?;
+    Ok(writes.into_iter().map(lenient_where_none).collect())
+}
+
+/// What `unified` says of processor time.
+fn unified_processor_time(resources: &LinuxResources) -> Option<HashMap<String, String>> {
+    let mut unified = resources.unified().clone()?;
+    unified.retain(|key, _| key.starts_with("cpu."));
+    Some(unified)
+}
+
+/// A kernel without bursts or idle groups has none to take away.
+fn lenient_where_none(write: Write) -> Write {
+    if write.is_zero() { write.refused(OnRefusal::IgnoreMissing) } else { write }
 }
 
 #[cfg(test)]
@@ -97,6 +116,18 @@ mod tests {
             "memory":{"limit":1}}"#;
         let resources = serde_json::from_str(resources).unwrap();
         let writes = of_processors(Version::V2, &resources).unwrap();
-        assert_eq!(lines(&writes), ["cpu.weight = 59", "cpu.max = 50000 100000"]);
+        let burst = "cpu.max.burst = 0 (if there is one)";
+        assert_eq!(lines(&writes), ["cpu.weight = 59", burst, "cpu.max = 50000 100000"]);
+    }
+
+    #[test]
+    fn what_is_unified_of_processor_time_holds_for_the_sandbox_where_it_can() {
+        let resources = r#"{"unified":{"cpu.max":"max 100000","memory.max":"1","pids.max":"1"}}"#;
+        let resources = serde_json::from_str(resources).unwrap();
+        assert_eq!(
+            lines(&of_processors(Version::V2, &resources).unwrap()),
+            ["cpu.max = max 100000"]
+        );
+        assert!(of_processors(Version::V1, &resources).unwrap().is_empty());
     }
 }

@@ -3,6 +3,7 @@
 use cofferdam_protocol::plan::{ProcessPlan, RlimitPlan, StdioPlan};
 use oci_spec::runtime::{Linux, LinuxPersonalityDomain, PosixRlimit, PosixRlimitType, Process};
 
+use super::environment::last_of_each_name;
 use super::scheduling::{self, SchedulingError};
 use super::seccomp::{self, SeccompError};
 use super::{capability, mounts};
@@ -42,7 +43,7 @@ pub(super) fn plan(
     let personality = linux.and_then(|linux| linux.personality().as_ref());
     Ok(ProcessPlan {
         args: args.ok_or(ProcessError::NoArguments)?,
-        env: process.env().clone().unwrap_or_default(),
+        env: last_of_each_name(process.env().as_deref().unwrap_or_default()),
         cwd: working_folder(process)?,
         uid: user.uid(),
         gid: user.gid(),

@@ -121,6 +121,15 @@ fn masked_paths_are_empty_and_readonly_paths_refuse_writes() {
 }
 
 #[test]
+fn a_path_that_is_masked_twice_is_masked_once() {
+    let bundle = Bundle::script("grep -c ' /secret ' /proc/self/mountinfo").edit(|config| {
+        config["linux"]["maskedPaths"] = json!(["/secret", "/secret"]);
+    });
+    std::fs::create_dir(bundle.rootfs().join("secret")).unwrap();
+    Runtime::cofferdam().run(&bundle).exits(0).prints("1\n");
+}
+
+#[test]
 fn mounts_and_devices_are_those_of_the_oracle() {
     let bundle = Bundle::probe(&["/dev/null", "/dev/zero"]);
     let ours = probe(&Runtime::cofferdam(), &bundle);

@@ -55,6 +55,24 @@ fn the_whole_sandbox_is_in_the_group_that_was_asked_for_and_limited() {
 }
 
 #[test]
+fn what_is_taken_back_of_processor_time_is_taken_back_on_the_host() {
+    let runtime = Runtime::cofferdam();
+    let container = runtime.start(&bundle());
+    let folder = group(container.pid());
+    let update = |flags: &[&str]| {
+        runtime.verb(&[&["update"], flags, &[container.id.as_str()]].concat()).exits(0);
+    };
+    update(&["--cpu-burst", "20000"]);
+    assert_eq!(file(&folder, "cpu.max.burst"), "20000");
+    update(&["--cpu-burst", "0"]);
+    assert_eq!(file(&folder, "cpu.max.burst"), "0");
+    update(&["--cpu-idle", "1"]);
+    assert_eq!(file(&folder, "cpu.idle"), "1");
+    update(&["--cpu-idle", "0"]);
+    assert_eq!(file(&folder, "cpu.idle"), "0");
+}
+
+#[test]
 fn a_group_that_nobody_named_has_the_containers_name() {
     let runtime = Runtime::cofferdam();
     let container = runtime.start(&bundle());

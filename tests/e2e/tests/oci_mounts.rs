@@ -1,5 +1,8 @@
 //! `mounts`: what their options do, compared with runc where it knows them.
 
+use std::fs;
+use std::os::unix::fs::symlink;
+
 use cofferdam_e2e::{Bundle, Mode, Runtime};
 use serde_json::json;
 
@@ -156,4 +159,16 @@ fn what_the_sources_mount_forbids_stays_forbidden() {
         runtime.run(&bundle).exits(0).prints("refused\n");
     }
     std::process::Command::new("umount").arg(host.path()).status().unwrap();
+}
+
+#[test]
+fn proc_and_sys_are_not_mounted_through_a_link_of_the_image() {
+    for (name, kind) in [("proc", "proc"), ("sys", "sysfs")] {
+        let bundle = Bundle::busybox(&["true"]);
+        fs::create_dir(bundle.rootfs().join("elsewhere")).unwrap();
+        let _ = fs::remove_dir(bundle.rootfs().join(name));
+        symlink("/elsewhere", bundle.rootfs().join(name)).unwrap();
+        let outcome = Runtime::cofferdam().run(&bundle);
+        outcome.exits(1).complains(&[kind, "must be mounted on ordinary directory"]);
+    }
 }

@@ -52,3 +52,27 @@ fn a_process_that_comes_later_is_kept_to_its_processors() {
     let outcome = container.exec(&["grep", "Cpus_allowed_list", "/proc/self/status"]);
     outcome.exits(0).prints("Cpus_allowed_list:\t0\n");
 }
+
+#[test]
+fn of_a_variable_that_is_there_twice_the_last_holds_and_an_empty_home_is_the_users() {
+    let bundle = Bundle::busybox(&["env"]).edit(|config| {
+        config["process"]["env"] =
+            json!(["PATH=/bin", "ONE=two", "HOME=/override", "ONE=three", "HOME="]);
+    });
+    let outcome = Runtime::cofferdam().run(&bundle);
+    outcome.exits(0);
+    let mut lines: Vec<&str> = outcome.stdout.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["HOME=/root", "ONE=three", "PATH=/bin"]);
+}
+
+#[test]
+fn a_hook_in_the_container_that_names_no_environment_has_that_of_the_process() {
+    let bundle = Bundle::busybox(&["true"]).edit(|config| {
+        config["process"]["env"] = json!(["PATH=/bin", "ONE=two"]);
+        config["hooks"] = json!({ "startContainer": [
+            { "path": "/bin/sh", "args": ["sh", "-c", "test \"$ONE\" = two"] }
+        ] });
+    });
+    Runtime::cofferdam().run(&bundle).exits(0);
+}

@@ -101,3 +101,11 @@ fn a_terminal_without_a_console_socket_is_refused_when_detached() {
     let outcome = runtime.verb(&["create", "--bundle", &path, &runtime.id("nosocket")]);
     outcome.exits(1).complains(&["console"]);
 }
+
+#[test]
+fn what_run_shows_in_the_foreground_ends_lines_as_the_program_does() {
+    let bundle = with_terminal("echo one; echo two");
+    for runtime in [Runtime::runc(), Runtime::cofferdam()] {
+        runtime.run(&bundle).exits(0).prints("one\ntwo\n");
+    }
+}

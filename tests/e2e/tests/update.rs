@@ -105,3 +105,16 @@ fn a_container_that_has_ended_has_no_limits_to_change() {
     let runtime = Runtime::cofferdam();
     runtime.verb(&["update", "--pids-limit", "20", "nobody"]).exits(1).complains(&["not exist"]);
 }
+
+#[test]
+fn a_limit_below_what_is_used_is_refused_where_that_is_asked_for() {
+    let runtime = Runtime::cofferdam();
+    let container = runtime.start(&limited());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let wanted = json!({ "memory": { "limit": 4096, "checkBeforeUpdate": true } });
+    fs::write(file.path(), wanted.to_string()).unwrap();
+    let outcome = update(&runtime, &container, &["-r", file.path().to_str().unwrap()]);
+    // v1 refuses it by itself.
+    outcome.exits(1).complains(&["memory"]);
+    container.exec(&["true"]).exits(0);
+}

@@ -193,7 +193,7 @@ fn plan_of(sandbox: &SandboxRef, origin: &Origin, vm: RunningVm) -> Result<Value
 pub(super) fn comparable(plan: &SandboxPlan) -> Result<Value, CheckpointError> {
     let mut container: ContainerPlan = plan.container.clone();
     container.hook_state.clear();
-    if let StdioPlan::Terminal { rows, columns } = &mut container.process.stdio {
+    if let StdioPlan::Terminal { rows, columns, .. } = &mut container.process.stdio {
         (*rows, *columns) = (0, 0);
     }
     let shares = serde_json::to_value(&plan.shares).map_err(CheckpointError::Document)?;

@@ -48,6 +48,8 @@ pub(super) enum HostStreams {
         slave: OwnedFd,
         /// Lines and characters.
         size: (u16, u16),
+        /// Shown at a terminal of the caller's.
+        relayed: bool,
     },
 }
 
@@ -60,8 +62,8 @@ impl HostStreams {
                 stdout: own("stdout", stdout)?,
                 stderr: own("stderr", stderr)?,
             }),
-            ProcessStdio::Terminal { size } => {
-                terminal(size.unwrap_or_default()).map_err(StdioError::Terminal)
+            ProcessStdio::Terminal { size, relayed } => {
+                terminal(size.unwrap_or_default(), relayed).map_err(StdioError::Terminal)
             }
         }
     }
@@ -74,8 +76,8 @@ impl HostStreams {
                 stdout: stdout.is_some(),
                 stderr: stderr.is_some(),
             },
-            Self::Terminal { size: (rows, columns), .. } => {
-                StdioPlan::Terminal { rows: *rows, columns: *columns }
+            Self::Terminal { size: (rows, columns), relayed, .. } => {
+                StdioPlan::Terminal { rows: *rows, columns: *columns, keep_line_feeds: *relayed }
             }
         }
     }
@@ -122,13 +124,13 @@ fn own(name: &'static str, descriptor: Option<OwnedFd>) -> Result<Option<OwnedFd
     own.map_err(|source| StdioError::Stream { name, source })
 }
 
-fn terminal(size: (u16, u16)) -> io::Result<HostStreams> {
+fn terminal(size: (u16, u16), relayed: bool) -> io::Result<HostStreams> {
     let (rows, columns) = size;
     let shown = (size != (0, 0)).then_some(WindowSize { rows, columns });
     let TerminalPair { master, slave } = TerminalPair::open(shown)?;
     // The caller has the master's description, the monitor the slave's.
     rustix::io::ioctl_fionbio(&slave, true)?;
-    Ok(HostStreams::Terminal { master, slave, size })
+    Ok(HostStreams::Terminal { master, slave, size, relayed })
 }
 
 #[cfg(test)]
@@ -140,8 +142,10 @@ mod tests {
     #[test]
     fn a_terminal_is_raw_and_has_its_size() {
         let streams =
-            HostStreams::prepare(ProcessStdio::Terminal { size: Some((40, 120)) }).unwrap();
-        assert_eq!(streams.plan(), StdioPlan::Terminal { rows: 40, columns: 120 });
+            HostStreams::prepare(ProcessStdio::Terminal { size: Some((40, 120)), relayed: true })
+                .unwrap();
+        let plan = StdioPlan::Terminal { rows: 40, columns: 120, keep_line_feeds: true };
+        assert_eq!(streams.plan(), plan);
         let (master, slave) = streams.into_terminal().unwrap();
         let size = tcgetwinsize(&master).unwrap();
         assert_eq!((size.ws_row, size.ws_col), (40, 120));

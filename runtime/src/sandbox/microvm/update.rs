@@ -6,6 +6,7 @@ use std::io;
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use oci_spec::runtime::LinuxResources;
 
 use super::agent::{self, Agent, AgentError};
 use super::control::{self, ControlError};
@@ -39,6 +40,14 @@ pub enum UpdateError {
     /// The machine.
     #[error("The microVM cannot have the size that the limits take")]
     Resize(#[from] MachineError),
+    /// Less memory than is used, where that was not to be. The words are runc's.
+    #[error("rejecting memory limit {limit} <= usage {usage}")]
+    BelowUsage {
+        /// What was asked for.
+        limit: u64,
+        /// What the workload uses.
+        usage: u64,
+    },
     /// The host's processors.
     #[error("The microVM cannot be moved to other processors")]
     Processors(#[source] io::Error),
@@ -56,6 +65,7 @@ pub fn update(sandbox: &SandboxRef, request: &UpdateRequest) -> Result<(), Updat
     }
     let mut record = Record::load(&sandbox.state_folder).map_err(UpdateError::Record)?;
     let plan = UpdatePlan::new(&request.change.written, record.vm)?;
+    check_usage(sandbox, &request.change.written)?;
     let before = record.vm.size;
     resize(sandbox, &mut record, before.larger_of(plan.size))?;
     if let Err(error) = set_limits(sandbox, &record, &plan, request) {
@@ -64,6 +74,22 @@ pub fn update(sandbox: &SandboxRef, request: &UpdateRequest) -> Result<(), Updat
         return Err(error);
     }
     resize(sandbox, &mut record, plan.size)
+}
+
+/// Where it is asked for: a limit below what is used would kill.
+fn check_usage(sandbox: &SandboxRef, wanted: &LinuxResources) -> Result<(), UpdateError> {
+    const USAGE: &str = "memory.current";
+    let memory = wanted.memory().unwrap_or_default();
+    let limit = memory.limit().and_then(|limit| u64::try_from(limit).ok()).filter(|l| *l > 0);
+    let (Some(limit), Some(true)) = (limit, memory.check_before_update()) else { return Ok(()) };
+    let connection = control::connect_agent(&sandbox.state_folder, agent::REQUEST_TIMEOUT)
+        .map_err(UpdateError::Control)?;
+    let files = Agent::new(connection).read_cgroup(&sandbox.id, &[USAGE]);
+    let files = files.map_err(UpdateError::Agent)?;
+    match files.get(USAGE).and_then(|text| text.trim().parse().ok()) {
+        Some(usage) if limit <= usage => Err(UpdateError::BelowUsage { limit, usage }),
+        _ => Ok(()),
+    }
 }
 
 /// Brings the machine to a size, and the record with it.

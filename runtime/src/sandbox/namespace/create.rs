@@ -249,7 +249,7 @@ fn spawn(
     undo: &mut Undo,
 ) -> Result<Created, CreateError> {
     let size = match &request.stdio {
-        ProcessStdio::Terminal { size } => Some(*size),
+        ProcessStdio::Terminal { size, .. } => Some(*size),
         ProcessStdio::Inherit { .. } => None,
     };
     let sockets = size.is_some().then(terminal::socket_pair).transpose();

@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 
+use crate::plan::last_of_each_name;
+
 /// Most of the container's `/etc/passwd` that is read for `HOME`: it is the image's to write, and
 /// this runs with the host's memory.
 const MAX_PASSWD_BYTES: u64 = 256 * 1024;
@@ -14,20 +16,10 @@ const MAX_PASSWD_BYTES: u64 = 256 * 1024;
 /// added where there is none, or an empty one. To be called inside the container's root.
 pub(super) fn complete(env: &[String], uid: u32) -> Vec<String> {
     let mut env = last_of_each_name(env);
-    if !env.iter().any(|entry| entry.starts_with("HOME=") && entry.len() > 5) {
-        env.retain(|entry| entry != "HOME=");
+    if !env.iter().any(|entry| entry.starts_with("HOME=")) {
         env.push(format!("HOME={}", home_of(uid)));
     }
     env
-}
-
-fn last_of_each_name(env: &[String]) -> Vec<String> {
-    let mut seen = std::collections::HashSet::new();
-    let name = |entry: &str| entry.split_once('=').map_or(entry.to_owned(), |(n, _)| n.to_owned());
-    let mut kept: Vec<String> =
-        env.iter().rev().filter(|entry| seen.insert(name(entry))).cloned().collect();
-    kept.reverse();
-    kept
 }
 
 /// The user's folder by the container's own `/etc/passwd`, read without any library of its own.
@@ -68,11 +60,5 @@ mod tests {
         assert_eq!(home_in(passwd, 100).as_deref(), Some("/var/lib/redis"));
         assert_eq!(home_in(passwd, 7), None);
         assert_eq!(home_in(passwd, 4), None);
-    }
-
-    #[test]
-    fn of_a_name_that_is_there_twice_the_last_holds() {
-        let env = ["A=1", "HOME=/x", "B=2", "A=3", "HOME="].map(str::to_owned);
-        assert_eq!(last_of_each_name(&env), ["B=2", "A=3", "HOME="]);
     }
 }

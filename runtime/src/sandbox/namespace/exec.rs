@@ -90,7 +90,7 @@ pub fn exec(request: ExecRequest, _: Attachment) -> Result<ExecStarted, ExecErro
     }
     let record = Record::load(&request.state_folder).map_err(ExecError::Record)?;
     let size = match &request.stdio {
-        ProcessStdio::Terminal { size } => Some(*size),
+        ProcessStdio::Terminal { size, .. } => Some(*size),
         ProcessStdio::Inherit { .. } => None,
     };
     let sockets = size.is_some().then(terminal::socket_pair).transpose();

@@ -105,7 +105,6 @@ fn a_terminal_without_a_console_socket_is_refused_when_detached() {
 #[test]
 fn what_run_shows_in_the_foreground_ends_lines_as_the_program_does() {
     let bundle = with_terminal("echo one; echo two");
-    for runtime in [Runtime::runc(), Runtime::cofferdam()] {
-        runtime.run(&bundle).exits(0).prints("one\ntwo\n");
-    }
+    // runc shows the same, but only where it has a terminal itself.
+    Runtime::cofferdam().run(&bundle).exits(0).prints("one\ntwo\n");
 }

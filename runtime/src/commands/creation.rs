@@ -193,7 +193,7 @@ pub(super) fn create(
             tracing::warn!("{}", with_causes(&error));
         }
     });
-    entry.record.annotations.extend(std::mem::take(&mut created.annotations));
+    entry.record.notes.extend(std::mem::take(&mut created.notes));
     interrupts.check()?;
     run_hooks(kind, &checked.loaded.spec, &entry.record)?;
     interrupts.check()?;
@@ -272,11 +272,13 @@ fn claim(
     let creator = ProcessIdentity::of(own)
         .map_err(|source| CreationError::Host { step: "read /proc/self/stat", source })?;
     let spec = &checked.loaded.spec;
-    let mut annotations: BTreeMap<String, String> =
+    let annotations: BTreeMap<String, String> =
         spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
     let Effective { kind, reason, .. } = &checked.effective;
-    annotations.insert(isolation::ANNOTATION_EFFECTIVE.to_owned(), kind.name().to_owned());
-    annotations.insert(isolation::ANNOTATION_REASON.to_owned(), reason.clone());
+    let notes = [
+        (isolation::ANNOTATION_EFFECTIVE, kind.name()),
+        (isolation::ANNOTATION_REASON, reason.as_str()),
+    ];
     let (entry, lock) = context.store.claim(Record {
         oci_version: spec.version().clone(),
         id: checked.id.clone(),
@@ -289,6 +291,7 @@ fn claim(
         rootfs: checked.rootfs.clone(),
         created: timestamp::now(),
         annotations,
+        notes: notes.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
     })?;
     let folder = entry.folder.clone();
     undo.push(move || {

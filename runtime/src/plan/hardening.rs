@@ -87,7 +87,7 @@ impl Hardened {
 
     /// What `state` shows.
     #[must_use]
-    pub fn annotations(&self) -> Vec<(String, String)> {
+    pub fn notes(&self) -> Vec<(String, String)> {
         vec![
             (ADDED.to_owned(), self.added.join(", ")),
             (OMITTED.to_owned(), self.omitted.join("; ")),

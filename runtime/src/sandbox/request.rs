@@ -68,7 +68,7 @@ pub struct Created {
     /// The master side of the container's terminal, when it has one.
     pub terminal: Option<OwnedFd>,
     /// What `state` shows beside the standard fields (`dev.cofferdam.*`): hardening added, jail.
-    pub annotations: Vec<(String, String)>,
+    pub notes: Vec<(String, String)>,
 }
 
 /// One more process in a running container.

@@ -37,9 +37,13 @@ pub struct Record {
     pub rootfs: PathBuf,
     /// RFC 3339.
     pub created: String,
-    /// The spec's, and the runtime's own (`dev.cofferdam.*`).
+    /// The spec's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// What the runtime has to say of the container, as annotations of its own
+    /// (`dev.cofferdam.*`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub notes: BTreeMap<String, String>,
 }
 
 impl Record {
@@ -69,24 +73,21 @@ impl Record {
         self.status().after(transition)
     }
 
-    /// What `state` prints and hooks get.
+    /// What `state` prints. Of what the runtime notes nobody else has the word, whatever the
+    /// configuration says under that name.
     #[must_use]
     pub fn view(&self) -> StateView<'_> {
-        self.view_as(self.status())
-    }
-
-    /// What a hook reads, at a moment that has its status: the specification's annotations are
-    /// the configuration's, and what the runtime notes of itself is not among them.
-    #[must_use]
-    pub fn hook_view(&self, status: Status) -> StateView<'_> {
-        let mut view = self.view_as(status);
-        view.annotations.to_mut().retain(|key, _| !is_note(key));
+        let mut view = self.hook_view(self.status());
+        if !self.notes.is_empty() {
+            view.annotations.to_mut().extend(self.notes.clone());
+        }
         view
     }
 
-    /// The same with a status that the caller knows better.
+    /// What a hook reads, at a moment that has its status: the specification's annotations are
+    /// the configuration's, and what the runtime notes is not among them.
     #[must_use]
-    fn view_as(&self, status: Status) -> StateView<'_> {
+    pub fn hook_view(&self, status: Status) -> StateView<'_> {
         let alive = self.process.filter(|_| status != Status::Stopped);
         StateView {
             oci_version: &self.oci_version,
@@ -104,17 +105,6 @@ impl Record {
 
 fn no_annotations(annotations: &BTreeMap<String, String>) -> bool {
     annotations.is_empty()
-}
-
-/// Whether an annotation is one that the runtime adds.
-fn is_note(key: &str) -> bool {
-    const ADDED: [&str; 4] = [
-        "dev.cofferdam.isolation.effective",
-        "dev.cofferdam.isolation.reason",
-        "dev.cofferdam.hardening",
-        "dev.cofferdam.hardening.omitted",
-    ];
-    ADDED.contains(&key)
 }
 
 /// A container's state as runc prints it, in runc's order. `owner` is known to `list` alone.
@@ -135,7 +125,7 @@ pub struct StateView<'a> {
     pub rootfs: &'a PathBuf,
     /// RFC 3339.
     pub created: &'a str,
-    /// The spec's, and the runtime's own.
+    /// The spec's, and for people the runtime's own.
     #[serde(skip_serializing_if = "no_annotations")]
     pub annotations: Cow<'a, BTreeMap<String, String>>,
     /// Name of the state folder's owner.
@@ -160,6 +150,7 @@ pub(crate) mod tests {
             rootfs: "/b/rootfs".into(),
             created: "2026-11-21T03:56:47.929968269Z".into(),
             annotations: BTreeMap::new(),
+            notes: BTreeMap::new(),
         }
     }
 
@@ -190,23 +181,31 @@ pub(crate) mod tests {
     #[test]
     fn a_stopped_container_has_no_pid() {
         let record = Record { process: Some(record("a").creator), ..record("a") };
-        assert_ne!(record.view_as(Status::Created).pid, 0);
-        assert_eq!(record.view_as(Status::Stopped).pid, 0);
+        assert_ne!(record.hook_view(Status::Created).pid, 0);
+        assert_eq!(record.hook_view(Status::Stopped).pid, 0);
     }
 
     #[test]
-    fn hooks_read_the_annotations_of_the_configuration() {
-        let mut record = record("a");
-        let keys = ["org.x", "dev.cofferdam.isolation.reason", "dev.cofferdam.hardening"];
-        record.annotations = keys.map(|key| (key.to_owned(), "1".to_owned())).into();
-        let of_hook = record.hook_view(Status::Created).annotations.into_owned();
-        assert_eq!(of_hook.into_keys().collect::<Vec<_>>(), ["org.x"]);
-        assert_eq!(record.view().annotations.len(), keys.len());
+    fn hooks_read_the_annotations_of_the_configuration_and_state_shows_the_notes_too() {
+        let map = |list: &[(&str, &str)]| -> BTreeMap<String, String> {
+            list.iter().map(|(key, value)| (String::from(*key), String::from(*value))).collect()
+        };
+        // One that a configuration has of another runtime's output, say.
+        let said = map(&[("org.x", "1"), ("dev.cofferdam.vm.vcpus", "99")]);
+        let notes = map(&[("dev.cofferdam.vm.vcpus", "2"), ("dev.cofferdam.of.tomorrow", "1")]);
+        let record = Record { annotations: said.clone(), notes, ..record("a") };
+        assert_eq!(*record.hook_view(Status::Created).annotations, said);
+        let shown = map(&[
+            ("org.x", "1"),
+            ("dev.cofferdam.vm.vcpus", "2"),
+            ("dev.cofferdam.of.tomorrow", "1"),
+        ]);
+        assert_eq!(*record.view().annotations, shown);
     }
 
     #[test]
     fn the_view_has_the_fields_of_runc_in_their_order() {
-        insta::assert_json_snapshot!(record("a").view_as(Status::Stopped), @r#"
+        insta::assert_json_snapshot!(record("a").hook_view(Status::Stopped), @r#"
         {
           "ociVersion": "1.2.0",
           "id": "a",

@@ -303,17 +303,13 @@ impl Prepared {
 
     fn into_created(self, process: ProcessIdentity, group: String) -> Created {
         let shape = &self.plan.shape;
-        let annotation = |name: &str, value: String| (format!("dev.cofferdam.{name}"), value);
-        let annotations = vec![
-            annotation("guest.kernel", self.artifacts.kernel_version),
-            annotation("vm.vcpus", shape.vcpus.to_string()),
-            annotation("vm.memory_mib", shape.memory_mib.to_string()),
-            annotation("vm.cgroup", group),
+        let note = |name: &str, value: String| (format!("dev.cofferdam.{name}"), value);
+        let notes = vec![
+            note("guest.kernel", self.artifacts.kernel_version),
+            note("vm.vcpus", shape.vcpus.to_string()),
+            note("vm.memory_mib", shape.memory_mib.to_string()),
+            note("vm.cgroup", group),
         ];
-        Created {
-            process,
-            terminal: self.streams.into_terminal().map(|(master, _)| master),
-            annotations,
-        }
+        Created { process, terminal: self.streams.into_terminal().map(|(master, _)| master), notes }
     }
 }

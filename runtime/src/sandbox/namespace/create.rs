@@ -264,14 +264,14 @@ fn spawn(
     }
     let listener = listener(&request, &hardened.spec).map_err(host("connect the listener"))?;
     let preserved = Preserved { count: request.preserve_fds, may_be_closed: request.compat };
-    let mut annotations = hardened.annotations();
+    let mut notes = hardened.notes();
     let group = rootless.as_ref().and_then(|rootless| rootless.group.clone().ok());
     let (mut job, stdio) = job(request, &hardened.spec, process, cgroups_path, rootless.as_ref());
     let limits = group.as_ref().map(|group| make_group(group, &hardened.spec, &mut job));
     let pids_limit = limits.transpose()?.flatten();
     if let Some(rootless) = &rootless {
         rootless.without.iter().for_each(|what| tracing::warn!("Rootless, and so without {what}"));
-        annotations.push(rootless.annotation());
+        notes.push(rootless.note());
     }
     let job = Job::Construct(Box::new(job));
     let mut helper = Helper::spawn(job, stdio, theirs, listener, preserved)
@@ -298,7 +298,7 @@ fn spawn(
     Ok(Created {
         process: identity,
         terminal: terminal.transpose().map_err(host("receive the terminal"))?,
-        annotations,
+        notes,
     })
 }
 

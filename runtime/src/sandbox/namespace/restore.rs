@@ -194,7 +194,7 @@ fn finish(
         .init
         .ok_or(io::ErrorKind::NotFound.into())
         .map_err(host("find the first process"))?;
-    Ok(Created { process, terminal, annotations: prepared.hardened.annotations() })
+    Ok(Created { process, terminal, notes: prepared.hardened.notes() })
 }
 
 /// Whether the bundle is of the container that was saved.

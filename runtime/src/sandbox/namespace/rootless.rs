@@ -51,7 +51,7 @@ impl Rootless {
     }
 
     /// For `state`.
-    pub(super) fn annotation(&self) -> (String, String) {
+    pub(super) fn note(&self) -> (String, String) {
         (ANNOTATION.to_owned(), self.without.join("; "))
     }
 
@@ -382,11 +382,11 @@ mod tests {
         let devices = json!({"devices": [{"allow": false, "access": "rwm"}]});
         let spec = spec(|document| document["linux"]["resources"] = devices);
         let plan = Rootless::plan(&spec, USER, Err(NoGroup::V1));
-        let (_, said) = plan.annotation();
+        let (_, said) = plan.note();
         assert!(said.contains("a control group (cgroup v1"), "{said}");
         assert!(said.contains("linux.resources.devices"), "{said}");
         let plan = Rootless::plan(&spec, USER, Ok("/sys/fs/cgroup/mine".into()));
-        assert!(!plan.annotation().1.contains("control group"));
+        assert!(!plan.note().1.contains("control group"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Effects on the host: descriptors, terminals, processes, files. Nothing here decides.
 
+pub mod digest;
+pub mod document;
 pub mod hooks;
 pub mod id_maps;
 pub mod log;

@@ -149,8 +149,7 @@ fn open_image(
 ) -> Result<Image, CheckpointError> {
     checkpoint::refuse_flags(request)?;
     let image = Image::open(&request.image)?;
-    let monitor = File::open(&artifacts.monitor).and_then(checkpoint::digest);
-    let monitor = monitor.map_err(CheckpointError::Monitor)?;
+    let monitor = checkpoint::digest_of(&artifacts.monitor)?;
     image.manifest.check(origin, &monitor, &plan.shape, &checkpoint::comparable(plan)?)?;
     Ok(image)
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use cofferdam_protocol::plan::StdioPlan;
 use serde::{Deserialize, Serialize};
 
-use crate::host::replace::replace_file;
+use crate::host::document;
 use crate::plan::RunningVm;
 
 const FILE: &str = "microvm.json";
@@ -37,33 +37,20 @@ pub(super) struct Origin {
 }
 
 impl Record {
-    /// Writes it: completely, or not at all.
+    /// Writes it.
     pub(super) fn save(&self, state_folder: &Path) -> io::Result<()> {
-        replace_file(&state_folder.join(FILE), &serde_json::to_vec(self)?, 0o600)
+        document::save(&state_folder.join(FILE), self)
     }
 
-    /// Reads it, if `create` has come as far as writing it. A damaged one tells nothing, and must
-    /// not keep the container from being deleted.
+    /// Reads it, if `create` has come as far as writing it.
     pub(super) fn find(state_folder: &Path) -> io::Result<Option<Self>> {
-        match Self::load(state_folder) {
-            Ok(record) => Ok(Some(record)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) if is_damage(&error) => {
-                tracing::warn!("{FILE} is damaged, and control groups may be left: {error}");
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
+        document::find(&state_folder.join(FILE))
     }
 
     /// Reads it.
     pub(super) fn load(state_folder: &Path) -> io::Result<Self> {
-        Ok(serde_json::from_slice(&std::fs::read(state_folder.join(FILE))?)?)
+        document::load(&state_folder.join(FILE))
     }
-}
-
-fn is_damage(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::confinement::Confinement;
 use super::host_mounts::MountOn;
 use super::process::SeccompFile;
 use crate::cgroup::Groups;
+use crate::host::document;
 use crate::host::process::ProcessIdentity;
 
 const FILE: &str = "namespace.json";
@@ -53,30 +54,19 @@ impl Record {
         if self.cgroups.is_empty() { Err(NoGroups) } else { Ok(Groups::new(&self.cgroups)) }
     }
 
-    /// Writes it: completely, or not at all.
+    /// Writes it.
     pub(super) fn save(&self, state_folder: &Path) -> io::Result<()> {
-        let temporary = state_folder.join("namespace.json.new");
-        std::fs::write(&temporary, serde_json::to_vec(self)?)?;
-        std::fs::rename(temporary, state_folder.join(FILE))
+        document::save(&state_folder.join(FILE), self)
     }
 
-    /// Reads it, if `create` has come as far as writing it. A damaged one tells nothing, and must
-    /// not keep the container from being deleted.
+    /// Reads it, if `create` has come as far as writing it.
     pub(super) fn find(state_folder: &Path) -> io::Result<Option<Self>> {
-        match Self::load(state_folder) {
-            Ok(record) => Ok(Some(record)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) if is_damage(&error) => {
-                tracing::warn!("{FILE} is damaged, and control groups may be left: {error}");
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
+        document::find(&state_folder.join(FILE))
     }
 
     /// Reads it.
     pub(super) fn load(state_folder: &Path) -> io::Result<Self> {
-        Ok(serde_json::from_slice(&std::fs::read(state_folder.join(FILE))?)?)
+        document::load(&state_folder.join(FILE))
     }
 
     /// Removes it; it is no error when it is gone.
@@ -86,8 +76,4 @@ impl Record {
             other => other,
         }
     }
-}
-
-fn is_damage(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }

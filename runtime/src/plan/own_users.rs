@@ -5,12 +5,16 @@
 //! then the container's own, and a user namespace in the guest maps each of them to itself.
 
 use cofferdam_protocol::plan::IdMappingPlan;
-use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount, Spec};
 
 use super::mounts::id_mapping;
 use super::refusal::Refusal;
 use crate::host::subordinate::{Range, Subordinate};
 use crate::host::user::User;
+use crate::spec::rules::has_user_namespace;
+
+/// Why no ordinary user gets a mount that [`maps_owners`].
+pub const MAPPED_OWNERS: &str = "only root can map the owners of a mount";
 
 /// The maps of the monitor's user namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,13 +81,18 @@ pub fn refused(spec: &Spec, user: User) -> Vec<Refusal> {
         }
     }
     for (number, mount) in spec.mounts().iter().flatten().enumerate() {
-        let is_mapped = mount.uid_mappings().as_ref().is_some_and(|list| !list.is_empty())
-            || mount.options().iter().flatten().any(|o| o == "idmap" || o == "ridmap");
-        if is_mapped {
-            add(format!("mounts[{number}]"), "only root can map the owners of a mount");
+        if maps_owners(mount) {
+            add(format!("mounts[{number}]"), MAPPED_OWNERS);
         }
     }
     found
+}
+
+/// Whether a mount is to show its files with other owners than they have.
+#[must_use]
+pub fn maps_owners(mount: &Mount) -> bool {
+    mount.uid_mappings().as_ref().is_some_and(|list| !list.is_empty())
+        || mount.options().iter().flatten().any(|option| option == "idmap" || option == "ridmap")
 }
 
 fn mappings(spec: &Spec) -> (Vec<IdMappingPlan>, Vec<IdMappingPlan>) {
@@ -91,11 +100,6 @@ fn mappings(spec: &Spec) -> (Vec<IdMappingPlan>, Vec<IdMappingPlan>) {
     let ranges =
         |list: &Option<Vec<LinuxIdMapping>>| list.iter().flatten().map(id_mapping).collect();
     (ranges(linux.uid_mappings()), ranges(linux.gid_mappings()))
-}
-
-fn has_user_namespace(spec: &Spec) -> bool {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    namespaces.into_iter().flatten().any(|n| n.typ() == LinuxNamespaceType::User)
 }
 
 fn with_subordinate(own: u32, subordinate: Option<Range>) -> Vec<IdMappingPlan> {
@@ -170,6 +174,7 @@ mod tests {
             ],
         }))
         .unwrap();
-        assert_eq!(refused(&spec, USER)[0].field, "mounts[1]");
+        let found: Vec<_> = refused(&spec, USER).into_iter().map(|r| (r.field, r.reason)).collect();
+        assert_eq!(found, [("mounts[1]".to_owned(), MAPPED_OWNERS)]);
     }
 }

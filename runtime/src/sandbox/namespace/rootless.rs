@@ -15,6 +15,7 @@ use crate::cgroup::delegation::{self, NoGroup};
 use crate::host::id_maps;
 use crate::host::user::User;
 use crate::plan::id_mapping;
+use crate::plan::own_users::{MAPPED_OWNERS, maps_owners};
 
 /// In `state`: what does not hold for this container because its caller is no root.
 const ANNOTATION: &str = "dev.cofferdam.rootless.without";
@@ -154,13 +155,7 @@ pub(super) fn unsupported(
     in_process(spec, &linux, facts, &mut found);
     in_linux(&linux, facts, &mut found);
     for (number, mount) in spec.mounts().iter().flatten().enumerate() {
-        let mapped = mount.uid_mappings().as_ref().is_some_and(|list| !list.is_empty())
-            || mount
-                .options()
-                .iter()
-                .flatten()
-                .any(|option| option == "idmap" || option == "ridmap");
-        found.add(mapped, format!("mounts[{number}]"), "only root can map the owners of a mount");
+        found.add(maps_owners(mount), format!("mounts[{number}]"), MAPPED_OWNERS);
     }
     if let Some(reason) = group.map(NoGroup::reason) {
         without_group(&linux, reason, &mut found);

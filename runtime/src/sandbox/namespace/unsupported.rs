@@ -4,9 +4,9 @@
 
 use std::fmt;
 
-use oci_spec::runtime::{
-    Linux, LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, Mount, Process, Spec,
-};
+use oci_spec::runtime::{Linux, LinuxSeccomp, LinuxSeccompAction, Mount, Process, Spec};
+
+use crate::spec::rules::has_user_namespace;
 
 /// A field that is asked for and not served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,11 +97,6 @@ const MOUNT_OPTIONS: [(&str, &str); 3] = [
     ("remount", "not implemented"),
     ("mand", "removed from Linux"),
 ];
-
-fn has_user_namespace(spec: &Spec) -> bool {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    namespaces.into_iter().flatten().any(|n| n.typ() == LinuxNamespaceType::User)
-}
 
 fn in_mount(number: usize, mount: &Mount, has_user_namespace: bool, found: &mut Found) {
     let mapped = mount.uid_mappings().as_ref().is_some_and(|m| !m.is_empty());

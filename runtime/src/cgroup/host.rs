@@ -179,24 +179,41 @@ fn make_parents(folder: &Path) -> Result<(), HostGroupError> {
 }
 
 /// Removes these folders and any below them, when their last processes are gone: nobody is killed
-/// here, for whoever else is in them is not ours. Those that are gone already are no error.
+/// here, for whoever else is in them is not ours. Those that are gone already are no error, and one
+/// that stays keeps no other from going.
 ///
 /// # Errors
-/// When some were not empty at the deadline.
+/// When some were not empty at the deadline; why the first of them.
 pub fn remove(folders: &[PathBuf], deadline: Instant) -> io::Result<()> {
+    let mut all = Ok(());
     for folder in folders {
-        loop {
-            match remove_tree(folder) {
-                Err(error)
-                    if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline =>
-                {
-                    thread::sleep(PAUSE);
-                }
-                other => break other?,
+        all = all.and(remove_one(folder, deadline));
+    }
+    all
+}
+
+/// Says which folders a create that failed could not take back, each by its name.
+pub fn warn_of_left(folders: &[PathBuf], why: &io::Error) {
+    let is_gone = |folder: &Path| match fs::symlink_metadata(folder) {
+        Ok(_) => false,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    for folder in folders.iter().filter(|folder| !is_gone(folder)) {
+        tracing::warn!("Cannot remove {}, a control group: {why}", folder.display());
+    }
+}
+
+fn remove_one(folder: &Path, deadline: Instant) -> io::Result<()> {
+    loop {
+        match remove_tree(folder) {
+            Err(error)
+                if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline =>
+            {
+                thread::sleep(PAUSE);
             }
+            other => return other,
         }
     }
-    Ok(())
 }
 
 /// A sandbox makes no groups; an administrator may have.

@@ -1,7 +1,7 @@
 //! What a container could leave on the machine: counted before, compared after.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 use std::{fs, io};
@@ -43,9 +43,16 @@ impl Leftovers {
     /// What is there now and was not before, or the other way round, in words.
     #[must_use]
     pub fn since(&self, runtime: &Runtime) -> Option<String> {
+        self.since_but(runtime, &[])
+    }
+
+    /// The same without control groups and state folders that somebody said would be left.
+    #[must_use]
+    pub fn since_but(&self, runtime: &Runtime, named: &[PathBuf]) -> Option<String> {
         let end = Instant::now() + GRACE;
         loop {
-            let now = Self::before(runtime);
+            let mut now = Self::before(runtime);
+            now.forget(runtime.root(), named);
             if now == *self {
                 return None;
             }
@@ -54,6 +61,14 @@ impl Leftovers {
             }
             thread::sleep(Duration::from_millis(20));
         }
+    }
+}
+
+impl Leftovers {
+    fn forget(&mut self, root: &Path, named: &[PathBuf]) {
+        let is_in = |path: &Path| named.iter().any(|named| path.starts_with(named));
+        self.cgroups.retain(|path| !is_in(Path::new(path)));
+        self.state.retain(|name| !is_in(&root.join(name)));
     }
 }
 
@@ -110,4 +125,23 @@ fn collect_cgroups(
 fn names(folder: &Path) -> BTreeSet<String> {
     let Ok(entries) = fs::read_dir(folder) else { return BTreeSet::new() };
     entries.filter_map(Result::ok).map(|entry| entry.file_name().display().to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_named_is_forgotten() {
+        let set = |list: &[&str]| list.iter().map(|&path| path.to_owned()).collect();
+        let mut left = Leftovers {
+            processes: set(&["7 sleep"]),
+            mounts: BTreeSet::new(),
+            cgroups: set(&["/cg/memory/a", "/cg/memory/a/b", "/cg/pids/a"]),
+            state: set(&["a", "a~7"]),
+        };
+        left.forget(Path::new("/root"), &["/cg/memory/a".into(), "/root/a~7".into()]);
+        assert_eq!(left.cgroups, set(&["/cg/pids/a"]));
+        assert_eq!((left.state, left.processes), (set(&["a"]), set(&["7 sleep"])));
+    }
 }

@@ -1,6 +1,7 @@
 //! What a command did.
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::Output;
 
 /// Exit code and output of a command.
@@ -40,6 +41,14 @@ impl Outcome {
         self
     }
 
+    /// What it said on stderr that it could not remove.
+    #[must_use]
+    pub fn not_removed(&self) -> Vec<PathBuf> {
+        let said = self.stderr.split("Cannot remove ").skip(1);
+        let paths = said.filter_map(|rest| rest.split_whitespace().next());
+        paths.map(|path| path.trim_end_matches([',', ':']).into()).collect()
+    }
+
     /// It said something with all of these words on stderr.
     #[track_caller]
     pub fn complains(&self, words: &[&str]) -> &Self {
@@ -47,5 +56,20 @@ impl Outcome {
             assert!(self.stderr.contains(word), "no {word:?} in stderr: {}", self.stderr);
         }
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_removed_is_read_from_the_words_on_stderr() {
+        let stderr = "cofferdam: warning: Cannot remove /sys/fs/cgroup/a, a control group: EIO\n\
+                      cofferdam: error: Cannot make b: EIO\n\
+                      cofferdam: warning: Cannot remove /run/a~7: EIO\n";
+        let outcome = Outcome { code: 1, stdout: String::new(), stderr: stderr.to_owned() };
+        let paths = ["/sys/fs/cgroup/a", "/run/a~7"].map(PathBuf::from);
+        assert_eq!(outcome.not_removed(), paths);
     }
 }

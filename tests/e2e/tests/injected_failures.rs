@@ -55,15 +55,18 @@ fn tried(
 ) -> Option<String> {
     let outcome = finish_detaching(injection.applied_to(command));
     // Whoever failed tidied up; who was killed could not, and who met a second fault in tidying up
-    // (each process meets its own) says what is left.
+    // (each process meets its own) says what is left, which is there, and alone.
     let failed = target.before == Before::Nothing && outcome.code != 0;
-    let owned_up = outcome.stderr.contains("Cannot remove");
-    let tidy_by_itself = failed && injection.fault != Fault::Killed && !owned_up;
-    let untidy = tidy_by_itself.then(|| clean.since(&target.runtime)).flatten();
+    let tidy_by_itself = failed && injection.fault != Fault::Killed;
+    let named = outcome.not_removed();
+    let untidy = tidy_by_itself.then(|| clean.since_but(&target.runtime, &named)).flatten();
+    let invented = named.iter().find(|path| tidy_by_itself && !path.exists());
+    let invented = invented.map(|path| format!("{} is named and not left", path.display()));
     let deleted = target.delete();
     let complaint = (deleted.code != 0).then(|| format!("delete: {}", deleted.stderr));
     let left = clean.since(&target.runtime);
-    let said = [untidy, complaint, left].into_iter().flatten().collect::<Vec<_>>().join("\n");
+    let said =
+        [untidy, invented, complaint, left].into_iter().flatten().collect::<Vec<_>>().join("\n");
     (!said.is_empty()).then(|| format!("{injection}: {}\n{said}", outcome.stderr.trim()))
 }
 

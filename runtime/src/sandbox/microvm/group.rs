@@ -211,7 +211,7 @@ impl Drop for SandboxGroup {
             return;
         }
         if let Err(error) = remove(self.folders()) {
-            tracing::warn!("Cannot remove the control group of a failed create: {error}");
+            host::warn_of_left(self.folders(), &error);
         }
     }
 }

@@ -329,7 +329,11 @@ pub(super) fn destroy(folders: &[PathBuf], deadline: Instant) -> io::Result<()> 
     loop {
         thaw(folders);
         kill_everything(folders);
-        let result = folders.iter().try_for_each(|folder| remove(folder));
+        // One that stays keeps no other from going.
+        let mut result = Ok(());
+        for folder in folders {
+            result = result.and(remove(folder));
+        }
         match result {
             Ok(()) => return Ok(()),
             Err(e) if Instant::now() >= deadline => return Err(e),

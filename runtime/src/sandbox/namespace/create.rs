@@ -35,6 +35,7 @@ use super::sys;
 use super::terminal;
 use super::unsupported::{self, Unsupported};
 use crate::cgroup::delegation::{self, GroupError};
+use crate::cgroup::host;
 use crate::config::Config;
 use crate::host::process::ProcessIdentity;
 use crate::host::stdio::ProcessStdio;
@@ -523,8 +524,8 @@ impl Drop for Undo {
         let deadline = Instant::now() + UNDO_DEADLINE;
         cgroup::kill_frozen(&self.cgroups);
         super::children::kill_new(&self.children, deadline);
-        if let Err(e) = cgroup::destroy(&self.cgroups, deadline) {
-            tracing::warn!("Cannot remove the control groups of a failed create: {e}");
+        if let Err(error) = cgroup::destroy(&self.cgroups, deadline) {
+            host::warn_of_left(&self.cgroups, &error);
         }
         if let Some(below) = &self.below {
             below.take_newer_away();

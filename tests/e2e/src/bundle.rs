@@ -1,6 +1,7 @@
 //! A bundle on disk: a root file system and a `config.json` that a scenario edits.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
@@ -9,7 +10,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{User, setting};
+use crate::{Runtime, User, setting};
 
 /// A bundle, on disk as long as one of its clones (a container has one) is there.
 #[derive(Clone, Debug)]
@@ -87,6 +88,46 @@ impl Bundle {
         });
         user.give(bundle.path());
         bundle
+    }
+
+    /// What `spec --rootless` writes for a user, but for the program and the terminal.
+    #[must_use]
+    pub fn of_spec(runtime: &Runtime, user: &User, args: &[&str]) -> Self {
+        let bundle = Self::busybox(&[]);
+        let file = bundle.path().join("config.json");
+        fs::remove_file(&file).unwrap();
+        user.give(bundle.path());
+        let path = bundle.path().to_str().unwrap();
+        runtime.verb(&["spec", "--rootless", "--bundle", path]).exits(0);
+        let mut config: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+        config["process"]["terminal"] = json!(false);
+        config["process"]["args"] = json!(args);
+        bundle.with_config_text(&config.to_string())
+    }
+
+    /// From 1 on with the user's subordinate ids, which its root may give files to.
+    #[must_use]
+    pub fn with_subordinate(self, user: &User) -> Self {
+        let (first, count) = user.subordinate();
+        self.edit(|config| {
+            for (field, own) in [("uidMappings", user.uid), ("gidMappings", user.gid)] {
+                config["linux"][field] = json!([
+                    { "containerID": 0, "hostID": own, "size": 1 },
+                    { "containerID": 1, "hostID": first, "size": count }
+                ]);
+            }
+            let capabilities = json!(["CAP_CHOWN"]);
+            config["process"]["capabilities"] = json!({
+                "bounding": capabilities, "effective": capabilities, "permitted": capabilities
+            });
+        })
+    }
+
+    /// User and group of a file of the root file system, as the host has them.
+    #[must_use]
+    pub fn owner(&self, name: &str) -> (u32, u32) {
+        let metadata = fs::symlink_metadata(self.rootfs().join(name)).unwrap();
+        (metadata.uid(), metadata.gid())
     }
 
     /// A Debian with systemd and Docker that boots as a machine of its own: a writable layer over

@@ -14,12 +14,6 @@ pub struct Delegated {
 }
 
 impl Delegated {
-    /// Whether there can be one: version 1 has none.
-    #[must_use]
-    pub fn is_possible() -> bool {
-        Path::new(TOP).join("cgroup.controllers").exists()
-    }
-
     /// Gives one.
     #[must_use]
     pub fn new(name: &str, user: &User) -> Self {

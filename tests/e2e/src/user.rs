@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
@@ -32,6 +33,12 @@ impl User {
         let user = Self { uid: known.uid.as_raw(), gid: known.gid.as_raw(), kvm: None, home };
         user.give(user.home.path());
         user
+    }
+
+    /// The same, to be shared by the runtimes that it runs.
+    #[must_use]
+    pub fn shared() -> Arc<Self> {
+        Arc::new(Self::ordinary())
     }
 
     /// The same user as a member of the group that may use `/dev/kvm`. In the lab, where the device is

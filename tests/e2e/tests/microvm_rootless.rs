@@ -1,10 +1,9 @@
 //! What an ordinary user who may use `/dev/kvm` can do with microVMs.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use cofferdam_e2e::{Bundle, Delegated, Leftovers, Runtime, User};
+use cofferdam_e2e::{Bundle, Leftovers, Runtime, User};
 use serde_json::json;
 
 fn user() -> Arc<User> {
@@ -52,28 +51,12 @@ fn the_monitor_is_the_user_s_in_a_user_namespace_of_its_own() {
 #[test]
 fn files_have_the_owners_that_the_mappings_say() {
     let user = user();
-    let (first, count) = user.subordinate();
+    let (first, _) = user.subordinate();
     let script = "touch /own /other; chown 5:6 /other; stat -c %u:%g /own /other";
-    let capabilities = json!(["CAP_CHOWN"]);
-    let bundle = Bundle::script(script).owned_by(&user).edit(|config| {
-        for (field, own) in [("uidMappings", user.uid), ("gidMappings", user.gid)] {
-            config["linux"][field] = json!([
-                { "containerID": 0, "hostID": own, "size": 1 },
-                { "containerID": 1, "hostID": first, "size": count }
-            ]);
-        }
-        config["process"]["capabilities"] = json!({
-            "bounding": capabilities, "effective": capabilities, "permitted": capabilities
-        });
-    });
-    let runtime = Runtime::cofferdam_of(&user);
-    runtime.run(&bundle).exits(0).prints("0:0\n5:6\n");
-    let owner = |name: &str| {
-        let metadata = fs::metadata(bundle.rootfs().join(name)).unwrap();
-        (metadata.uid(), metadata.gid())
-    };
-    assert_eq!(owner("own"), (user.uid, user.gid));
-    assert_eq!(owner("other"), (first + 4, first + 5));
+    let bundle = Bundle::script(script).owned_by(&user).with_subordinate(&user);
+    Runtime::cofferdam_of(&user).run(&bundle).exits(0).prints("0:0\n5:6\n");
+    assert_eq!(bundle.owner("own"), (user.uid, user.gid));
+    assert_eq!(bundle.owner("other"), (first + 4, first + 5));
 }
 
 #[test]
@@ -114,7 +97,7 @@ fn what_cannot_be_mapped_is_refused_by_name() {
 
 #[test]
 fn without_the_device_s_group_there_is_no_microvm_and_the_remedy_is_said() {
-    let user = Arc::new(User::ordinary());
+    let user = User::shared();
     let runtime = Runtime::cofferdam_of(&user);
     let bundle = Bundle::busybox(&["true"]).owned_by(&user);
     runtime.run(&bundle).exits(1).complains(&["/dev/kvm", "permission"]);
@@ -125,37 +108,8 @@ fn without_the_device_s_group_there_is_no_microvm_and_the_remedy_is_said() {
 }
 
 #[test]
-fn in_a_delegated_control_group_the_sandbox_is_limited_on_the_host() {
-    if !Delegated::is_possible() {
-        eprintln!("not tried: this machine has cgroup v1, which cannot be delegated");
-        return;
-    }
-    let user = user();
-    let runtime = Runtime::cofferdam_of(&user);
-    let delegated = Delegated::new(&runtime.tag(), &user);
-    let runtime = runtime.in_group(&delegated.caller());
-    let container = runtime.start(&Bundle::busybox(&["sleep", "1000"]).owned_by(&user));
-    let group = delegated.folder().join(format!("cofferdam-{}", container.id));
-    let read = |name: &str| fs::read_to_string(group.join(name)).unwrap();
-    assert_ne!(read("memory.max").trim(), "max");
-    // With it may be a worker that the kernel starts for each machine.
-    let pid = container.pid().to_string();
-    assert!(read("cgroup.procs").lines().any(|line| line == pid));
-    runtime.verb(&["delete", "--force", &container.id]).exits(0);
-    assert!(!group.exists());
-}
-
-#[test]
 fn what_spec_writes_for_a_user_s_microvm_is_what_the_user_can_run() {
     let user = user();
     let runtime = Runtime::cofferdam_of(&user);
-    let bundle = Bundle::busybox(&[]);
-    fs::remove_file(bundle.path().join("config.json")).unwrap();
-    user.give(bundle.path());
-    let path = bundle.path().to_str().unwrap();
-    runtime.verb(&["spec", "--rootless", "--bundle", path]).exits(0);
-    let written = fs::read_to_string(bundle.path().join("config.json")).unwrap();
-    let text = written.replace("\"terminal\": true", "\"terminal\": false");
-    let bundle = bundle.with_config_text(&text.replace("\"sh\"", "\"id\", \"-u\""));
-    runtime.run(&bundle).exits(0).prints("0\n");
+    runtime.run(&Bundle::of_spec(&runtime, &user, &["id", "-u"])).exits(0).prints("0\n");
 }

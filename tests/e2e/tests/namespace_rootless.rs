@@ -1,37 +1,23 @@
 //! What an ordinary user can do in namespaces: all of it without root, with runc as the oracle.
 
-use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
-use cofferdam_e2e::{Bundle, Delegated, Leftovers, Runtime, User};
+use cofferdam_e2e::{Bundle, Leftovers, Runtime, User};
 use serde_json::json;
-
-fn user() -> Arc<User> {
-    Arc::new(User::ordinary())
-}
 
 #[test]
 fn what_spec_writes_for_a_user_is_what_the_user_can_run() {
-    let user = user();
+    let user = User::shared();
     for runtime in [Runtime::runc_of(&user), Runtime::cofferdam_of(&user)] {
-        let bundle = Bundle::busybox(&[]);
-        fs::remove_file(bundle.path().join("config.json")).unwrap();
-        user.give(bundle.path());
-        let path = bundle.path().to_str().unwrap();
-        runtime.verb(&["spec", "--rootless", "--bundle", path]).exits(0);
-        let written = fs::read_to_string(bundle.path().join("config.json")).unwrap();
-        let text = written.replace("\"terminal\": true", "\"terminal\": false");
-        let text =
-            text.replace("\"sh\"", "\"sh\", \"-c\", \"id -u; grep -c . /proc/self/uid_map\"");
-        let bundle = bundle.with_config_text(&text);
+        let script = "id -u; grep -c . /proc/self/uid_map";
+        let bundle = Bundle::of_spec(&runtime, &user, &["sh", "-c", script]);
         runtime.run(&bundle).exits(0).prints("0\n1\n");
     }
 }
 
 #[test]
 fn every_verb_that_needs_no_control_group_works_and_nothing_is_left() {
-    let user = user();
+    let user = User::shared();
     for runtime in [Runtime::runc_of(&user), Runtime::cofferdam_of(&user)] {
         let before = Leftovers::before(&runtime);
         let container = runtime.create(&Bundle::busybox(&["sleep", "1000"]).owned_by(&user));
@@ -51,7 +37,7 @@ fn every_verb_that_needs_no_control_group_works_and_nothing_is_left() {
 
 #[test]
 fn processes_are_found_by_their_namespace() {
-    let user = user();
+    let user = User::shared();
     let runtime = Runtime::cofferdam_of(&user);
     let bundle = Bundle::script("sleep 1002 & exec sleep 1000").owned_by(&user);
     let container = runtime.start(&bundle);
@@ -68,7 +54,7 @@ fn processes_are_found_by_their_namespace() {
 
 #[test]
 fn the_default_hardening_holds() {
-    let user = user();
+    let user = User::shared();
     let runtime = Runtime::cofferdam_of(&user);
     let bundle = Bundle::probe(&["/proc/kcore", "/proc/sysrq-trigger"]).owned_by(&user);
     let bundle = bundle.edit(|config| {
@@ -81,38 +67,20 @@ fn the_default_hardening_holds() {
 
 #[test]
 fn subordinate_users_and_groups_are_mapped() {
-    let user = user();
-    let (first, count) = user.subordinate();
+    let user = User::shared();
+    let (first, _) = user.subordinate();
     let script = "touch /own /other; chown 5:6 /other; stat -c %u:%g /other; id -G";
-    let bundle = Bundle::script(script).owned_by(&user).edit(|config| {
-        config["linux"]["uidMappings"] = json!([
-            { "containerID": 0, "hostID": user.uid, "size": 1 },
-            { "containerID": 1, "hostID": first, "size": count }
-        ]);
-        config["linux"]["gidMappings"] = json!([
-            { "containerID": 0, "hostID": user.gid, "size": 1 },
-            { "containerID": 1, "hostID": first, "size": count }
-        ]);
-        config["process"]["user"]["additionalGids"] = json!([7]);
-        let capabilities = json!(["CAP_CHOWN"]);
-        config["process"]["capabilities"] = json!({
-            "bounding": capabilities, "effective": capabilities, "permitted": capabilities
-        });
-    });
+    let bundle = Bundle::script(script).owned_by(&user).with_subordinate(&user);
+    let bundle = bundle.edit(|config| config["process"]["user"]["additionalGids"] = json!([7]));
     let outcome = Runtime::cofferdam_of(&user).run(&bundle);
     outcome.exits(0).prints("5:6\n0 7\n");
-    let owner = |name: &str| {
-        use std::os::unix::fs::MetadataExt;
-        let metadata = fs::metadata(bundle.rootfs().join(name)).unwrap();
-        (metadata.uid(), metadata.gid())
-    };
-    assert_eq!(owner("own"), (user.uid, user.gid));
-    assert_eq!(owner("other"), (first + 4, first + 5));
+    assert_eq!(bundle.owner("own"), (user.uid, user.gid));
+    assert_eq!(bundle.owner("other"), (first + 4, first + 5));
 }
 
 #[test]
 fn ids_that_are_not_the_user_s_are_refused_by_name() {
-    let user = user();
+    let user = User::shared();
     let bundle = Bundle::busybox(&["true"]).owned_by(&user).edit(|config| {
         config["linux"]["uidMappings"] = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
     });
@@ -122,7 +90,7 @@ fn ids_that_are_not_the_user_s_are_refused_by_name() {
 
 #[test]
 fn what_only_root_can_give_is_refused_by_name() {
-    let user = user();
+    let user = User::shared();
     let runtime = Runtime::cofferdam_of(&user);
     let bundle = Bundle::busybox(&["true"]);
     let plain = bundle.clone().edit(|config| config["process"]["cwd"] = json!("/"));
@@ -139,7 +107,7 @@ fn what_only_root_can_give_is_refused_by_name() {
 
 #[test]
 fn a_verb_that_takes_a_control_group_says_so() {
-    let user = user();
+    let user = User::shared();
     let runtime = Runtime::cofferdam_of(&user);
     let container = runtime.start(&Bundle::busybox(&["sleep", "1000"]).owned_by(&user));
     let id = container.id.as_str();
@@ -153,38 +121,8 @@ fn a_verb_that_takes_a_control_group_says_so() {
 }
 
 #[test]
-fn in_a_delegated_control_group_every_verb_works_and_limits_hold() {
-    if !Delegated::is_possible() {
-        eprintln!("not tried: this machine has cgroup v1, which cannot be delegated");
-        return;
-    }
-    let user = user();
-    let runtime = Runtime::cofferdam_of(&user);
-    let delegated = Delegated::new(&runtime.tag(), &user);
-    let runtime = runtime.in_group(&delegated.caller());
-    let bundle = Bundle::busybox(&["sleep", "1000"]).owned_by(&user).edit(|config| {
-        config["linux"]["resources"] = json!({ "memory": { "limit": 1 << 26 } });
-    });
-    let container = runtime.start(&bundle);
-    let group = delegated.folder().join(&container.id);
-    let read = |name: &str| fs::read_to_string(group.join(name)).unwrap().trim().to_owned();
-    assert_eq!((read("memory.max"), read("pids.max")), ("67108864".into(), "4096".into()));
-    container.verb("pause").exits(0);
-    assert_eq!(container.status(), "paused");
-    container.verb("resume").exits(0);
-    runtime.verb(&["update", "--pids-limit", "17", &container.id]).exits(0);
-    assert_eq!(read("pids.max"), "17");
-    let events = runtime.verb(&["events", "--stats", &container.id]);
-    assert!(events.stdout.contains("\"limit\":67108864"), "{}", events.stdout);
-    container.exec(&["true"]).exits(0);
-    container.verb("delete").exits(1);
-    runtime.verb(&["delete", "--force", &container.id]).exits(0);
-    assert!(!group.exists());
-}
-
-#[test]
 fn files_that_nobody_names_are_in_the_user_s_own_places() {
-    let user = user();
+    let user = User::shared();
     let program = user.reachable(Path::new(&cofferdam_e2e::setting("COFFERDAM_BIN")));
     let bundle = Bundle::busybox(&["true"]).owned_by(&user);
     let ran = user

@@ -83,6 +83,32 @@ pub(super) struct Suite {
     pub(super) guests_may_die: bool,
 }
 
+/// Where control groups are.
+const GROUPS: &str = "/sys/fs/cgroup";
+
+/// Why a program's scenarios cannot be run where this is, with its control groups in that folder.
+fn obstacle(program: &Path, groups: &Path) -> Option<&'static str> {
+    let name = name_of(program);
+    if name.ends_with("_v2") && !groups.join("cgroup.controllers").exists() {
+        Some("skipped: they take cgroup v2, and this machine has v1")
+    } else if name.ends_with("_criu") && !has_criu() {
+        Some("skipped: `criu check` fails here")
+    } else {
+        None
+    }
+}
+
+/// As many as the program has; one that cannot say so has failed.
+fn skipped(program: &Path) -> Tally {
+    let mut command = Command::new(program);
+    let listed = process::output(command.args(["--list", "--format", "terse"]));
+    let count = |text: String| text.lines().filter(|line| line.ends_with(": test")).count();
+    match listed.map(count) {
+        Ok(count) if count > 0 => Tally { skipped: count as u64, ..Tally::default() },
+        _ => Tally::one(false),
+    }
+}
+
 /// The slowest program takes three minutes in the lab: one that takes this long hangs.
 const PROGRAM_LIMIT_SECONDS: u32 = 1200;
 /// With one guest in 150 dying, a scenario of three guests dies in all its tries once in 10^5.
@@ -111,9 +137,10 @@ impl Suite {
 
     fn run_with_further_chances(&self, run: &Run) -> Tally {
         let title = format!("{} [{}, {}]", name_of(&run.program), run.mode.name(), self.place);
-        if !can_run(&run.program) {
-            print_at_once(&format!("--- {title}: skipped: `criu check` fails here\n"));
-            return Tally::skip();
+        if let Some(reason) = obstacle(&run.program, Path::new(GROUPS)) {
+            let tally = skipped(&run.program);
+            print_at_once(&format!("--- {title}: {reason}: {tally}\n"));
+            return tally;
         }
         let started = Instant::now();
         let mut attempt = self.attempt(run, None);
@@ -167,11 +194,8 @@ fn print_at_once(text: &str) {
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
-/// Whether this machine has what a program is about: CRIU works with the kernels that it knows.
-fn can_run(program: &Path) -> bool {
-    if !name_of(program).ends_with("_criu") {
-        return true;
-    }
+/// Whether CRIU works with this kernel: it knows some.
+fn has_criu() -> bool {
     let mut check = Command::new("criu");
     check.arg("check").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     check.status().is_ok_and(|status| status.success())
@@ -188,6 +212,22 @@ mod tests {
         assert_eq!(modes("/t/lifecycle-0123456789abcdef"), [true, true]);
         assert_eq!(modes("/t/microvm_guest_image-0123456789abcdef"), [false, true]);
         assert_eq!(modes("/t/namespace_hardening-0123456789abcdef"), [true, false]);
+    }
+
+    #[test]
+    fn what_takes_cgroup_v2_is_counted_as_skipped_where_there_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("scenario_v2-1");
+        let script = "#!/bin/sh\necho 'one: test'\necho 'two: test'\n";
+        fs::write(&program, script).unwrap();
+        let made = Command::new("chmod").arg("755").arg(&program).status().unwrap();
+        assert!(made.success());
+        assert!(obstacle(&program, folder.path()).is_some());
+        assert_eq!(obstacle(&folder.path().join("scenario-1"), folder.path()), None);
+        assert_eq!(skipped(&program), Tally { skipped: 2, ..Tally::default() });
+        assert_eq!(skipped(Path::new("/nonexistent")), Tally::one(false));
+        fs::write(folder.path().join("cgroup.controllers"), "memory").unwrap();
+        assert_eq!(obstacle(&program, folder.path()), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use oci_spec::runtime::LinuxResources;
 use serde::Serialize;
 
 use super::cgroup::{self, CgroupError};
-use super::growth::{MachineSize, RunningVm};
+use super::growth::{MOST_GROWTH, MachineSize, RunningVm};
 use super::refusal::{self, Refusal};
 use crate::spec::cpu_list;
 
@@ -34,7 +34,9 @@ pub enum UpdatePlanError {
     /// More memory than there is.
     #[error(
         "linux.resources.memory.limit of {limit} bytes is more than the running microVM can have \
-         room for ({room_mib} MiB)"
+         room for ({room_mib} MiB): it grows to {MOST_GROWTH} times the memory that it began with, \
+         no further than to that of the host, and not at all once restored. Create the container \
+         anew with a larger limit, or with a larger microvm.memory_overhead_mib in config.toml"
     )]
     Memory {
         /// What was asked for.

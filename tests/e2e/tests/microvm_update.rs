@@ -120,6 +120,33 @@ fn a_running_machine_gets_more_memory_and_gives_it_back() {
 }
 
 #[test]
+fn a_small_machine_grows_to_nine_times_its_memory_and_no_further() {
+    let runtime = Runtime::cofferdam();
+    let data = json!({
+        "destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["size=1g"]
+    });
+    let container = runtime.start(&bundle().mount(data));
+    // It has used what it began with when the rest comes.
+    let fill = |name: &str, mib: &str| {
+        let (to, count) = (format!("of=/data/{name}"), format!("count={mib}"));
+        container.exec(&["dd", "if=/dev/zero", &to, "bs=1M", &count]).exits(0);
+    };
+    fill("first", "50");
+    runtime.verb(&["update", "--memory", "1G", &container.id]).exits(0);
+    fill("rest", "880");
+    let many = "for i in 1 2 3 4 5 6 7 8; do sleep 1000 > /dev/null 2>&1 < /dev/null & done";
+    container.exec(&["sh", "-c", many]).exits(0);
+    assert_eq!(container.status(), "running");
+    let refused = runtime.verb(&["update", "--memory", "2G", &container.id]);
+    refused.exits(1).complains(&[
+        "linux.resources.memory.limit",
+        "9 times",
+        "Create the container anew",
+    ]);
+    assert_eq!(file(&container, "memory.max"), (1 << 30).to_string());
+}
+
+#[test]
 fn a_running_machine_gets_more_processors_and_gives_them_back() {
     let config = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(config.path(), "[microvm]\nmax_vcpus = 3\n").unwrap();

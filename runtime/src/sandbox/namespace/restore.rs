@@ -69,6 +69,14 @@ pub enum RestoreError {
         "The image's container has a bind mount at {0}, and the bundle's configuration has none"
     )]
     Mount(PathBuf),
+    /// Nothing to bind.
+    #[error("Cannot find {}, which the bundle's configuration binds", .path.display())]
+    Source {
+        /// What.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// A control group hierarchy.
     #[error(
         "The image's container sees a control group below {0}, and the restored one has none there"
@@ -283,7 +291,9 @@ fn source(request: &CreateRequest, destination: &Path) -> Result<PathBuf, Restor
     let mount = checkpoint::bind_of(&request.spec, destination);
     let source = mount.and_then(|mount| mount.source().clone());
     let source = source.ok_or_else(|| RestoreError::Mount(destination.to_owned()))?;
-    Ok(request.bundle.join(source))
+    let path = request.bundle.join(source);
+    // CRIU compares it with the mounts that it sees.
+    fs::canonicalize(&path).map_err(|source| RestoreError::Source { path, source })
 }
 
 /// Where the mounts come from that come from outside.

@@ -263,6 +263,17 @@ fn what_criu_would_not_bring_back_is_refused_and_runs_on() {
 }
 
 #[test]
+fn a_root_that_cannot_be_written_to_comes_back_as_one() {
+    let (runtime, images) = (Runtime::cofferdam(), Images::new());
+    let bundle =
+        Bundle::busybox(&["sleep", "1000"]).edit(|config| config["root"]["readonly"] = json!(true));
+    let container = runtime.start(&bundle);
+    images.checkpoint(&runtime, &[], &container.id).exits(0);
+    images.restore(&runtime, &bundle, &container.id).exits(0);
+    container.exec(&["touch", "/x"]).exits(1).complains(&["Read-only"]);
+}
+
+#[test]
 fn a_terminal_comes_back_over_the_console_socket() {
     let (runtime, images) = (Runtime::cofferdam(), Images::new());
     let bundle = Bundle::script("while read word; do echo got $word; done")

@@ -55,6 +55,7 @@ pub(super) struct ConstructJob {
 pub(super) struct ReviveJob {
     pub(super) id: String,
     pub(super) rootfs: PathBuf,
+    pub(super) root_is_read_only: bool,
     /// The (hardened) spec, for its limits.
     pub(super) resources: Option<LinuxResources>,
     pub(super) cgroups_path: PathBuf,

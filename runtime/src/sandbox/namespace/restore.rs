@@ -244,6 +244,7 @@ fn job(
     let job = ReviveJob {
         id: request.id.to_string(),
         rootfs: request.rootfs.clone(),
+        root_is_read_only: spec.root().as_ref().and_then(|root| root.readonly()) == Some(true),
         resources: limited.linux().as_ref().and_then(|linux| linux.resources().clone()),
         cgroups_path: prepared.cgroups_path.clone(),
         systemd_cgroup: request.systemd_cgroup,

@@ -14,6 +14,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use libcgroups::common::{CgroupConfig, CgroupManager, ControllerOpt, create_cgroup_manager};
 use nix::mount::{MsFlags, mount};
@@ -21,12 +22,13 @@ use nix::sched::{CloneFlags, unshare};
 use nix_of_libcgroups::unistd::Pid;
 use rustix::fs::{Mode, OFlags};
 
+use super::cgroup;
 use super::criu::{self, CriuError};
 use super::in_root::{self, Wanted};
 use super::job::{MountPlace, ReviveJob};
 use super::report::{Report, Reporter, describe};
 use super::scheduling::SchedulingError;
-use super::{cgroup, sys};
+use super::sys::{self, MountAttributes};
 use crate::cgroup::delegation;
 
 /// Why CRIU could not begin.
@@ -123,7 +125,19 @@ fn prepare_mounts(job: &ReviveJob) -> Result<(), ReviveError> {
     }
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
     mount(Some(&job.rootfs), &job.rootfs, none, flags, none)
-        .map_err(failed("make the root file system a mount"))
+        .map_err(failed("make the root file system a mount"))?;
+    if job.root_is_read_only {
+        set_read_only(&job.rootfs).map_err(step("make the root file system read-only"))?;
+    }
+    Ok(())
+}
+
+/// CRIU 3.17 does not: what it makes the container's root of, is what it comes to be.
+fn set_read_only(rootfs: &Path) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(rootfs, flags, Mode::empty())?;
+    let read_only = MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() };
+    sys::mount_setattr(root.as_fd(), false, read_only)
 }
 
 fn make_place(place: &MountPlace) -> io::Result<()> {

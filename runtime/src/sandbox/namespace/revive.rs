@@ -78,7 +78,7 @@ fn prepare(job: &ReviveJob) -> Result<(), ReviveError> {
             .map_err(|e| step("make a control group namespace")(e.into()))?;
     }
     if job.no_new_privileges {
-        // CRIU before 3.18 does not know of it; a process that CRIU makes has it from here on.
+        // CRIU 3.17 does not know of it; a process that CRIU makes has it from here on.
         nix::sys::prctl::set_no_new_privs().map_err(|e| step("set no_new_privs")(e.into()))?;
     }
     Ok(())

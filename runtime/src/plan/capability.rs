@@ -49,18 +49,24 @@ const IN_KERNEL_ORDER: [Capability; 41] = [
 ];
 
 /// The five sets as masks; an absent set is empty. The kernel takes into the ambient set only what
-/// is both permitted and inheritable; the rest is left out, as runc does: its own `runc spec`
-/// writes such sets.
+/// is both permitted and inheritable; the rest is left out with a warning, as runc does.
 pub(super) fn plan(sets: Option<&LinuxCapabilities>) -> CapabilityPlan {
     let Some(sets) = sets else { return CapabilityPlan::default() };
     let permitted = mask(sets.permitted().as_ref());
     let inheritable = mask(sets.inheritable().as_ref());
+    let ambient = mask(sets.ambient().as_ref());
+    for capability in named(ambient & !(permitted & inheritable)) {
+        // The words are runc's.
+        tracing::warn!(
+            "can't raise ambient capability {capability}: not permitted and inheritable"
+        );
+    }
     CapabilityPlan {
         bounding: mask(sets.bounding().as_ref()),
         effective: mask(sets.effective().as_ref()),
         permitted,
         inheritable,
-        ambient: mask(sets.ambient().as_ref()) & permitted & inheritable,
+        ambient: ambient & permitted & inheritable,
     }
 }
 
@@ -68,6 +74,11 @@ fn mask(set: Option<&Capabilities>) -> u64 {
     let Some(set) = set else { return 0 };
     let bit = |(number, capability)| if set.contains(capability) { 1u64 << number } else { 0 };
     IN_KERNEL_ORDER.iter().enumerate().map(bit).sum()
+}
+
+fn named(mask: u64) -> impl Iterator<Item = Capability> {
+    let named = IN_KERNEL_ORDER.into_iter().enumerate();
+    named.filter(move |(number, _)| mask >> number & 1 == 1).map(|(_, capability)| capability)
 }
 
 #[cfg(test)]

@@ -55,6 +55,18 @@ fn capabilities_are_those_of_the_oracle() {
 }
 
 #[test]
+fn a_capability_that_cannot_be_ambient_is_left_out_with_a_warning() {
+    let bundle = Bundle::busybox(&["grep", "CapAmb", "/proc/self/status"]).edit(|config| {
+        config["process"]["capabilities"] = json!({
+            "bounding": ["CAP_CHOWN"], "permitted": ["CAP_CHOWN"], "ambient": ["CAP_CHOWN"]
+        });
+    });
+    let outcome = Runtime::cofferdam().run(&bundle);
+    outcome.exits(0).prints("CapAmb:\t0000000000000000\n");
+    outcome.complains(&["can't raise ambient capability CAP_CHOWN"]);
+}
+
+#[test]
 fn a_seccomp_filter_that_is_asked_for_is_in_force() {
     let bundle = Bundle::script("mkdir /made; echo $?; grep Seccomp: /proc/self/status").edit(|config| {
         config["linux"]["seccomp"] = json!({

@@ -86,6 +86,7 @@ fn make(root: &Root, shares: BorrowedFd<'_>, mount: &MountPlan) -> Result<(), St
     if let MountSource::Filesystem { fstype, .. } = &mount.source {
         refuse_link(root, fstype, &mount.target)?;
     }
+    let was_there = root.find(&mount.target, OFlags::PATH).is_ok();
     let target = root.find_or_make(&mount.target, kind).step(step)?;
     match &mount.source {
         MountSource::Share { index, recursive, .. } => {
@@ -93,7 +94,11 @@ fn make(root: &Root, shares: BorrowedFd<'_>, mount: &MountPlan) -> Result<(), St
         }
         MountSource::Filesystem { fstype, source, data, copy_up } => {
             let flags = mount.flags & !if is_late_readonly(mount) { libc::MS_RDONLY } else { 0 };
-            let new = FilesystemMount { fstype, source, data, flags, copy_up: *copy_up };
+            let data = match fstype.as_str() {
+                "tmpfs" if was_there => with_mode_of(target.as_fd(), data).step(step)?,
+                _ => data.clone(),
+            };
+            let new = FilesystemMount { fstype, source, data: &data, flags, copy_up: *copy_up };
             new.make(root, &mount.target, target.as_fd()).step(step)?;
         }
         MountSource::Cgroup => {
@@ -101,6 +106,16 @@ fn make(root: &Root, shares: BorrowedFd<'_>, mount: &MountPlan) -> Result<(), St
         }
     }
     adjust(root, mount).step(step)
+}
+
+/// A tmpfs for which no mode is given has that of the folder below it, as with runc.
+fn with_mode_of(folder: BorrowedFd<'_>, data: &str) -> io::Result<String> {
+    if data.split(',').any(|option| option.starts_with("mode=")) {
+        return Ok(data.to_owned());
+    }
+    let mode = rustix::fs::fstat(folder)?.st_mode & 0o7777;
+    let separator = if data.is_empty() { "" } else { "," };
+    Ok(format!("{data}{separator}mode={mode:04o}"))
 }
 
 /// What is masked and made read-only later is found by its usual name: an image that has a link

@@ -162,6 +162,23 @@ fn what_the_sources_mount_forbids_stays_forbidden() {
 }
 
 #[test]
+fn a_tmpfs_without_a_mode_has_that_of_the_folder_below() {
+    use std::os::unix::fs::PermissionsExt as _;
+    for runtime in [Runtime::cofferdam(), Runtime::runc()] {
+        let bundle = Bundle::busybox(&["stat", "-c", "%a", "/t", "/t/new"]).mount(json!({
+            "destination": "/t", "type": "tmpfs", "source": "tmpfs", "options": []
+        }));
+        let bundle = bundle.mount(json!({
+            "destination": "/t/new", "type": "tmpfs", "source": "tmpfs", "options": []
+        }));
+        let folder = bundle.rootfs().join("t");
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o710)).unwrap();
+        runtime.run(&bundle).exits(0).prints("710\n1777\n");
+    }
+}
+
+#[test]
 fn proc_and_sys_are_not_mounted_through_a_link_of_the_image() {
     for (name, kind) in [("proc", "proc"), ("sys", "sysfs")] {
         let bundle = Bundle::busybox(&["true"]);

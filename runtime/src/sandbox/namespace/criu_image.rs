@@ -29,6 +29,10 @@ const DESCRIPTORS: &str = "descriptors.json";
 /// Of the manifest's format.
 const VERSION: u32 = 1;
 
+/// CRIU's link to an earlier image, and how many there may be.
+const EARLIER: &str = "parent";
+const MAX_EARLIER: usize = 256;
+
 /// A line or so for each thread and mount.
 const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
@@ -181,16 +185,30 @@ impl Image {
         let opened = File::open(folder).map_err(io_error("open", folder))?;
         check_own(folder, &opened)?;
         let manifest = read_manifest(folder)?;
-        for entry in fs::read_dir(folder).map_err(io_error("read", folder))?.flatten() {
+        check_files(folder)?;
+        let work_path = work.unwrap_or(folder).to_path_buf();
+        let work = make_folder(&work_path)?;
+        Ok(Self { manifest, opened, work, work_path })
+    }
+}
+
+/// Those of an image, and of the earlier ones that it builds on.
+fn check_files(folder: &Path) -> Result<(), ImageError> {
+    let mut folder = folder.to_path_buf();
+    for _ in 0..MAX_EARLIER {
+        for entry in fs::read_dir(&folder).map_err(io_error("read", &folder))?.flatten() {
             let path = entry.path();
             if path.extension().is_some_and(|extension| extension == "img") {
                 check_own(&path, &open_own(&path)?)?;
             }
         }
-        let work_path = work.unwrap_or(folder).to_path_buf();
-        let work = make_folder(&work_path)?;
-        Ok(Self { manifest, opened, work, work_path })
+        folder.push(EARLIER);
+        if !folder.exists() {
+            return Ok(());
+        }
+        check_own(&folder, &File::open(&folder).map_err(io_error("open", &folder))?)?;
     }
+    Err(ImageError::NotOwn(folder))
 }
 
 fn make_folder(folder: &Path) -> Result<File, ImageError> {
@@ -284,6 +302,18 @@ mod tests {
         assert!(
             matches!(Image::open(folder.path(), None), Err(ImageError::NotOwn(at)) if at == image)
         );
+    }
+
+    #[test]
+    fn an_earlier_image_that_others_may_write_to_is_none_either() {
+        let folder = tempfile::tempdir().unwrap();
+        let (earlier, image) = (folder.path().join("earlier"), folder.path().join("image"));
+        written(&image);
+        fs::create_dir(&earlier).unwrap();
+        std::os::unix::fs::symlink("../earlier", image.join(EARLIER)).unwrap();
+        Image::open(&image, None).unwrap();
+        fs::set_permissions(&earlier, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(Image::open(&image, None), Err(ImageError::NotOwn(_))));
     }
 
     #[test]

@@ -187,8 +187,8 @@ pub struct HookPlan {
     pub path: String,
     /// `argv`; empty: the path alone.
     pub args: Vec<String>,
-    /// The whole environment.
-    pub env: Vec<String>,
+    /// The whole environment; absent: that of the container's program.
+    pub env: Option<Vec<String>>,
     /// Seconds until it counts as failed.
     pub timeout_s: Option<u32>,
 }

@@ -86,7 +86,7 @@ impl ContainerInit<'_> {
         if !started.step(|| "waiting for the start".to_owned())? {
             return Ok(None);
         }
-        hooks::run_all(&self.plan.start_hooks, &self.plan.hook_state)?;
+        hooks::run_all(&self.plan.start_hooks, program.environment(), &self.plan.hook_state)?;
         identity::assume_last(&self.plan.process)?;
         self.channel.executing().step(|| "starting the program".to_owned())?;
         Ok(Some(program.execute()))

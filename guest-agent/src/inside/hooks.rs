@@ -1,7 +1,9 @@
 //! `startContainer` hooks: programs of the container's own, run just before its program.
 
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -16,12 +18,12 @@ use super::failure::{StartError, Step};
 /// What of a failed hook's stderr is worth carrying to the host.
 const MAX_STDERR_BYTES: u64 = 1 << 10;
 
-/// Runs every hook in order. The first that fails ends it.
-pub(crate) fn run_all(hooks: &[HookPlan], state: &str) -> Result<(), StartError> {
+/// Runs every hook in order. The first that fails ends it. `env` is what the program will have.
+pub(crate) fn run_all(hooks: &[HookPlan], env: &[CString], state: &str) -> Result<(), StartError> {
     for hook in hooks {
         let step = || format!("running the startContainer hook {}", hook.path);
         let mut stderr = memory_file(b"").step(step)?;
-        let status = run(hook, state, &stderr).step(step)?;
+        let status = run(hook, env, state, &stderr).step(step)?;
         if !status.success() {
             let said = last_words(&mut stderr);
             let text = format!("{}: {status}{said}", step());
@@ -40,12 +42,16 @@ fn memory_file(content: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-fn run(hook: &HookPlan, state: &str, stderr: &File) -> io::Result<ExitStatus> {
+fn run(hook: &HookPlan, env: &[CString], state: &str, stderr: &File) -> io::Result<ExitStatus> {
     let mut command = Command::new(&hook.path);
     if let Some((name, rest)) = hook.args.split_first() {
         command.arg0(name).args(rest);
     }
-    command.env_clear().envs(hook.env.iter().filter_map(|entry| entry.split_once('=')));
+    command.env_clear();
+    match &hook.env {
+        Some(own) => command.envs(own.iter().filter_map(|entry| entry.split_once('='))),
+        None => command.envs(env.iter().filter_map(variable)),
+    };
     command.stdin(memory_file(state.as_bytes())?).stdout(Stdio::null()).stderr(stderr.try_clone()?);
     let mut child = command.spawn()?;
     let Some(seconds) = hook.timeout_s else { return child.wait() };
@@ -55,6 +61,12 @@ fn run(hook: &HookPlan, state: &str, stderr: &File) -> io::Result<ExitStatus> {
     child.kill()?;
     child.wait()?;
     Err(io::Error::new(io::ErrorKind::TimedOut, format!("not done after {seconds} s")))
+}
+
+fn variable(entry: &CString) -> Option<(&OsStr, &OsStr)> {
+    let bytes = entry.as_bytes();
+    let (name, value) = bytes.split_at(bytes.iter().position(|byte| *byte == b'=')?);
+    Some((OsStr::from_bytes(name), OsStr::from_bytes(value.get(1..)?)))
 }
 
 fn ends_within(child: &std::process::Child, time: Duration) -> io::Result<bool> {

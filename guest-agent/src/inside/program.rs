@@ -41,6 +41,11 @@ impl Program {
         })
     }
 
+    /// What it will have for an environment.
+    pub(crate) fn environment(&self) -> &[CString] {
+        &self.env
+    }
+
     /// Becomes the program. Returns only with a failure.
     pub(crate) fn execute(&self) -> StartError {
         let failed: Result<Infallible, _> = nix::unistd::execve(&self.path, &self.args, &self.env);

@@ -97,7 +97,7 @@ pub(crate) async fn hooks_run_at_the_start_and_can_fail_it(mut fixture: Fixture)
     let hook = |script: &str, timeout_s| HookPlan {
         path: "/bin/busybox".to_owned(),
         args: ["sh", "-c", script].map(str::to_owned).to_vec(),
-        env: vec!["PATH=/bin".to_owned(), "MARK=here".to_owned()],
+        env: Some(vec!["PATH=/bin".to_owned(), "MARK=here".to_owned()]),
         timeout_s,
     };
     let mut good = plan(&["sh", "-c", "cat /state /mark"]);

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use cofferdam_protocol::plan::{ContainerPlan, HookPlan, TimeOffsetPlan, UserNamespacePlan};
 use oci_spec::runtime::{Hook, LinuxNamespaceType, LinuxTimeOffset, Spec};
 
-use super::environment::last_of_each_name;
 use super::{PlanError, PlanInput, SharePlan, cgroup, devices, mount_options, mounts, process};
 
 /// The container's plan and the shares that its bind mounts need.
@@ -91,17 +90,15 @@ fn time_offsets(spec: &Spec) -> Option<Vec<TimeOffsetPlan>> {
 
 fn start_hooks(spec: &Spec) -> Vec<HookPlan> {
     let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_deref());
-    let process = spec.process().as_ref().and_then(|process| process.env().as_deref());
-    let env = last_of_each_name(process.unwrap_or_default());
-    hooks.unwrap_or_default().iter().map(|of_spec| hook(of_spec, &env)).collect()
+    hooks.unwrap_or_default().iter().map(hook).collect()
 }
 
 /// A hook that names no environment has that of the process, as with runc: it runs where that does.
-fn hook(hook: &Hook, env: &[String]) -> HookPlan {
+fn hook(hook: &Hook) -> HookPlan {
     HookPlan {
         path: hook.path().to_string_lossy().into_owned(),
         args: hook.args().clone().unwrap_or_default(),
-        env: hook.env().clone().unwrap_or_else(|| env.to_owned()),
+        env: hook.env().clone(),
         timeout_s: hook.timeout().and_then(|seconds| u32::try_from(seconds).ok()),
     }
 }

@@ -71,7 +71,7 @@ fn a_hook_in_the_container_that_names_no_environment_has_that_of_the_process() {
     let bundle = Bundle::busybox(&["true"]).edit(|config| {
         config["process"]["env"] = json!(["PATH=/bin", "ONE=two"]);
         config["hooks"] = json!({ "startContainer": [
-            { "path": "/bin/sh", "args": ["sh", "-c", "test \"$ONE\" = two"] }
+            { "path": "/bin/sh", "args": ["sh", "-c", "test \"$ONE $HOME\" = 'two /root'"] }
         ] });
     });
     Runtime::cofferdam().run(&bundle).exits(0);

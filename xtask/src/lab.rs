@@ -60,6 +60,8 @@ pub(crate) struct Lab {
     pub(crate) memory: String,
     /// When to give up.
     pub(crate) limit: Duration,
+    /// A file that the command writes to again and again while the machine is well.
+    pub(crate) heartbeat: Option<PathBuf>,
     /// Count instructions.
     pub(crate) icount: bool,
     /// Shared read-write.
@@ -77,6 +79,7 @@ impl Lab {
             cpus: 2,
             memory: "4G".to_owned(),
             limit: Duration::from_secs(600),
+            heartbeat: None,
             icount: false,
             out: None,
             environment: Vec::new(),
@@ -95,6 +98,7 @@ impl Lab {
                 eprintln!("lab: the command did not finish in {} s", self.limit.as_secs());
             }
             Ending::NeverUp => eprintln!("lab: the machine did not come up"),
+            Ending::Stopped => eprintln!("lab: the machine stands still"),
             Ending::Lost => eprintln!("lab: the machine ended before the command did"),
             Ending::Interrupted(signal) => return Ok(128 + signal),
         }

@@ -5,7 +5,8 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -20,8 +21,19 @@ use crate::tally::Tally;
 pub(crate) struct Arguments {
     /// A [`Suite`] in JSON
     plan: PathBuf,
-    /// Where its [`Tally`] goes
+    /// Where its [`Progress`] goes, after each program
     report: PathBuf,
+    /// What is written to as long as this runs
+    heartbeat: PathBuf,
+}
+
+/// How far a suite has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Progress {
+    /// Programs that ran to their end.
+    pub(super) done: usize,
+    /// Their outcomes.
+    pub(super) tally: Tally,
 }
 
 /// What a scenario's containers run in.
@@ -68,7 +80,7 @@ pub(super) struct Run {
 }
 
 /// Programs to run.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Suite {
     /// Where, for people.
     pub(super) place: String,
@@ -111,6 +123,7 @@ fn skipped(program: &Path) -> Tally {
 
 /// The slowest program takes three minutes in the lab: one that takes this long hangs.
 const PROGRAM_LIMIT_SECONDS: u32 = 1200;
+const HEARTBEAT: Duration = Duration::from_secs(5);
 /// With one guest in 150 dying, a scenario of three guests dies in all its tries once in 10^5.
 const FURTHER_CHANCES: usize = 2;
 
@@ -119,13 +132,35 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let plan = fs::read(&arguments.plan)
         .with_context(|| format!("Could not read {}", arguments.plan.display()))?;
     let suite: Suite = serde_json::from_slice(&plan).context("The plan")?;
-    let tally = suite.run_here();
-    fs::write(&arguments.report, serde_json::to_vec(&tally)?)
-        .with_context(|| format!("Could not write {}", arguments.report.display()))?;
-    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    beat(arguments.heartbeat.clone());
+    let mut progress = Progress::default();
+    for run in &suite.runs {
+        progress.tally += suite.run_with_further_chances(run);
+        progress.done += 1;
+        fs::write(&arguments.report, serde_json::to_vec(&progress)?)
+            .with_context(|| format!("Could not write {}", arguments.report.display()))?;
+    }
+    Ok(if progress.tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Until the process ends.
+fn beat(heartbeat: PathBuf) {
+    thread::spawn(move || {
+        loop {
+            // One that cannot be written is a machine that does not work.
+            let _ = fs::write(&heartbeat, "beats");
+            thread::sleep(HEARTBEAT);
+        }
+    });
 }
 
 impl Suite {
+    /// Without the first programs.
+    pub(super) fn from(&self, done: usize) -> Self {
+        let runs = self.runs.get(done..).unwrap_or_default().to_vec();
+        Self { runs, ..self.clone() }
+    }
+
     /// Runs everything on this machine. A program that passes is one line.
     pub(super) fn run_here(&self) -> Tally {
         let mut sum = Tally::default();

@@ -3,7 +3,7 @@
 //! ```text
 //!            sockets listen      QEMU connects        "up"          "exit CODE"
 //!   Starting ──────────────▶ Booting ─────────▶ (NeverUp) ─▶ Running ─────────▶ Exited
-//!                              │ QEMU ends                      │ QEMU ends: Lost
+//!                              │ QEMU ends                      │ QEMU ends: Lost, no heartbeat: Stopped
 //!                              └──────────────── the limit: TimedOut, a signal: Interrupted
 //! ```
 //!
@@ -18,7 +18,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -31,6 +31,9 @@ use crate::{process, sys};
 /// On an idle machine it is 12 s; with the machine shared and instructions counted it was 60.
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
 
+/// Longer than the busiest lab takes for a write.
+const HEART_LIMIT: Duration = Duration::from_secs(120);
+
 /// How a run of the lab ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
@@ -42,6 +45,8 @@ pub(super) enum Ending {
     NeverUp,
     /// It ended while the command ran.
     Lost,
+    /// The command's heart stood still.
+    Stopped,
     /// We were told to stop, by this signal.
     Interrupted(u8),
 }
@@ -95,6 +100,7 @@ fn prepared_out(out: &Path) -> Result<PathBuf> {
 fn wait(lab: &Lab, qemu: &mut Bound, ports: &Ports, signals: &Signals) -> Result<Ending> {
     let started = Instant::now();
     let mut up = false;
+    let mut heart = lab.heartbeat.as_deref().map(Heart::new);
     loop {
         match ports.events.recv_timeout(Duration::from_millis(100)) {
             Ok(Event::Up) => up = true,
@@ -116,12 +122,36 @@ fn wait(lab: &Lab, qemu: &mut Bound, ports: &Ports, signals: &Signals) -> Result
         if qemu.0.try_wait()?.is_some() && !ports.connected() {
             return Ok(Ending::NeverUp);
         }
+        if up && heart.as_mut().is_some_and(|heart| !heart.beats()) {
+            return Ok(Ending::Stopped);
+        }
         if started.elapsed() > lab.limit {
             return Ok(Ending::TimedOut);
         }
         if !up && started.elapsed() > BOOT_LIMIT {
             return Ok(Ending::NeverUp);
         }
+    }
+}
+
+/// A file that changes as long as all is well.
+struct Heart<'a> {
+    file: &'a Path,
+    last: Option<SystemTime>,
+    since: Instant,
+}
+
+impl<'a> Heart<'a> {
+    fn new(file: &'a Path) -> Self {
+        Self { file, last: None, since: Instant::now() }
+    }
+
+    fn beats(&mut self) -> bool {
+        let now = fs::metadata(self.file).and_then(|metadata| metadata.modified()).ok();
+        if now != self.last {
+            (self.last, self.since) = (now, Instant::now());
+        }
+        self.since.elapsed() < HEART_LIMIT
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) fn plan(sets: Option<&LinuxCapabilities>) -> CapabilityPlan {
     for capability in named(ambient & !(permitted & inheritable)) {
         // The words are runc's.
         tracing::warn!(
-            "can't raise ambient capability {capability}: not permitted and inheritable"
+            "can't raise ambient capability CAP_{capability}: not permitted and inheritable"
         );
     }
     CapabilityPlan {

@@ -15,7 +15,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use libcgroups::common::{AnyManagerError, CgroupConfig, CgroupManager, create_cgroup_manager};
+use libcgroups::common::{
+    AnyManagerError, CgroupConfig, CgroupManager, CreateCgroupSetupError, create_cgroup_manager,
+};
 use nix_of_libcgroups::unistd::Pid;
 use oci_spec::runtime::{LinuxResources, Spec};
 
@@ -58,6 +60,9 @@ pub enum GroupError {
     /// A path that is none of systemd's.
     #[error("linux.cgroupsPath is {0}: for systemd it is SLICE:PREFIX:NAME")]
     SystemdPath(PathBuf),
+    /// systemd does not answer.
+    #[error("systemd, which is to make the sandbox's control group, cannot be asked")]
+    SystemdBus(#[source] Box<CreateCgroupSetupError>),
     /// systemd refused.
     #[error("systemd does not make the sandbox's control group")]
     Systemd(#[source] Box<AnyManagerError>),
@@ -290,7 +295,7 @@ fn start_unit(path: &Path, id: &str, pid: i32) -> Result<(), GroupError> {
         systemd_cgroup: true,
         container_name: id.to_owned(),
     });
-    let manager = manager.map_err(|error| GroupError::SystemdGroup(io::Error::other(error)))?;
+    let manager = manager.map_err(|error| GroupError::SystemdBus(Box::new(error)))?;
     manager.add_task(Pid::from_raw(pid)).map_err(|error| GroupError::Systemd(Box::new(error)))
 }
 

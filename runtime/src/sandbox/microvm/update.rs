@@ -13,6 +13,7 @@ use super::control::{self, ControlError};
 use super::group::{self, GroupError};
 use super::machine::{self, MachineError};
 use super::record::Record;
+use crate::cgroup::usage::{self, BelowUsage};
 use crate::plan::{MachineSize, RunningVm, UpdatePlan, UpdatePlanError};
 use crate::sandbox::request::{SandboxRef, UpdateRequest};
 
@@ -40,14 +41,9 @@ pub enum UpdateError {
     /// The machine.
     #[error("The microVM cannot have the size that the limits take")]
     Resize(#[from] MachineError),
-    /// Less memory than is used, where that was not to be. The words are runc's.
-    #[error("rejecting memory limit {limit} <= usage {usage}")]
-    BelowUsage {
-        /// What was asked for.
-        limit: u64,
-        /// What the workload uses.
-        usage: u64,
-    },
+    /// Less memory than the workload uses, where that was not to be.
+    #[error(transparent)]
+    BelowUsage(#[from] BelowUsage),
     /// The host's processors.
     #[error("The microVM cannot be moved to other processors")]
     Processors(#[source] io::Error),
@@ -79,16 +75,16 @@ pub fn update(sandbox: &SandboxRef, request: &UpdateRequest) -> Result<(), Updat
 /// Where it is asked for: a limit below what is used would kill.
 fn check_usage(sandbox: &SandboxRef, wanted: &LinuxResources) -> Result<(), UpdateError> {
     const USAGE: &str = "memory.current";
-    let memory = wanted.memory().unwrap_or_default();
-    let limit = memory.limit().and_then(|limit| u64::try_from(limit).ok()).filter(|l| *l > 0);
-    let (Some(limit), Some(true)) = (limit, memory.check_before_update()) else { return Ok(()) };
+    if !usage::is_to_be_checked(wanted) {
+        return Ok(());
+    }
     let connection = control::connect_agent(&sandbox.state_folder, agent::REQUEST_TIMEOUT)
         .map_err(UpdateError::Control)?;
     let files = Agent::new(connection).read_cgroup(&sandbox.id, &[USAGE]);
     let files = files.map_err(UpdateError::Agent)?;
     match files.get(USAGE).and_then(|text| text.trim().parse().ok()) {
-        Some(usage) if limit <= usage => Err(UpdateError::BelowUsage { limit, usage }),
-        _ => Ok(()),
+        Some(used) => Ok(usage::check(wanted, used)?),
+        None => Ok(()),
     }
 }
 

@@ -8,6 +8,7 @@ use super::cache_allocation::{self, CacheAllocationError};
 use super::record::{NoGroups, Record};
 use crate::cgroup::Groups;
 use crate::cgroup::limits::{self, LimitError, Present, Version};
+use crate::cgroup::usage::{self, BelowUsage};
 use crate::cgroup::writes::{self, WriteError};
 use crate::sandbox::request::{SandboxRef, UpdateRequest};
 use crate::spec::SpecError;
@@ -27,14 +28,9 @@ pub enum UpdateError {
     /// The limits contradict each other.
     #[error("The limits cannot be kept")]
     Limits(#[from] LimitError),
-    /// Less memory than is used, where that was not to be. The words are runc's.
-    #[error("rejecting memory limit {limit} <= usage {usage}")]
-    BelowUsage {
-        /// What was asked for.
-        limit: i64,
-        /// What is used.
-        usage: u64,
-    },
+    /// Less memory than is used, where that was not to be.
+    #[error(transparent)]
+    BelowUsage(#[from] BelowUsage),
     /// The kernel refused.
     #[error("The container's limits cannot be set")]
     Write(#[from] WriteError),
@@ -65,15 +61,10 @@ pub fn update(sandbox: &SandboxRef, request: &UpdateRequest) -> Result<(), Updat
     Ok(())
 }
 
-/// v2 takes a limit below what is used and kills; v1 refuses it by itself.
-fn check_usage(wanted: &LinuxResources, groups: Groups<'_>) -> Result<(), UpdateError> {
-    let memory = wanted.memory().unwrap_or_default();
-    let limit = memory.limit().filter(|limit| *limit > 0);
-    let (Some(limit), Some(true)) = (limit, memory.check_before_update()) else { return Ok(()) };
+/// v1 refuses it by itself.
+fn check_usage(wanted: &LinuxResources, groups: Groups<'_>) -> Result<(), BelowUsage> {
     match groups.number("memory.current") {
-        Some(usage) if limit.unsigned_abs() <= usage => {
-            Err(UpdateError::BelowUsage { limit, usage })
-        }
+        Some(used) if usage::is_to_be_checked(wanted) => usage::check(wanted, used),
         _ => Ok(()),
     }
 }

@@ -13,6 +13,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use libcgroups::common::{
@@ -26,6 +27,7 @@ use crate::cgroup::delegation;
 use crate::cgroup::host::{self, HostGroup, HostGroupError};
 use crate::cgroup::limits::{LimitError, Version};
 use crate::cgroup::writes::{self, WriteError};
+use crate::host::sys;
 use crate::host::user::User;
 use crate::plan::{VmShape, host_limits};
 use crate::sandbox::request::CreateRequest;
@@ -288,8 +290,23 @@ fn systemd_path(path: PathBuf) -> Result<PathBuf, GroupError> {
     }
 }
 
-/// systemd makes a scope of this process.
+/// systemd makes a scope of this process. It is asked by a thread that gives way to it: where there
+/// is no D-Bus daemon but systemd's own socket, systemd does not see a message that arrives together
+/// with the end of the greeting, until another arrives.
 fn start_unit(path: &Path, id: &str, pid: i32) -> Result<(), GroupError> {
+    let ask = || {
+        if let Err(error) = sys::give_way_to_everyone() {
+            tracing::debug!(%error, "systemd is asked at the usual priority");
+        }
+        ask_for_unit(path, id, pid)
+    };
+    match thread::scope(|scope| scope.spawn(ask).join()) {
+        Ok(asked) => asked,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+fn ask_for_unit(path: &Path, id: &str, pid: i32) -> Result<(), GroupError> {
     let manager = create_cgroup_manager(CgroupConfig {
         cgroup_path: path.to_owned(),
         systemd_cgroup: true,

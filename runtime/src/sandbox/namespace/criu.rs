@@ -9,7 +9,7 @@
 //! ```
 //!
 //! What this is not: it knows nothing of containers. What CRIU is asked is decided in
-//! [`super::checkpoint`] and [`super::restore`].
+//! [`super::checkpoint()`] and [`super::restore`].
 //!
 //! Hostile: nothing that comes from CRIU itself, which runs as the caller does.
 

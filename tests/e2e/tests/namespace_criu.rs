@@ -231,6 +231,12 @@ fn a_restore_that_fails_leaves_nothing_and_names_the_log() {
     let other = counting().edit(|config| config["linux"]["maskedPaths"] = json!([]));
     let refused = images.restore(&runtime, &other, &id);
     refused.exits(1).complains(&["linux.maskedPaths differs"]);
+    // The same with a restriction more, which nothing that comes back would have.
+    let stricter = counting().edit(|config| {
+        config["process"]["rlimits"] = json!([{ "type": "RLIMIT_NOFILE", "hard": 9, "soft": 9 }]);
+    });
+    let refused = images.restore(&runtime, &stricter, &id);
+    refused.exits(1).complains(&["process.rlimits differs"]);
     // One that is damaged.
     let core = images.path("image").join("core-1.img");
     fs::write(core, "damaged").unwrap();

@@ -2,15 +2,15 @@
 //! of its threads. Both are in an image, so that nothing comes back with fewer restrictions.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 
-use oci_spec::runtime::{LinuxIdMapping, Spec};
+use oci_spec::runtime::{LinuxIdMapping, Mount, Spec};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::process::{ProcessPlan, SeccompFile};
+use crate::host::digest;
 
 /// What `/proc/<pid>/status` has of a thread's privileges.
 const PRIVILEGES: [&str; 11] = [
@@ -47,12 +47,16 @@ impl Confinement {
             ("process.capabilities", json!(process.capabilities)),
             ("process.noNewPrivileges", json!(process.no_new_privileges)),
             ("process.apparmorProfile", json!(process.apparmor_profile)),
-            ("linux.seccomp", json!(digest(process.seccomp.as_ref())?)),
+            ("linux.seccomp", json!(filter(process.seccomp.as_ref())?)),
             ("linux.maskedPaths", paths(linux.and_then(|l| l.masked_paths().as_ref()))),
             ("linux.readonlyPaths", paths(linux.and_then(|l| l.readonly_paths().as_ref()))),
             ("linux.uidMappings", mappings(linux.and_then(|l| l.uid_mappings().as_ref()))),
             ("linux.gidMappings", mappings(linux.and_then(|l| l.gid_mappings().as_ref()))),
             ("linux.namespaces", json!(namespaces(spec))),
+            ("mounts", mounts(spec)),
+            ("process.user", json!(spec.process().as_ref().map(|process| process.user()))),
+            ("process.rlimits", json!(spec.process().as_ref().and_then(|p| p.rlimits().clone()))),
+            ("linux.sysctl", json!(linux.and_then(|linux| linux.sysctl().clone()))),
             ("root.readonly", json!(spec.root().as_ref().and_then(|r| r.readonly()) == Some(true))),
         ];
         Ok(Self(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()))
@@ -65,11 +69,16 @@ impl Confinement {
     }
 }
 
-fn digest(seccomp: Option<&SeccompFile>) -> io::Result<Option<String>> {
+fn filter(seccomp: Option<&SeccompFile>) -> io::Result<Option<String>> {
     let Some(file) = seccomp else { return Ok(None) };
-    let digest = Sha256::digest(fs::read(&file.path)?);
-    let text: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = digest::sha256(&mut File::open(&file.path)?)?;
     Ok(Some(format!("{text} {}", file.flags)))
+}
+
+/// Where each is and what it may be used for; where it comes from is the bundle's to say.
+fn mounts(spec: &Spec) -> Value {
+    let of = |mount: &Mount| json!([mount.destination(), mount.typ(), mount.options()]);
+    spec.mounts().iter().flatten().map(of).collect()
 }
 
 /// Their kinds, and whether each is one that exists already.
@@ -208,5 +217,32 @@ mod tests {
         };
         assert_eq!(of(true).difference(&of(true)), None);
         assert_eq!(of(true).difference(&of(false)), Some("process.noNewPrivileges"));
+    }
+
+    #[test]
+    fn a_restriction_that_the_bundle_adds_is_a_difference() {
+        let of = |spec: Value| {
+            let mut all = json!({ "ociVersion": "1.2.0" });
+            all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+            let spec: Spec = serde_json::from_value(all).unwrap();
+            let plan = ProcessPlan::from_spec(&Default::default(), None, None);
+            Confinement::of(&spec, &plan).unwrap()
+        };
+        let bind = |source: &str, options: Value| {
+            of(json!({ "mounts": [
+                { "destination": "/d", "type": "bind", "source": source, "options": options }
+            ] }))
+        };
+        let saved = bind("/here", json!(["bind"]));
+        assert_eq!(saved.difference(&bind("/there", json!(["bind"]))), None);
+        assert_eq!(saved.difference(&bind("/here", json!(["bind", "ro"]))), Some("mounts"));
+        let limited = |soft: u64| {
+            of(json!({ "process": {
+                "cwd": "/", "user": { "uid": 0, "gid": 0 }, "args": ["sh"],
+                "rlimits": [{ "type": "RLIMIT_NOFILE", "hard": 64, "soft": soft }]
+            } }))
+        };
+        assert_eq!(limited(9).difference(&limited(9)), None);
+        assert_eq!(limited(9).difference(&limited(8)), Some("process.rlimits"));
     }
 }

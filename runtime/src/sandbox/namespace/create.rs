@@ -230,9 +230,12 @@ pub(super) struct Prepared {
 }
 
 /// What is known of a container before its first process is there.
-pub(super) fn record(request: &CreateRequest, prepared: &Prepared) -> Result<Record, CreateError> {
-    let process = process_plan(&prepared.hardened.spec, request, prepared.seccomp.clone());
-    let confinement = Confinement::of(&prepared.hardened.spec, &process)
+pub(super) fn record(
+    request: &CreateRequest,
+    prepared: &Prepared,
+    process: &ProcessPlan,
+) -> Result<Record, CreateError> {
+    let confinement = Confinement::of(&prepared.hardened.spec, process)
         .map_err(host("read the seccomp filter"))?;
     Ok(Record {
         seccomp: prepared.seccomp.clone(),
@@ -255,9 +258,9 @@ fn spawn(
     };
     let sockets = size.is_some().then(terminal::socket_pair).transpose();
     let (ours, theirs) = sockets.map_err(host("make a console socket"))?.unzip();
-    let mut record = record(&request, &prepared)?;
-    let Prepared { hardened, seccomp, cgroups_path, rootless } = prepared;
-    let process = process_plan(&hardened.spec, &request, seccomp);
+    let process = process_plan(&request, &prepared);
+    let mut record = record(&request, &prepared, &process)?;
+    let Prepared { hardened, cgroups_path, rootless, .. } = prepared;
     let state_folder = request.state_folder.clone();
     let shared = rules::shares_mounts(&hardened.spec).then(|| request.rootfs.clone());
     if let Some(rootfs) = &shared {
@@ -367,16 +370,14 @@ fn make_group(
     Ok(pids_limit)
 }
 
-pub(super) fn process_plan(
-    spec: &Spec,
-    request: &CreateRequest,
-    seccomp: Option<SeccompFile>,
-) -> ProcessPlan {
+/// To be made once: it warns of what it leaves out.
+pub(super) fn process_plan(request: &CreateRequest, prepared: &Prepared) -> ProcessPlan {
+    let spec = &prepared.hardened.spec;
     let process = spec.process().clone().unwrap_or_default();
     ProcessPlan {
         preserve_fds: request.preserve_fds,
         new_session_keyring: !request.no_new_keyring,
-        ..ProcessPlan::from_spec(&process, spec.linux().as_ref(), seccomp)
+        ..ProcessPlan::from_spec(&process, spec.linux().as_ref(), prepared.seccomp.clone())
     }
 }
 

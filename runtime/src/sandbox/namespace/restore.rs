@@ -31,6 +31,7 @@ use super::helper::{Helper, Passed};
 use super::hook::{self, HookError, HookState};
 use super::job::{MountPlace, ReviveJob};
 use super::mount_table::{self, Origin};
+use super::process::ProcessPlan;
 use super::record::Record;
 use super::report::Report;
 use super::{cgroup, members, shadow};
@@ -136,10 +137,12 @@ pub(super) fn restore(
     (image, flags): (Image, CriuFlags),
     undo: &mut Undo,
 ) -> Result<Created, CreateError> {
-    let mut record = create::record(&request, &prepared)?;
+    let process = create::process_plan(&request, &prepared);
+    let mut record = create::record(&request, &prepared, &process)?;
     let asked = record.confinement.clone().unwrap_or_default();
     check(&image.manifest, &asked, &request).map_err(CreateError::Restore)?;
-    let Limited { job, own_limits, pids_limit } = job(&request, &prepared, &image.manifest)?;
+    let Limited { job, own_limits, pids_limit } =
+        job(&request, &prepared, process, &image.manifest)?;
     let mut passed = Passed::new(FIRST_INHERITED);
     let inherited =
         inherited(&request, &image.manifest, &mut passed).map_err(host("pass on descriptors"))?;
@@ -231,6 +234,7 @@ struct Limited {
 fn job(
     request: &CreateRequest,
     prepared: &Prepared,
+    process: ProcessPlan,
     manifest: &Manifest,
 ) -> Result<Limited, CreateError> {
     let spec = &prepared.hardened.spec;
@@ -240,7 +244,6 @@ fn job(
         pids_limit = shadow::take_pids_limit(&mut limited);
         own_limits = shadow::take_limits(&mut limited, cgroup::is_unified());
     }
-    let process = create::process_plan(spec, request, prepared.seccomp.clone());
     let job = ReviveJob {
         id: request.id.to_string(),
         rootfs: request.rootfs.clone(),

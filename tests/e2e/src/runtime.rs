@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::{Bundle, Mode, Outcome, Systemd, User, setting};
 
 /// No verb may take longer, in the lab either.
-const DEADLINE: Duration = Duration::from_secs(300);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A runtime with a state root of its own, which must be empty when it is dropped.
 #[derive(Debug)]
@@ -260,8 +260,7 @@ impl Drop for Container<'_> {
     }
 }
 
-/// The same command, by a shell that enters the control group first.
-/// A command with so many descriptors. `CAP_SYS_RESOURCE` is what could raise the limit.
+/// The same command with so many descriptors. `CAP_SYS_RESOURCE` is what could raise the limit.
 fn limited(descriptors: u32, command: &Command) -> Command {
     let mut limited = Command::new("setpriv");
     limited.args(["--inh-caps=-sys_resource", "--bounding-set=-sys_resource", "prlimit"]);
@@ -271,6 +270,7 @@ fn limited(descriptors: u32, command: &Command) -> Command {
     limited
 }
 
+/// The same command, by a shell that enters the control group first.
 fn within(group: &Path, command: &Command) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", r#"echo $$ > "$0"/cgroup.procs && exec "$@""#]).arg(group);

@@ -133,7 +133,7 @@ fn a_mount_through_a_magic_link_is_refused_or_stays_inside() {
 #[test]
 fn a_folder_that_becomes_a_link_while_it_is_used_leads_nowhere() {
     let outside = Outside::new().unwrap();
-    let script = "i=0; while [ $i -lt 100 ]; do cat /race/secret; echo x > /race/new; i=$((i+1)); \
+    let script = "i=0; while [ $i -lt 300 ]; do cat /race/secret; echo x > /race/new; i=$((i+1)); \
                   done 2>/dev/null | grep -c host; echo over";
     let bundle = Bundle::script(script);
     fs::create_dir(bundle.rootfs().join("race")).unwrap();

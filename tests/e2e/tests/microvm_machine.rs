@@ -13,7 +13,7 @@ use cofferdam_e2e::{Bundle, Container, Leftovers, Runtime, setting};
 use serde_json::json;
 
 /// In the lab systemd and Docker take two minutes where the machine is busy.
-const BOOT_DEADLINE: Duration = Duration::from_secs(480);
+const BOOT_DEADLINE: Duration = Duration::from_secs(300);
 
 /// A Debian with 512 MiB, and a busybox tree that images can be made from.
 fn machine() -> Bundle {

@@ -13,16 +13,16 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use cofferdam_protocol::bounds::{MAX_VCPUS, SNAPSHOT_VERSION};
-use nix::libc;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::record::Origin;
+use crate::host::own_file;
 use crate::host::replace::replace_file;
 use crate::plan::{RunningVm, VmShape};
 
@@ -396,12 +396,10 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Manifest, ParseError> {
 
 /// A regular file that the caller or root owns and nobody else may use.
 fn open_private(path: &Path) -> Result<File, ImageError> {
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    let file = options.open(path).map_err(io_error("open", path))?;
+    const OTHERS_MAY_USE: u32 = 0o077;
+    let file = own_file::open(path).map_err(io_error("open", path))?;
     let seen = file.metadata().map_err(io_error("look at", path))?;
-    let own = [0, rustix::process::geteuid().as_raw()].contains(&seen.uid());
-    if own && seen.is_file() && seen.mode() & 0o077 == 0 {
+    if seen.is_file() && own_file::is_own(&seen, OTHERS_MAY_USE) {
         Ok(file)
     } else {
         Err(ImageError::NotPrivate(path.to_path_buf()))

@@ -10,15 +10,16 @@
 //! Hostile: nothing. An image that others could have written is refused: CRIU does with it what it
 //! says, as root.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::confinement::{Confinement, Observed};
 use super::mount_table::{External, MountFacts};
+use crate::host::own_file;
 use crate::host::replace::replace_file;
 
 const MANIFEST: &str = "cofferdam.json";
@@ -241,17 +242,14 @@ fn read_manifest(folder: &Path) -> Result<Manifest, ImageError> {
 }
 
 fn open_own(path: &Path) -> Result<File, ImageError> {
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    options.open(path).map_err(io_error("open", path))
+    own_file::open(path).map_err(io_error("open", path))
 }
 
 /// Nobody else may write to it.
 fn check_own(path: &Path, file: &File) -> Result<(), ImageError> {
     const OTHERS_MAY_WRITE: u32 = 0o022;
     let seen = file.metadata().map_err(io_error("look at", path))?;
-    let own = [0, rustix::process::geteuid().as_raw()].contains(&seen.uid());
-    if own && seen.mode() & OTHERS_MAY_WRITE == 0 {
+    if own_file::is_own(&seen, OTHERS_MAY_WRITE) {
         Ok(())
     } else {
         Err(ImageError::NotOwn(path.to_path_buf()))

@@ -43,6 +43,7 @@ mod masked;
 mod members;
 mod mount_table;
 mod mounts;
+mod notices;
 mod own_users;
 mod proc_mounts;
 mod process;

@@ -17,12 +17,14 @@
 
 mod bundle;
 mod console;
+pub mod counting;
 mod delegated;
 mod image;
 mod injection;
 mod leftovers;
 mod outcome;
 mod runtime;
+mod snapshot;
 mod systemd;
 mod user;
 
@@ -34,6 +36,7 @@ pub use injection::{Fault, Injection, Step, steps_of};
 pub use leftovers::Leftovers;
 pub use outcome::Outcome;
 pub use runtime::{Container, Runtime, finish_detaching, probe};
+pub use snapshot::Snapshot;
 pub use systemd::Systemd;
 pub use user::User;
 

@@ -3,105 +3,19 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cofferdam_e2e::{Bundle, Container, Outcome, Runtime};
+use cofferdam_e2e::counting::{self, LAST_WORDS, counts, goes_on, started};
+use cofferdam_e2e::{Runtime, Snapshot};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Counts in a file that it holds open and in a variable; with the file `go` it ends with code 7.
-fn counting() -> Bundle {
-    Bundle::script(
-        "exec 3>>/count; i=0; while [ ! -e /go ]; do i=$((i+1)); echo $i >&3; sleep 0.1; done; \
-         echo over; exit 7",
-    )
-}
-
-fn counts(bundle: &Bundle) -> Vec<u32> {
-    let text = fs::read_to_string(bundle.rootfs().join("count")).unwrap_or_default();
-    text.lines().map(|line| line.parse().unwrap()).collect()
-}
-
-/// Waits until it has counted further than it has now.
-#[track_caller]
-fn goes_on(bundle: &Bundle) {
-    let (before, end) = (counts(bundle).len(), Instant::now() + DEADLINE);
-    while counts(bundle).len() < before + 2 {
-        assert!(Instant::now() < end, "it does not count");
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
-struct Images(TempDir);
-
-impl Images {
-    fn new() -> Self {
-        Self(TempDir::with_prefix("cofferdam-image-").unwrap())
-    }
-
-    fn path(&self) -> PathBuf {
-        self.0.path().join("image")
-    }
-
-    fn checkpoint(&self, runtime: &Runtime, flags: &[&str], id: &str) -> Outcome {
-        let path = self.path();
-        let mut all = vec!["checkpoint", "--image-path", path.to_str().unwrap()];
-        all.extend(flags);
-        all.push(id);
-        runtime.verb(&all)
-    }
-
-    fn arguments(&self, bundle: &Bundle, flags: &[&str], id: &str) -> Vec<String> {
-        let (path, folder) = (self.path(), bundle.path());
-        let mut all = vec!["restore", "--image-path", path.to_str().unwrap()];
-        all.extend(["--bundle", folder.to_str().unwrap()]);
-        all.extend(flags);
-        all.push(id);
-        all.into_iter().map(str::to_owned).collect()
-    }
-
-    /// In the foreground.
-    fn restore(&self, runtime: &Runtime, bundle: &Bundle, id: &str) -> Outcome {
-        runtime.verb(&self.arguments(bundle, &[], id))
-    }
-
-    /// Its output goes nowhere: it outlives the verb.
-    fn restore_detached(&self, runtime: &Runtime, bundle: &Bundle, id: &str) -> Outcome {
-        let stderr = tempfile::NamedTempFile::new().unwrap();
-        let mut command = runtime.command(&self.arguments(bundle, &["--detach"], id));
-        let status = command.stdout(Stdio::null()).stderr(stderr.reopen().unwrap()).status();
-        let stderr = fs::read_to_string(stderr.path()).unwrap();
-        Outcome { code: status.unwrap().code().unwrap(), stdout: String::new(), stderr }
-    }
-
-    fn manifest(&self) -> Value {
-        serde_json::from_slice(&fs::read(self.path().join("manifest.json")).unwrap()).unwrap()
-    }
-
-    fn set_manifest(&self, manifest: &Value) {
-        fs::write(self.path().join("manifest.json"), manifest.to_string()).unwrap();
-    }
-
-    fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.path()).into_iter().flatten();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-    }
-}
-
-fn started<'a>(runtime: &'a Runtime, bundle: &Bundle) -> Container<'a> {
-    let container = runtime.start(bundle);
-    goes_on(bundle);
-    container
-}
-
 #[test]
 fn a_container_goes_on_where_it_was_with_its_open_file_and_ends_with_its_code() {
-    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Snapshot::empty(), counting::bundle());
     let container = started(&runtime, &bundle);
     images.checkpoint(&runtime, &[], &container.id).exits(0).prints("");
     container.verb("state").exits(1).complains(&["does not exist"]);
@@ -121,13 +35,13 @@ fn a_container_goes_on_where_it_was_with_its_open_file_and_ends_with_its_code() 
     )
     .unwrap();
     fs::write(bundle.rootfs().join("go"), "").unwrap();
-    images.restore(&runtime, &bundle, &id).exits(7).prints("over\n");
+    images.restore(&runtime, &bundle, &id).exits(7).prints(LAST_WORDS);
     runtime.verb(&["state", &id]).exits(1);
 }
 
 #[test]
 fn a_container_that_is_left_running_goes_on_and_can_be_saved_again() {
-    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Snapshot::empty(), counting::bundle());
     let container = started(&runtime, &bundle);
     images.checkpoint(&runtime, &["--leave-running"], &container.id).exits(0);
     let first = images.manifest();
@@ -142,7 +56,7 @@ fn a_container_that_is_left_running_goes_on_and_can_be_saved_again() {
 
 #[test]
 fn two_restored_machines_agree_on_no_random_number() {
-    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Snapshot::empty(), counting::bundle());
     let container = started(&runtime, &bundle);
     images.checkpoint(&runtime, &[], &container.id).exits(0);
     let saved = fs::read(bundle.rootfs().join("count")).unwrap();
@@ -166,7 +80,7 @@ fn two_restored_machines_agree_on_no_random_number() {
 
 #[test]
 fn an_image_of_another_machine_is_refused_by_what_differs() {
-    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Snapshot::empty(), counting::bundle());
     let container = started(&runtime, &bundle);
     images.checkpoint(&runtime, &[], &container.id).exits(0);
     let good = images.manifest();
@@ -188,7 +102,7 @@ fn an_image_of_another_machine_is_refused_by_what_differs() {
     }
     images.set_manifest(&good);
     // The machine's state is looked at by the monitor.
-    let state = images.path().join(good["state"].as_str().unwrap());
+    let state = images.image().join(good["state"].as_str().unwrap());
     let text = fs::read_to_string(&state).unwrap();
     for (bad, word) in [
         (with(&text, on_another_processor), "CPUID leaf 0x1.0 differs"),
@@ -228,7 +142,7 @@ fn with_processors(most: u8) -> (Runtime, tempfile::NamedTempFile) {
 
 #[test]
 fn a_restored_machine_grows_to_as_many_processors_as_it_could_before() {
-    let (images, bundle) = (Images::new(), counting());
+    let (images, bundle) = (Snapshot::empty(), counting::bundle());
     let (made, _config) = with_processors(2);
     let container = started(&made, &bundle);
     images.checkpoint(&made, &[], &container.id).exits(0);
@@ -252,9 +166,9 @@ fn a_restored_machine_grows_to_as_many_processors_as_it_could_before() {
 
 #[test]
 fn a_checkpoint_that_is_killed_leaves_no_image_and_a_container_that_runs() {
-    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Snapshot::empty(), counting::bundle());
     let container = started(&runtime, &bundle);
-    let path = images.path();
+    let path = images.image();
     let args = ["checkpoint", "--image-path", path.to_str().unwrap(), &container.id];
     let mut command = runtime.command(&args);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -265,20 +179,16 @@ fn a_checkpoint_that_is_killed_leaves_no_image_and_a_container_that_runs() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(!has_manifest(&path), "{:?}", images.names());
+    assert!(!images.is_whole(), "{:?}", images.names());
     assert_eq!(container.status(), "running");
     goes_on(&bundle);
     images.checkpoint(&runtime, &["--leave-running"], &container.id).exits(0);
     assert_eq!(images.names().len(), 3, "{:?}", images.names());
 }
 
-fn has_manifest(folder: &Path) -> bool {
-    folder.join("manifest.json").exists()
-}
-
 #[test]
 fn what_cannot_be_saved_is_refused_and_runs_on() {
-    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Snapshot::empty(), counting::bundle());
     let container = runtime.create(&bundle);
     images.checkpoint(&runtime, &[], &container.id).exits(1).complains(&["created state"]);
     container.verb("start").exits(0);
@@ -290,14 +200,14 @@ fn what_cannot_be_saved_is_refused_and_runs_on() {
     fs::remove_file(bundle.rootfs().join("count")).unwrap();
     let refused = images.checkpoint(&runtime, &[], &container.id);
     refused.exits(1).complains(&["0/count", "is open and was removed"]);
-    assert!(!has_manifest(&images.path()));
+    assert!(!images.is_whole());
     assert_eq!(container.status(), "running");
     container.exec(&["true"]).exits(0);
 }
 
 #[test]
 fn a_container_that_someone_could_write_to_is_refused() {
-    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Snapshot::empty(), counting::bundle());
     let (id, path) = (runtime.id("read"), bundle.path().display().to_string());
     let mut create = runtime.command(&["create", "--bundle", &path, &id]);
     create.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -312,9 +222,9 @@ fn a_container_that_someone_could_write_to_is_refused() {
 
 #[test]
 fn a_container_that_has_grown_is_refused_until_it_is_small_again() {
-    let (runtime, images) = (Runtime::cofferdam(), Images::new());
+    let (runtime, images) = (Runtime::cofferdam(), Snapshot::empty());
     let limit = serde_json::json!({ "limit": 64 << 20 });
-    let bundle = counting().edit(|config| config["linux"]["resources"]["memory"] = limit);
+    let bundle = counting::bundle().edit(|config| config["linux"]["resources"]["memory"] = limit);
     let container = started(&runtime, &bundle);
     runtime.verb(&["update", "--memory", "150M", &container.id]).exits(0);
     images.checkpoint(&runtime, &[], &container.id).exits(1).complains(&["has grown"]);

@@ -5,28 +5,11 @@
 
 use std::fs;
 
-use cofferdam_e2e::{Bundle, Outcome, Runtime};
-use tempfile::TempDir;
-
-struct Images(TempDir);
-
-impl Images {
-    fn new() -> Self {
-        Self(TempDir::with_prefix("cofferdam-image-").unwrap())
-    }
-
-    fn checkpoint(&self, runtime: &Runtime, flags: &[&str], id: &str) -> Outcome {
-        let image = self.0.path().join("image");
-        let mut all = vec!["checkpoint", "--image-path", image.to_str().unwrap()];
-        all.extend(flags);
-        all.push(id);
-        runtime.verb(&all)
-    }
-}
+use cofferdam_e2e::{Bundle, Outcome, Runtime, Snapshot};
 
 #[test]
 fn what_cannot_be_saved_is_refused_by_its_name_and_runs_on() {
-    let (runtime, images) = (Runtime::cofferdam(), Images::new());
+    let (runtime, images) = (Runtime::cofferdam(), Snapshot::empty());
     let container = runtime.create(&Bundle::busybox(&["sleep", "1000"]));
     images
         .checkpoint(&runtime, &[], &container.id)
@@ -43,18 +26,18 @@ fn what_cannot_be_saved_is_refused_by_its_name_and_runs_on() {
     ] {
         images.checkpoint(&runtime, flags, &container.id).exits(1).complains(&[words]);
     }
-    assert!(!images.0.path().join("image").exists());
+    assert!(!images.image().exists());
     assert_eq!(container.status(), "running");
 }
 
 #[test]
 fn without_criu_the_package_is_named_and_the_container_runs_on() {
-    let (runtime, images) = (Runtime::cofferdam(), Images::new());
+    let (runtime, images) = (Runtime::cofferdam(), Snapshot::empty());
     let container = runtime.start(&Bundle::busybox(&["sleep", "1000"]));
-    let image = images.0.path().join("image");
+    let image = images.image();
     let args = ["checkpoint", "--image-path", image.to_str().unwrap(), &container.id];
     let mut command = runtime.command(&args);
-    let outcome: Outcome = command.env("PATH", images.0.path()).output().unwrap().into();
+    let outcome: Outcome = command.env("PATH", images.folder()).output().unwrap().into();
     outcome.exits(1).complains(&["no criu in PATH: install the package criu"]);
     assert_eq!(container.status(), "running");
     container.exec(&["true"]).exits(0);
@@ -62,11 +45,11 @@ fn without_criu_the_package_is_named_and_the_container_runs_on() {
 
 #[test]
 fn what_is_no_image_is_refused_by_its_folder_and_leaves_nothing() {
-    let (runtime, images) = (Runtime::cofferdam(), Images::new());
+    let (runtime, images) = (Runtime::cofferdam(), Snapshot::empty());
     let bundle = Bundle::busybox(&["sleep", "1000"]);
     let (id, path) = (runtime.id("restored"), bundle.path().to_str().unwrap());
-    let empty = images.0.path().to_str().unwrap();
-    fs::write(images.0.path().join("manifest.json"), "{}").unwrap();
+    let empty = images.folder().to_str().unwrap();
+    fs::write(images.folder().join("manifest.json"), "{}").unwrap();
     for (folder, words) in [(empty, "has no cofferdam.json"), ("/nowhere", "Cannot open /nowhere")]
     {
         runtime

@@ -4,91 +4,23 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cofferdam_e2e::{
-    Bundle, ConsoleSocket, Container, Leftovers, Outcome, Runtime, finish_detaching,
-};
+use cofferdam_e2e::counting::{self, LAST_WORDS, counts, goes_on, started};
+use cofferdam_e2e::{Bundle, ConsoleSocket, Leftovers, Runtime, Snapshot, finish_detaching};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Counts in a file that it holds open and in a variable; with the file `go` it ends with code 7.
-const COUNTING: &str = "cd /tmp; exec 3>>/count; i=0; \
-     while [ ! -e /go ]; do i=$((i+1)); echo $i >&3; sleep 0.1; done; \
-     echo over in $(pwd) with $KEPT; exit 7";
-
-fn counting() -> Bundle {
-    Bundle::script(COUNTING).edit(|config| {
-        config["process"]["env"] = json!(["PATH=/bin", "KEPT=environment"]);
+/// With limits, which are to come back.
+fn limited() -> Bundle {
+    counting::bundle().edit(|config| {
         config["linux"]["resources"]["memory"] = json!({ "limit": 64 << 20 });
         config["linux"]["resources"]["pids"] = json!({ "limit": 50 });
     })
-}
-
-fn counts(bundle: &Bundle) -> Vec<u32> {
-    let text = fs::read_to_string(bundle.rootfs().join("count")).unwrap_or_default();
-    text.lines().map(|line| line.parse().unwrap()).collect()
-}
-
-/// Waits until it has counted further than it has now.
-#[track_caller]
-fn goes_on(bundle: &Bundle) {
-    let (before, end) = (counts(bundle).len(), Instant::now() + DEADLINE);
-    while counts(bundle).len() < before + 2 {
-        assert!(Instant::now() < end, "it does not count");
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
-fn started<'a>(runtime: &'a Runtime, bundle: &Bundle) -> Container<'a> {
-    let container = runtime.start(bundle);
-    goes_on(bundle);
-    container
-}
-
-struct Images(TempDir);
-
-impl Images {
-    fn new() -> Self {
-        Self(TempDir::with_prefix("cofferdam-image-").unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn checkpoint(&self, runtime: &Runtime, flags: &[&str], id: &str) -> Outcome {
-        let path = self.path("image");
-        let mut all = vec!["checkpoint", "--image-path", path.to_str().unwrap()];
-        all.extend(flags);
-        all.push(id);
-        runtime.verb(&all)
-    }
-
-    fn arguments(&self, bundle: &Bundle, flags: &[&str], id: &str) -> Vec<String> {
-        let (path, folder) = (self.path("image"), bundle.path());
-        let mut all = vec!["restore", "--image-path", path.to_str().unwrap()];
-        all.extend(["--bundle", folder.to_str().unwrap()]);
-        all.extend(flags);
-        all.push(id);
-        all.into_iter().map(str::to_owned).collect()
-    }
-
-    fn restore(&self, runtime: &Runtime, bundle: &Bundle, id: &str) -> Outcome {
-        finish_detaching(runtime.command(&self.arguments(bundle, &["--detach"], id)))
-    }
-
-    fn change_manifest(&self, change: impl FnOnce(&mut Value)) {
-        let path = self.path("image").join("cofferdam.json");
-        let mut manifest = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        change(&mut manifest);
-        fs::write(path, manifest.to_string()).unwrap();
-    }
 }
 
 fn pid(runtime: &Runtime, id: &str) -> i64 {
@@ -128,7 +60,7 @@ fn limits(groups: &str) -> Vec<String> {
 
 #[test]
 fn a_container_goes_on_where_it_was_under_the_same_restrictions() {
-    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Snapshot::empty(), limited());
     let data = TempDir::new().unwrap();
     fs::write(data.path().join("file"), "").unwrap();
     let source = |name: &str| data.path().join(name).to_str().unwrap().to_owned();
@@ -145,7 +77,7 @@ fn a_container_goes_on_where_it_was_under_the_same_restrictions() {
     images.checkpoint(&runtime, &[], &container.id).exits(0).prints("");
     container.verb("state").exits(1).complains(&["does not exist"]);
     let saved = counts(&bundle).len();
-    images.restore(&runtime, &bundle, &container.id).exits(0);
+    images.restore_detached(&runtime, &bundle, &container.id).exits(0);
     goes_on(&bundle);
     let all = counts(&bundle);
     assert!(all.len() > saved && all.iter().copied().eq(1..=all.len() as u32), "{all:?}");
@@ -159,7 +91,7 @@ fn a_container_goes_on_where_it_was_under_the_same_restrictions() {
 
 #[test]
 fn in_the_foreground_its_output_and_its_code_are_the_caller_s() {
-    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Snapshot::empty(), limited());
     let path = bundle.path().display().to_string();
     let id = runtime.id("piped");
     let mut create = runtime.command(&["create", "--bundle", &path, &id]);
@@ -172,14 +104,14 @@ fn in_the_foreground_its_output_and_its_code_are_the_caller_s() {
     images.checkpoint(&runtime, &[], &id).exits(0);
     drop(output);
     fs::write(bundle.rootfs().join("go"), "").unwrap();
-    let restored = runtime.verb(&images.arguments(&bundle, &[], &id));
-    restored.exits(7).prints("over in /tmp with environment\n");
+    let restored = images.restore(&runtime, &bundle, &id);
+    restored.exits(7).prints(LAST_WORDS);
     runtime.verb(&["state", &id]).exits(1);
 }
 
 #[test]
 fn a_container_that_is_left_running_goes_on_and_can_be_saved_again() {
-    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Snapshot::empty(), limited());
     let container = started(&runtime, &bundle);
     for _ in 0..2 {
         images.checkpoint(&runtime, &["--leave-running"], &container.id).exits(0);
@@ -191,9 +123,9 @@ fn a_container_that_is_left_running_goes_on_and_can_be_saved_again() {
 
 #[test]
 fn memory_can_be_saved_before_the_rest() {
-    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Snapshot::empty(), limited());
     let container = started(&runtime, &bundle);
-    let earlier = images.path("earlier");
+    let earlier = images.folder().join("earlier");
     let earlier = earlier.to_str().unwrap();
     let flags = ["checkpoint", "--pre-dump", "--image-path", earlier, &container.id];
     runtime.verb(&flags).exits(0);
@@ -203,14 +135,14 @@ fn memory_can_be_saved_before_the_rest() {
         refused.exits(1).complains(&["--parent-path", words]);
     }
     images.checkpoint(&runtime, &["--parent-path", "../earlier"], &container.id).exits(0);
-    assert!(images.path("image").join("parent").exists());
-    images.restore(&runtime, &bundle, &container.id).exits(0);
+    assert!(images.image().join("parent").exists());
+    images.restore_detached(&runtime, &bundle, &container.id).exits(0);
     goes_on(&bundle);
 }
 
 #[test]
 fn a_restore_that_fails_leaves_nothing_and_names_the_log() {
-    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Snapshot::empty(), limited());
     let before = Leftovers::before(&runtime);
     let id = {
         let container = started(&runtime, &bundle);
@@ -219,29 +151,29 @@ fn a_restore_that_fails_leaves_nothing_and_names_the_log() {
     };
     // One that CRIU brings back otherwise than the image says that it was.
     let label = "/observed/threads/1/CapEff";
-    let mut right = Value::Null;
-    images.change_manifest(|manifest| {
-        right = std::mem::replace(manifest.pointer_mut(label).unwrap(), json!("0"));
-    });
-    let refused = images.restore(&runtime, &bundle, &id);
+    let right = images.manifest();
+    let mut wrong = right.clone();
+    *wrong.pointer_mut(label).unwrap() = json!("0");
+    images.set_manifest(&wrong);
+    let refused = images.restore_detached(&runtime, &bundle, &id);
     refused.exits(1).complains(&["did not come back as it was", "CapEff of thread 1"]);
     before.none_since(&runtime);
-    images.change_manifest(|manifest| *manifest.pointer_mut(label).unwrap() = right);
+    images.set_manifest(&right);
     // Another container's bundle.
-    let other = counting().edit(|config| config["linux"]["maskedPaths"] = json!([]));
-    let refused = images.restore(&runtime, &other, &id);
+    let other = limited().edit(|config| config["linux"]["maskedPaths"] = json!([]));
+    let refused = images.restore_detached(&runtime, &other, &id);
     refused.exits(1).complains(&["linux.maskedPaths differs"]);
     // The same with a restriction more, which nothing that comes back would have.
-    let stricter = counting().edit(|config| {
+    let stricter = limited().edit(|config| {
         config["process"]["rlimits"] = json!([{ "type": "RLIMIT_NOFILE", "hard": 9, "soft": 9 }]);
     });
-    let refused = images.restore(&runtime, &stricter, &id);
+    let refused = images.restore_detached(&runtime, &stricter, &id);
     refused.exits(1).complains(&["process.rlimits differs"]);
     // One that is damaged.
-    let core = images.path("image").join("core-1.img");
+    let core = images.image().join("core-1.img");
     fs::write(core, "damaged").unwrap();
-    let refused = images.restore(&runtime, &bundle, &id);
-    let log = images.path("image").join("restore.log");
+    let refused = images.restore_detached(&runtime, &bundle, &id);
+    let log = images.image().join("restore.log");
     refused.exits(1).complains(&["criu failed: ", "Error (", log.to_str().unwrap()]);
     before.none_since(&runtime);
     runtime.verb(&["state", &id]).exits(1).complains(&["does not exist"]);
@@ -249,7 +181,7 @@ fn a_restore_that_fails_leaves_nothing_and_names_the_log() {
 
 #[test]
 fn what_criu_would_not_bring_back_is_refused_and_runs_on() {
-    let (runtime, images, bundle) = (Runtime::cofferdam(), Images::new(), counting());
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Snapshot::empty(), limited());
     let container = started(&runtime, &bundle);
     let script = "touch /beside; while [ ! -e /done ]; do sleep 0.1; done";
     let mut beside = runtime.command(&["exec", &container.id, "sh", "-c", script]);
@@ -270,18 +202,18 @@ fn what_criu_would_not_bring_back_is_refused_and_runs_on() {
 
 #[test]
 fn a_root_that_cannot_be_written_to_comes_back_as_one() {
-    let (runtime, images) = (Runtime::cofferdam(), Images::new());
+    let (runtime, images) = (Runtime::cofferdam(), Snapshot::empty());
     let bundle =
         Bundle::busybox(&["sleep", "1000"]).edit(|config| config["root"]["readonly"] = json!(true));
     let container = runtime.start(&bundle);
     images.checkpoint(&runtime, &[], &container.id).exits(0);
-    images.restore(&runtime, &bundle, &container.id).exits(0);
+    images.restore_detached(&runtime, &bundle, &container.id).exits(0);
     container.exec(&["touch", "/x"]).exits(1).complains(&["Read-only"]);
 }
 
 #[test]
 fn a_terminal_comes_back_over_the_console_socket() {
-    let (runtime, images) = (Runtime::cofferdam(), Images::new());
+    let (runtime, images) = (Runtime::cofferdam(), Snapshot::empty());
     let bundle = Bundle::script("while read word; do echo got $word; done")
         .edit(|config| config["process"]["terminal"] = json!(true));
     let (id, path) = (runtime.id("terminal"), bundle.path().display().to_string());

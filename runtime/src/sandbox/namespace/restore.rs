@@ -15,31 +15,27 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use rust_criu::rust_criu_protobuf::rpc;
 
 use super::checkpoint::{self, CONFIG_ANNOTATION};
-use super::confinement::Observed;
 use super::create::{self, CreateError, Prepared, Undo, host};
-use super::criu::{self, Connection, CriuError, OnRefusal};
+use super::criu::{self, Connection, CriuError, Notice, OnRefusal};
 use super::criu_flags::{CriuFlags, FlagError};
 use super::criu_image::{Image, ImageError, Manifest};
 use super::helper::{Helper, Passed};
-use super::hook::{self, HookError, HookState};
 use super::job::{MountPlace, ReviveJob};
 use super::mount_table::{self, Origin};
+use super::notices::{NoticeError, Restoring};
 use super::process::ProcessPlan;
 use super::record::Record;
 use super::report::Report;
-use super::{cgroup, members, shadow};
+use super::{cgroup, shadow};
 use crate::cgroup::Groups;
-use crate::cgroup::freezer::{self, FreezerError};
 use crate::cgroup::limits::{self, LimitError, Present};
 use crate::cgroup::writes::{self, WriteError};
-use crate::host::process::ProcessIdentity;
 use crate::host::stdio::ProcessStdio;
 use crate::sandbox::request::{CreateRequest, Created, ImageRequest};
 
@@ -88,33 +84,18 @@ pub enum RestoreError {
         "The annotation {CONFIG_ANNOTATION} names options for criu, which can be any program of the host: they are followed with --compat only"
     )]
     Config,
-    /// It cannot be looked at.
-    #[error("Cannot look at the restored processes")]
-    Observe(#[source] io::Error),
-    /// It came back otherwise than it was.
-    #[error("The container did not come back as it was: {0}. It was ended")]
-    Differs(String),
     /// They contradict each other.
     #[error("The limits cannot be kept")]
     Limits(#[from] LimitError),
     /// The kernel refused one.
     #[error("The container's limits cannot be set")]
     Write(#[from] WriteError),
-    /// The freezer.
+    /// What came back.
     #[error(transparent)]
-    Freezer(#[from] FreezerError),
-    /// A hook.
-    #[error("{0}")]
-    Hook(String),
+    Notice(#[from] NoticeError),
     /// CRIU.
     #[error(transparent)]
     Criu(#[from] CriuError),
-}
-
-impl From<HookError> for RestoreError {
-    fn from(error: HookError) -> Self {
-        Self::Hook(super::report::describe(&error))
-    }
 }
 
 /// What is to be gone on from, looked at before anything is made.
@@ -143,44 +124,87 @@ pub(super) fn restore(
     check(&image.manifest, &asked, &request).map_err(CreateError::Restore)?;
     let Limited { job, own_limits, pids_limit } =
         job(&request, &prepared, process, &image.manifest)?;
-    let mut passed = Passed::new(FIRST_INHERITED);
-    let inherited =
-        inherited(&request, &image.manifest, &mut passed).map_err(host("pass on descriptors"))?;
-    let (connection, theirs) = Connection::open(image.work_path.join(LOG)).map_err(failed)?;
-    let stdio = of_criu(&request.stdio, &flags).map_err(host("pass on the standard streams"))?;
-    let mut helper = Helper::spawn_reviver(job, stdio, theirs, passed)
-        .map_err(host("start the process that becomes criu"))?;
-    let criu = wait_until_ready(&mut helper)?;
-    record.cgroups = cgroup::of_process(criu).map_err(host("find the control groups"))?;
+    let mut reviver = Reviver::start(job, &request, &image, &flags)?;
+    record.cgroups = cgroup::of_process(reviver.criu).map_err(host("find the control groups"))?;
     undo.cgroups.extend(record.cgroups.iter().cloned());
     set_limits(&record.cgroups, own_limits.as_ref()).map_err(CreateError::Restore)?;
-    let mut asked = rpc::Criu_req::new();
-    asked.set_type(rpc::Criu_req_type::RESTORE);
-    let mut options = options(&request, &image, &flags);
-    options.inherit_fd = inherited;
-    options.ext_mnt =
-        external(&image.manifest, &request, &record.cgroups).map_err(CreateError::Restore)?;
-    asked.opts = Some(options).into();
-    let mut attending = Attending {
+    let asked = reviver.asked(&request, &image, &flags, &record.cgroups);
+    let asked = asked.map_err(CreateError::Restore)?;
+    let mut restoring = Restoring {
         request: &request,
         prepared: &prepared,
         manifest: &image.manifest,
         record: &mut record,
-        criu,
+        criu: reviver.criu,
         terminal: None,
     };
-    let outcome = connection.ask(&asked, OnRefusal::Leave, |notice| attending.attend(notice));
-    let terminal = attending.terminal.take();
-    if outcome.is_err() {
-        helper.kill();
-    }
-    drop(connection);
-    helper.join().map_err(host("wait for criu"))?;
-    outcome.map_err(CreateError::Restore)?;
+    let revived = reviver.revive(&asked, |notice| restoring.attend(notice));
+    let terminal = restoring.terminal.take();
+    revived?;
     if let Some(limit) = pids_limit {
         cgroup::limit_processes(&record.cgroups, &limit).map_err(host("limit the processes"))?;
     }
     finish(&request, record, prepared, terminal)
+}
+
+/// The process that becomes CRIU, and the line to it.
+struct Reviver {
+    helper: Helper,
+    connection: Connection,
+    /// Its number.
+    criu: i32,
+    /// What it inherits for the container.
+    inherited: Vec<rpc::Inherit_fd>,
+}
+
+impl Reviver {
+    fn start(
+        job: ReviveJob,
+        request: &CreateRequest,
+        image: &Image,
+        flags: &CriuFlags,
+    ) -> Result<Self, CreateError> {
+        let mut passed = Passed::new(FIRST_INHERITED);
+        let inherited = inherited(request, &image.manifest, &mut passed)
+            .map_err(host("pass on descriptors"))?;
+        let (connection, theirs) = Connection::open(image.work_path.join(LOG)).map_err(failed)?;
+        let stdio = of_criu(&request.stdio, flags).map_err(host("pass on the standard streams"))?;
+        let mut helper = Helper::spawn_reviver(job, stdio, theirs, passed)
+            .map_err(host("start the process that becomes criu"))?;
+        let criu = wait_until_ready(&mut helper)?;
+        Ok(Self { helper, connection, criu, inherited })
+    }
+
+    fn asked(
+        &mut self,
+        request: &CreateRequest,
+        image: &Image,
+        flags: &CriuFlags,
+        groups: &[PathBuf],
+    ) -> Result<rpc::Criu_req, RestoreError> {
+        let mut options = options(request, image, flags);
+        options.inherit_fd = std::mem::take(&mut self.inherited);
+        options.ext_mnt = external(&image.manifest, request, groups)?;
+        let mut asked = rpc::Criu_req::new();
+        asked.set_type(rpc::Criu_req_type::RESTORE);
+        asked.opts = Some(options).into();
+        Ok(asked)
+    }
+
+    /// Ends when CRIU has ended.
+    fn revive(
+        mut self,
+        asked: &rpc::Criu_req,
+        attend: impl FnMut(Notice) -> Result<(), NoticeError>,
+    ) -> Result<(), CreateError> {
+        let outcome = self.connection.ask(asked, OnRefusal::Leave, attend);
+        if outcome.is_err() {
+            self.helper.kill();
+        }
+        drop(self.connection);
+        self.helper.join().map_err(host("wait for criu"))?;
+        outcome.map(drop).map_err(|e| CreateError::Restore(e.into()))
+    }
 }
 
 fn set_limits(groups: &[PathBuf], wanted: Option<&LinuxResources>) -> Result<(), RestoreError> {
@@ -396,95 +420,4 @@ fn wait_until_ready(helper: &mut Helper) -> Result<i32, CreateError> {
     criu.ok_or_else(|| {
         CreateError::Container("The process that becomes criu was killed".to_owned())
     })
-}
-
-/// What is done while CRIU works.
-struct Attending<'a> {
-    request: &'a CreateRequest,
-    prepared: &'a Prepared,
-    manifest: &'a Manifest,
-    record: &'a mut Record,
-    criu: i32,
-    terminal: Option<OwnedFd>,
-}
-
-impl Attending<'_> {
-    fn attend(&mut self, notice: criu::Notice) -> Result<(), RestoreError> {
-        match notice.step.as_str() {
-            "setup-namespaces" => self.run_hooks(notice.pid),
-            "orphan-pts-master" => {
-                self.terminal = notice.descriptor;
-                Ok(())
-            }
-            "post-restore" => self.meet(notice.pid),
-            "pre-resume" => self.hold(),
-            _ => Ok(()),
-        }
-    }
-
-    /// Those of the runtime's namespaces, as runc does: they set up the container's network.
-    fn run_hooks(&self, pid: i32) -> Result<(), RestoreError> {
-        let Some(hooks) = self.request.spec.hooks() else { return Ok(()) };
-        let spec = &self.prepared.hardened.spec;
-        let mut state = HookState {
-            oci_version: spec.version().clone(),
-            id: self.request.id.to_string(),
-            status: "created".to_owned(),
-            pid,
-            bundle: self.request.bundle.clone(),
-            folder: None,
-            annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
-        };
-        #[allow(deprecated, reason = "engines still write prestart hooks")]
-        let prestart = hooks.prestart().clone().unwrap_or_default();
-        hook::run_all("prestart", &prestart, &state, None)?;
-        state.status = "creating".to_owned();
-        let create_runtime = hooks.create_runtime().clone().unwrap_or_default();
-        Ok(hook::run_all("createRuntime", &create_runtime, &state, None)?)
-    }
-
-    /// The first process is there. The later notices do not name it.
-    fn meet(&mut self, pid: i32) -> Result<(), RestoreError> {
-        self.record.init = Some(ProcessIdentity::of(pid).map_err(RestoreError::Observe)?);
-        let root = fs::metadata(format!("/proc/{pid}/root")).map_err(RestoreError::Observe)?;
-        self.record.root = Some((root.dev(), root.ino()));
-        Ok(())
-    }
-
-    /// Every process is complete and stands still: it is frozen, and compared with what was saved.
-    /// One that differs is ended here, before CRIU: without it they would run.
-    fn hold(&self) -> Result<(), RestoreError> {
-        let init = self.record.init.ok_or(io::ErrorKind::NotFound.into());
-        let init = init.map_err(RestoreError::Observe)?;
-        let held = self.freeze().and_then(|()| match self.compare(init.pid) {
-            Some(difference) => Err(RestoreError::Differs(difference)),
-            None => Ok(()),
-        });
-        if held.is_err() {
-            let _ = cgroup::signal_all(&self.record.cgroups, libc::SIGKILL);
-        }
-        held
-    }
-
-    fn freeze(&self) -> Result<(), RestoreError> {
-        // CRIU is in the groups too, and is to work on.
-        cgroup::return_to_own(self.criu).map_err(RestoreError::Observe)?;
-        Ok(freezer::freeze(Groups::new(&self.record.cgroups))?)
-    }
-
-    fn compare(&self, pid: i32) -> Option<String> {
-        let observed = match Observed::now(pid, &members::of(self.record)) {
-            Ok(observed) => observed,
-            Err(e) => return Some(e.to_string()),
-        };
-        if let Some(difference) = observed.difference(&self.manifest.observed) {
-            return Some(difference);
-        }
-        let mounts = match mount_table::of_process(pid) {
-            Ok(mounts) => mount_table::facts(&mounts),
-            Err(e) => return Some(e.to_string()),
-        };
-        let place = mount_table::difference(&self.manifest.mounts, &mounts)?;
-        Some(format!("the mount at {} is another", place.display()))
-    }
 }

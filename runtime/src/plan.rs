@@ -92,6 +92,8 @@ pub struct OwnersPlan {
 pub enum ShareAccess {
     /// The guest may write.
     Writable,
+    /// The guest may write to the top mount, which is read-only on the host.
+    MadeWritable,
     /// The top mount is read-only; those below it are as they were.
     ReadOnly,
     /// The whole tree is read-only.
@@ -122,8 +124,10 @@ pub struct PlanInput<'a> {
 pub struct HostFacts {
     /// For each of the spec's mounts, in order: what its source is, if it is a bind mount.
     pub bind_sources: Vec<Option<SourceKind>>,
-    /// For each of the spec's mounts: what the mount that its source is on forbids (`MS_NOSUID`,
-    /// `MS_NODEV`, `MS_NOEXEC`). A bind mount keeps to it, and a guest would not know.
+    /// For each of the spec's mounts: what the mount that its source is on forbids (`MS_RDONLY`,
+    /// `MS_NOSUID`, `MS_NODEV`, `MS_NOEXEC`, `MS_NOSYMFOLLOW`) and how it keeps access times
+    /// (`MS_NOATIME`, `MS_NODIRATIME`, `MS_STRICTATIME`). A bind mount keeps to it, and a guest would
+    /// not know.
     pub bind_flags: Vec<u64>,
 }
 

@@ -209,6 +209,13 @@ pub(crate) fn set_mount_attributes(
     set_attributes(tree, recursive, &change)
 }
 
+/// Takes attributes away from a detached mount, not from what is below it.
+pub(crate) fn clear_mount_attributes(tree: BorrowedFd<'_>, attributes: u64) -> io::Result<()> {
+    let change =
+        libc::mount_attr { attr_set: 0, attr_clr: attributes, propagation: 0, userns_fd: 0 };
+    set_attributes(tree, false, &change)
+}
+
 /// Shows the owners of a detached mount's files as a user namespace maps them.
 pub(crate) fn map_mount_owners(
     tree: BorrowedFd<'_>,

@@ -11,6 +11,7 @@ use oci_spec::runtime::{LinuxIdMapping, Mount};
 use super::device_numbers::is_everywhere;
 use super::mount_options::MountOptions;
 use super::{OwnersPlan, PlanInput, ShareAccess, SharePlan, SourceKind};
+use crate::spec::rules;
 
 /// File systems that a kernel has of its own, without a device or a server.
 const KERNEL_FILESYSTEMS: [&str; 10] = [
@@ -134,10 +135,27 @@ pub(super) fn plan(input: &PlanInput<'_>) -> Result<(Vec<MountPlan>, Vec<SharePl
     Ok((plans, shares))
 }
 
-/// What the source's own mount forbids, unless the options allow it by name.
+/// What the source's own mount forbids, unless the options allow it by name, and how it keeps access
+/// times, unless they name another way.
 fn inherited(index: usize, options: &MountOptions, input: &PlanInput<'_>) -> u64 {
+    const ACCESS_TIMES: u64 =
+        libc::MS_NOATIME | libc::MS_NODIRATIME | libc::MS_RELATIME | libc::MS_STRICTATIME;
     let flags = input.facts.bind_flags.get(index).copied().unwrap_or_default();
-    flags & (libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC) & !options.cleared
+    let mut allowed = options.cleared & !ACCESS_TIMES;
+    if !is_made_writable(index, options, input) {
+        allowed &= !libc::MS_RDONLY;
+    }
+    if options.flags & ACCESS_TIMES != 0 {
+        allowed |= ACCESS_TIMES;
+    }
+    flags & !allowed
+}
+
+/// `rw` on what is read-only on the host is taken at its word, as by runc, and as there not for a
+/// container with users of its own: they may not undo what the host has done.
+fn is_made_writable(index: usize, options: &MountOptions, input: &PlanInput<'_>) -> bool {
+    let flags = input.facts.bind_flags.get(index).copied().unwrap_or_default();
+    flags & options.cleared & libc::MS_RDONLY != 0 && !rules::has_user_namespace(input.spec)
 }
 
 fn is_bind(mount: &Mount, options: &MountOptions) -> bool {
@@ -168,6 +186,8 @@ fn share(
         ShareAccess::ReadOnlyTree
     } else if options.flags & libc::MS_RDONLY != 0 {
         ShareAccess::ReadOnly
+    } else if is_made_writable(index, options, input) {
+        ShareAccess::MadeWritable
     } else {
         ShareAccess::Writable
     };
@@ -316,36 +336,57 @@ mod tests {
         }
     }
 
+    /// Of the mount that the source is on.
+    const SOURCE: u64 = libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_RDONLY | libc::MS_NOATIME;
+
+    /// What becomes of a bind of such a source: its flags in the guest, its access on the host.
+    fn bound(options: &str, namespaces: &str) -> (u64, ShareAccess) {
+        let spec = format!(
+            r#"{{"ociVersion":"1.0.2","linux":{{"namespaces":[{namespaces}]}},"mounts":[
+                {{"destination":"/a","source":"/s","type":"bind","options":[{options}]}}]}}"#
+        );
+        let facts =
+            HostFacts { bind_sources: vec![Some(SourceKind::Folder)], bind_flags: vec![SOURCE] };
+        let input = PlanInput {
+            id: &"a".parse().unwrap(),
+            bundle: Path::new("/b"),
+            rootfs: Path::new("/b/rootfs"),
+            spec: &serde_json::from_str(&spec).unwrap(),
+            stdio: StdioPlan::Pipes { stdin: false, stdout: false, stderr: false },
+            defaults: VmDefaults {
+                vcpus: 1,
+                memory_mib: 256,
+                overhead_mib: 48,
+                max_vcpus: 1,
+                max_memory_mib: 0,
+            },
+            facts: &facts,
+        };
+        let (mounts, shares) = plan(&input).unwrap();
+        (mounts[0].flags, shares[0].access)
+    }
+
     #[test]
     fn what_the_sources_mount_forbids_stays_forbidden() {
-        let planned = |options: &str| {
-            let spec = format!(
-                r#"{{"ociVersion":"1.0.2","mounts":[{{"destination":"/a","source":"/s","type":"bind",
-                    "options":[{options}]}}]}}"#
-            );
-            let facts = HostFacts {
-                bind_sources: vec![Some(SourceKind::Folder)],
-                bind_flags: vec![libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_RDONLY],
-            };
-            let input = PlanInput {
-                id: &"a".parse().unwrap(),
-                bundle: Path::new("/b"),
-                rootfs: Path::new("/b/rootfs"),
-                spec: &serde_json::from_str(&spec).unwrap(),
-                stdio: StdioPlan::Pipes { stdin: false, stdout: false, stderr: false },
-                defaults: VmDefaults {
-                    vcpus: 1,
-                    memory_mib: 256,
-                    overhead_mib: 48,
-                    max_vcpus: 1,
-                    max_memory_mib: 0,
-                },
-                facts: &facts,
-            };
-            plan(&input).unwrap().0[0].flags
-        };
-        assert_eq!(planned(""), libc::MS_NOSUID | libc::MS_NOEXEC);
-        assert_eq!(planned(r#""exec","nodev""#), libc::MS_NOSUID | libc::MS_NODEV);
+        assert_eq!(bound("", "").0, SOURCE);
+        let allowed = bound(r#""exec","nodev""#, "").0;
+        assert_eq!(allowed, SOURCE & !libc::MS_NOEXEC | libc::MS_NODEV);
+    }
+
+    #[test]
+    fn access_times_are_kept_as_the_source_keeps_them_unless_another_way_is_named() {
+        assert_eq!(bound(r#""atime","diratime""#, "").0, SOURCE);
+        let other = bound(r#""strictatime""#, "").0;
+        assert_eq!(other, SOURCE & !libc::MS_NOATIME | libc::MS_STRICTATIME);
+    }
+
+    #[test]
+    fn what_is_read_only_is_made_writable_by_name_alone_and_for_no_users_of_its_own() {
+        assert_eq!(bound(r#""nodev""#, "").1, ShareAccess::Writable);
+        let writable = (SOURCE & !libc::MS_RDONLY, ShareAccess::MadeWritable);
+        assert_eq!(bound(r#""rw""#, ""), writable);
+        let user = r#"{"type":"user"}"#;
+        assert_eq!(bound(r#""rw""#, user), (SOURCE, ShareAccess::Writable));
     }
 
     #[test]

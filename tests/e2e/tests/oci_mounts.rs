@@ -162,6 +162,33 @@ fn what_the_sources_mount_forbids_stays_forbidden() {
 }
 
 #[test]
+fn what_is_read_only_on_the_host_is_so_inside_and_writable_where_that_is_named() {
+    let host = tempfile::tempdir().unwrap();
+    let mount = |options: &[&str]| {
+        let mut command = std::process::Command::new("mount");
+        assert!(command.args(options).arg(host.path()).status().unwrap().success());
+    };
+    mount(&["-t", "tmpfs", "tmpfs"]);
+    mount(&["-o", "remount,bind,ro,noatime"]);
+    let script =
+        "grep ' /t ' /proc/self/mounts | cut -d' ' -f4 | tr , '\n' | grep -xe r. -e noatime;
+        touch /t/x 2>/dev/null && echo written; true";
+    for (options, expected) in [
+        (json!(["bind"]), "ro\nnoatime\n"),
+        (json!(["bind", "noexec", "rw"]), "rw\nnoatime\nwritten\n"),
+    ] {
+        let bundle = Bundle::script(script).mount(json!({
+            "destination": "/t", "type": "bind", "source": host.path().to_str().unwrap(),
+            "options": options
+        }));
+        for runtime in both() {
+            runtime.run(&bundle).exits(0).prints(expected);
+        }
+    }
+    std::process::Command::new("umount").arg(host.path()).status().unwrap();
+}
+
+#[test]
 fn a_tmpfs_without_a_mode_has_that_of_the_folder_below() {
     use std::os::unix::fs::PermissionsExt as _;
     for runtime in [Runtime::cofferdam(), Runtime::runc()] {

@@ -16,7 +16,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::owners;
-use crate::host::sys::set_mount_attributes;
+use crate::host::sys::{clear_mount_attributes, set_mount_attributes};
 use crate::plan::{HostFacts, ShareAccess, SharePlan, SourceKind, bind_source};
 
 /// Why a part of the host cannot be shared.
@@ -131,9 +131,26 @@ fn kind(file: &File) -> io::Result<SourceKind> {
     })
 }
 
-/// The flags of the mount that a file is on: `statvfs` numbers them as `mount` does.
+/// The flags of the mount that a file is on, as `mount` numbers them.
 fn mount_flags(file: &File) -> io::Result<u64> {
-    Ok(rustix::fs::fstatvfs(file)?.f_flag.bits())
+    // Of linux/mount.h and linux/statfs.h; the libc crate has neither.
+    const MS_NOSYMFOLLOW: u64 = 0x100;
+    const ST_NOSYMFOLLOW: u64 = 0x2000;
+    const SAME: u64 = libc::MS_RDONLY
+        | libc::MS_NOSUID
+        | libc::MS_NODEV
+        | libc::MS_NOEXEC
+        | libc::MS_NOATIME
+        | libc::MS_NODIRATIME;
+    let stated = rustix::fs::fstatvfs(file)?.f_flag.bits();
+    let mut flags = stated & SAME;
+    if stated & ST_NOSYMFOLLOW != 0 {
+        flags |= MS_NOSYMFOLLOW;
+    }
+    if stated & (libc::ST_NOATIME | libc::ST_RELATIME) == 0 {
+        flags |= libc::MS_STRICTATIME;
+    }
+    Ok(flags)
 }
 
 /// Clones one source, which must be in a mount namespace of the caller's.
@@ -155,6 +172,11 @@ pub(super) fn share(plan: &SharePlan, file: &File) -> Result<OpenShare, ShareErr
     let private = libc::MS_PRIVATE;
     match plan.access {
         ShareAccess::Writable => attributes(plan.recursive, 0, private)?,
+        ShareAccess::MadeWritable => {
+            attributes(plan.recursive, 0, private)?;
+            clear_mount_attributes(tree.as_fd(), libc::MOUNT_ATTR_RDONLY)
+                .map_err(|source| ShareError::Attributes { path: path(), source })?;
+        }
         ShareAccess::ReadOnlyTree => {
             attributes(plan.recursive, libc::MOUNT_ATTR_RDONLY, private)?;
         }

@@ -230,19 +230,18 @@ fn check(
     let root_path = spec.root().as_ref().map_or(Path::new(""), |root| root.path().as_path());
     let rootfs = rootfs::resolve(&bundle, root_path)?;
     let effective = decide(context, &config, spec)?;
-    if effective.kind == SandboxKind::Microvm && rules::shares_mounts(spec) {
-        return Err(InvalidSpec::NoMountNamespace.into());
+    if rules::shares_mounts(spec) {
+        tracing::warn!("{}: its mounts are the host's", InvalidSpec::NoMountNamespace);
     }
     Ok(Checked { id, config, bundle, rootfs, loaded, effective, owner })
 }
 
-/// As runc, `--compat` takes a container that mounts on the host, and says so.
+/// As runc, `--compat` takes a container that mounts on the host.
 fn check_rules(context: &Context, spec: &Spec) -> Result<(), InvalidSpec> {
     match rules::check(spec) {
         Err(InvalidSpec::NoMountNamespace)
             if context.global.compat && !rules::has_user_namespace(spec) =>
         {
-            tracing::warn!("{}: its mounts are the host's", InvalidSpec::NoMountNamespace);
             Ok(())
         }
         other => other,

@@ -143,8 +143,8 @@ fn refuse_listener(found: &mut Found, seccomp: &LinuxSeccomp) {
     }
 }
 
-/// A namespace that the spec leaves out is the host's. Mount and cgroup namespaces are given all
-/// the same: what they show is the guest's own.
+/// A namespace that the spec leaves out is the host's. A cgroup namespace is given all the same: what
+/// it shows is the guest's own.
 fn refuse_namespaces(found: &mut Found, linux: &Linux) {
     let list = linux.namespaces().as_deref().unwrap_or_default();
     for (index, namespace) in list.iter().enumerate() {
@@ -158,6 +158,7 @@ fn refuse_namespaces(found: &mut Found, linux: &Linux) {
     let lacks = |typ| list.iter().all(|namespace| namespace.typ() != typ);
     let network = lacks(LinuxNamespaceType::Network);
     found.add(network, "linux.namespaces without network", HOST_NETWORK);
+    found.add(lacks(LinuxNamespaceType::Mount), "linux.namespaces without mount", OWN_KERNEL);
     found.add(lacks(LinuxNamespaceType::Pid), "linux.namespaces without pid", OWN_KERNEL);
     found.add(lacks(LinuxNamespaceType::Ipc), "linux.namespaces without ipc", OWN_KERNEL);
     found.add(lacks(LinuxNamespaceType::Uts), "linux.namespaces without uts", OWN_KERNEL);
@@ -225,7 +226,8 @@ fn refuse_block(found: &mut Found, block: &LinuxBlockIo) {
 mod tests {
     use super::*;
 
-    const NAMESPACES: &str = r#"{"type":"network"},{"type":"pid"},{"type":"ipc"},{"type":"uts"}"#;
+    const NAMESPACES: &str =
+        r#"{"type":"mount"},{"type":"network"},{"type":"pid"},{"type":"ipc"},{"type":"uts"}"#;
 
     fn refused(spec: &str) -> Vec<String> {
         let spec = serde_json::from_str(spec).unwrap();
@@ -246,9 +248,10 @@ mod tests {
     #[test]
     fn the_hosts_namespaces_are_refused_by_name() {
         assert_eq!(
-            refused(r#"{"ociVersion":"1.0.2","linux":{"namespaces":[{"type":"mount"}]}}"#),
+            refused(r#"{"ociVersion":"1.0.2","linux":{"namespaces":[{"type":"cgroup"}]}}"#),
             [
                 "linux.namespaces without network",
+                "linux.namespaces without mount",
                 "linux.namespaces without pid",
                 "linux.namespaces without ipc",
                 "linux.namespaces without uts",
@@ -256,9 +259,9 @@ mod tests {
         );
         let joined = refused(
             r#"{"ociVersion":"1.0.2","linux":{"namespaces":[{"type":"pid"},{"type":"ipc"},
-                {"type":"uts"},{"type":"network","path":"/run/netns/a"}]}}"#,
+                {"type":"uts"},{"type":"mount"},{"type":"network","path":"/run/netns/a"}]}}"#,
         );
-        assert_eq!(joined, ["linux.namespaces[3].path"]);
+        assert_eq!(joined, ["linux.namespaces[4].path"]);
     }
 
     #[test]

@@ -22,6 +22,9 @@ Invalid values are refused in either mode before anything is created: see
 `runtime/src/spec/rules.rs`. The sections `solaris`, `windows`, `vm` and `zos` are refused as a whole:
 they are for other systems, or say what the operator's configuration says here. Properties that the
 specification does not know are ignored, as it demands.
+
+What the public test suites say of both modes, and which of their cases cannot pass in a microVM, each
+with its reason, is in [conformance.md](conformance.md#microvm-mode).
 ";
 
 const VALUES_HEAD: &str = "
@@ -41,6 +44,16 @@ behind it is in the host's kernel. A tree of mounts that is bound with `rbind` a
 its last mount in a microVM, as with `rro`: a guest sees it as one. Processors in
 `process.execCPUAffinity` are the guest's own, from 0 on; those in `linux.resources.cpu.cpus` and the
 nodes in `mems` and `linux.memoryPolicy` are the host's.
+
+What the mount that a source is on forbids (`ro`, `nosuid`, `nodev`, `noexec`, `nosymfollow`) holds for
+the bind mount in a microVM, unless the option that allows it is named; runc, and namespace mode with it,
+gives all of these up as soon as one option is named. `rw` makes writable what is read-only on the host, but for a
+container with a user namespace.
+
+A process with `CAP_MKNOD` in a microVM makes device nodes as under runc where the file system is the
+guest's own (a `tmpfs`), and opens those that `linux.resources.devices` allows. On the root file system
+and on bind mounts, which are the host's files, `mknod` of a device is `EPERM`: no guest leaves a node
+on the host. Nodes that are there already, and those in `linux.devices`, are the guest's devices inside.
 ";
 
 /// The page.

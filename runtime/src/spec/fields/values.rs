@@ -1,12 +1,13 @@
 //! Values that are treated otherwise than the rest of their field.
 
-use super::Treatment::{self, Guest, Host, Refused, Void};
+use super::Treatment::{self, Guest, Host, Refused, Void, Where};
 use super::{
     FOREIGN_MOUNT, HOST_HARDWARE, HOST_LISTENER, HOST_NETWORK, JOINING_NETWORK, OTHER_PAGES,
     OWN_KERNEL, Value,
 };
 
 const NOTIFY_BY_DEFAULT: &str = "SCMP_ACT_NOTIFY cannot be used as default action";
+const WITH_COMPAT: &str = "it is taken with --compat only";
 const GIVEN: &str = "a guest gives it to every container, asked for or not";
 
 const fn value(
@@ -34,6 +35,13 @@ pub(super) const VALUES: &[Value] = &[
         r#"{"linux":{"namespaces":[{"type":"mount"},{"type":"pid"},{"type":"ipc"},{"type":"uts"}]}}"#,
         Refused(HOST_NETWORK),
         Host,
+    ),
+    value(
+        "linux.namespaces",
+        "without `mount`: the host's",
+        r#"{"linux":{"namespaces":[{"type":"network"},{"type":"pid"},{"type":"ipc"},{"type":"uts"}]}}"#,
+        Refused(OWN_KERNEL),
+        Where(WITH_COMPAT),
     ),
     value(
         "linux.namespaces",

@@ -348,6 +348,20 @@ pub(crate) fn reset_signals() {
     let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
 }
 
+/// What a signal is called, as Go has it: `bad system call`.
+pub(crate) fn signal_words(signal: i32) -> String {
+    // SAFETY: strsignal gives a string that is valid until the next call in this thread.
+    let words = unsafe {
+        let text = libc::strsignal(signal);
+        if text.is_null() {
+            None
+        } else {
+            Some(std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned())
+        }
+    };
+    words.unwrap_or_else(|| signal.to_string()).to_lowercase()
+}
+
 /// Sends any signal, real-time ones included, to the process that `pidfd` stands for. False: it
 /// had ended.
 pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: u32) -> io::Result<bool> {

@@ -86,8 +86,9 @@ impl ContainerInit<'_> {
         if !started.step(|| "waiting for the start".to_owned())? {
             return Ok(None);
         }
-        hooks::run_all(&self.plan.start_hooks, program.environment(), &self.plan.hook_state)?;
+        // The hooks are programs of the container as well: no less confined than its own.
         identity::assume_last(&self.plan.process)?;
+        hooks::run_all(&self.plan.start_hooks, program.environment(), &self.plan.hook_state)?;
         self.channel.executing().step(|| "starting the program".to_owned())?;
         Ok(Some(program.execute()))
     }

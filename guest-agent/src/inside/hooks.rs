@@ -4,8 +4,8 @@ use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitStatus, Stdio};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use cofferdam_protocol::plan::HookPlan;
@@ -14,23 +14,49 @@ use rustix::fs::MemfdFlags;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::failure::{StartError, Step};
+use crate::sys;
 
-/// What of a failed hook's stderr is worth carrying to the host.
-const MAX_STDERR_BYTES: u64 = 1 << 10;
+/// What of each of a failed hook's outputs is worth carrying to the host.
+const MAX_OUTPUT_BYTES: u64 = 1 << 10;
 
-/// Runs every hook in order. The first that fails ends it. `env` is what the program will have.
+/// Runs every hook in order. The first that fails ends it, in runc's words. `env` is what the
+/// program will have.
 pub(crate) fn run_all(hooks: &[HookPlan], env: &[CString], state: &str) -> Result<(), StartError> {
-    for hook in hooks {
-        let step = || format!("running the startContainer hook {}", hook.path);
-        let mut stderr = memory_file(b"").step(step)?;
-        let status = run(hook, env, state, &stderr).step(step)?;
-        if !status.success() {
-            let said = last_words(&mut stderr);
-            let text = format!("{}: {status}{said}", step());
-            return Err(StartError::Reported(text));
+    for (number, hook) in hooks.iter().enumerate() {
+        let what = format!("error running startContainer hook #{number}");
+        let step = || format!("{what}: {}", hook.path);
+        let mut output = Output::new().step(step)?;
+        let status = run(hook, env, state, &output).step(step)?;
+        if let Some(how) = how_it_ended(status) {
+            return Err(StartError::Reported(format!("{what}: {how}, {}", output.last_words())));
         }
     }
     Ok(())
+}
+
+/// `None`: well.
+fn how_it_ended(status: ExitStatus) -> Option<String> {
+    match (status.code(), status.signal()) {
+        (Some(0), _) => None,
+        (_, Some(signal)) => Some(format!("signal: {}", sys::signal_words(signal))),
+        (code, None) => Some(format!("exit status {}", code.unwrap_or(-1))),
+    }
+}
+
+/// What a hook writes.
+struct Output {
+    stdout: File,
+    stderr: File,
+}
+
+impl Output {
+    fn new() -> io::Result<Self> {
+        Ok(Self { stdout: memory_file(b"")?, stderr: memory_file(b"")? })
+    }
+
+    fn last_words(&mut self) -> String {
+        format!("stdout: {}, stderr: {}", said(&mut self.stdout), said(&mut self.stderr))
+    }
 }
 
 /// A file has no reader to wait for: a hook that does not read its stdin, or that writes much,
@@ -42,7 +68,7 @@ fn memory_file(content: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-fn run(hook: &HookPlan, env: &[CString], state: &str, stderr: &File) -> io::Result<ExitStatus> {
+fn run(hook: &HookPlan, env: &[CString], state: &str, output: &Output) -> io::Result<ExitStatus> {
     let mut command = Command::new(&hook.path);
     if let Some((name, rest)) = hook.args.split_first() {
         command.arg0(name).args(rest);
@@ -52,7 +78,8 @@ fn run(hook: &HookPlan, env: &[CString], state: &str, stderr: &File) -> io::Resu
         Some(own) => command.envs(own.iter().filter_map(|entry| entry.split_once('='))),
         None => command.envs(env.iter().filter_map(variable)),
     };
-    command.stdin(memory_file(state.as_bytes())?).stdout(Stdio::null()).stderr(stderr.try_clone()?);
+    command.stdin(memory_file(state.as_bytes())?);
+    command.stdout(output.stdout.try_clone()?).stderr(output.stderr.try_clone()?);
     let mut child = command.spawn()?;
     let Some(seconds) = hook.timeout_s else { return child.wait() };
     if ends_within(&child, Duration::from_secs(seconds.into()))? {
@@ -77,11 +104,9 @@ fn ends_within(child: &std::process::Child, time: Duration) -> io::Result<bool> 
     Ok(ended > 0)
 }
 
-fn last_words(stderr: &mut File) -> String {
+fn said(output: &mut File) -> String {
     let mut bytes = Vec::new();
-    let read = stderr.rewind().and_then(|()| stderr.take(MAX_STDERR_BYTES).read_to_end(&mut bytes));
-    match (read, String::from_utf8_lossy(&bytes).trim()) {
-        (Ok(_), said) if !said.is_empty() => format!(": {said}"),
-        _ => String::new(),
-    }
+    // What cannot be read cannot be repeated.
+    let _ = output.rewind().and_then(|()| output.take(MAX_OUTPUT_BYTES).read_to_end(&mut bytes));
+    String::from_utf8_lossy(&bytes).trim_end().to_owned()
 }

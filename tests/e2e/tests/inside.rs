@@ -122,6 +122,22 @@ fn seccomp_holds_for_exec_as_well() {
 }
 
 #[test]
+fn seccomp_holds_for_a_hook_in_the_container_as_well() {
+    let bundle = Bundle::busybox(&["true"]).edit(|config| {
+        config["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_KILL" }]
+        });
+        config["hooks"] = json!({ "startContainer": [
+            { "path": "/bin/sh", "args": ["sh", "-c", "exec mkdir /made"] }
+        ] });
+    });
+    let words = "error running startContainer hook #0: signal: bad system call";
+    Runtime::cofferdam().run(&bundle).exits(1).complains(&[words]);
+    assert!(!bundle.rootfs().join("made").exists());
+}
+
+#[test]
 fn masked_paths_are_empty_and_readonly_paths_refuse_writes() {
     let bundle =
         Bundle::probe(&["/proc/kcore", "/proc/keys", "/sys/firmware", "/proc/sys/kernel/hostname"]);

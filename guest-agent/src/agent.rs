@@ -281,6 +281,15 @@ impl Agent {
         }
     }
 
+    /// Sends a signal to the first process of the one container. False: there is none.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn signal_first(&self, signal: u32) -> io::Result<bool> {
+        let first = self.table().only_container().map(|container| Arc::clone(&container.init));
+        first.map_or(Ok(false), |init| init.signal(signal))
+    }
+
     /// Sends a signal to every process of a container. False: there was none.
     ///
     /// # Errors

@@ -1,10 +1,11 @@
 //! The agent's connection to its monitor, for as long as the guest lives: ends of processes go out,
-//! and the host's words come in: that the machine is about to be saved, that files be forgotten.
+//! and the host's words come in: that the machine is about to be saved, that files be forgotten, that
+//! somebody has sent the container a signal.
 
 use std::io;
 
 use cofferdam_protocol::bounds::{HOST_CID, LIFELINE_PORT};
-use cofferdam_protocol::lifeline::{FORGET, LifelineFrame, RESUME, SUSPEND};
+use cofferdam_protocol::lifeline::{FORGET, LifelineFrame, RESUME, SUSPEND, signal_in};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -43,6 +44,14 @@ pub(crate) async fn hold(
                 }
                 // It was late: everything goes on already.
                 (Ok(1), [RESUME]) => Ok(()),
+                (Ok(1), [other]) => match signal_in(other) {
+                    // One that has just ended takes no signal any more.
+                    Some(signal) => {
+                        let _ = agent.signal_first(signal);
+                        Ok(())
+                    }
+                    None => return,
+                },
                 // The host hung up.
                 _ => return,
             },

@@ -348,6 +348,20 @@ pub(crate) fn reset_signals() {
     let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
 }
 
+/// Lets this process, the first of its pid namespace, end by the signals that end others: the
+/// kernel passes over those for which such a process has no handler. A program that it becomes has
+/// the default again.
+pub(crate) fn end_by_signals() {
+    extern "C" fn end(signal: libc::c_int) {
+        exit_now(128 + signal)
+    }
+    let handler = end as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the handler does nothing but to end the process, which is safe in a handler.
+        unsafe { libc::signal(signal, handler) };
+    }
+}
+
 /// What a signal is called, as Go has it: `bad system call`.
 pub(crate) fn signal_words(signal: i32) -> String {
     // SAFETY: strsignal gives a string that is valid until the next call in this thread.

@@ -2,7 +2,7 @@
 
 /// The version of everything in this crate. Monitor, agent and runtime of one build agree; an
 /// agent of another build is refused when its lifeline says so.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// The version of what a checkpoint of a microVM is made of: its manifest, the machine's state and
 /// the layout of the memory file.

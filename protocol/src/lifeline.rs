@@ -28,6 +28,26 @@ pub const RESUME: u8 = b'R';
 /// holds each of them open. The agent has it forget what nobody uses.
 pub const FORGET: u8 = b'F';
 
+/// The fourth, with the signal's number in its lower bits: somebody on the host has sent the
+/// container a signal, by the monitor's pid. It is for the container's first process.
+const SIGNAL: u8 = 0x80;
+/// `_NSIG`: signals are numbered from 1 to this.
+const LAST_SIGNAL: u8 = 64;
+
+/// The word for a signal. `None` when there is none of that number.
+#[must_use]
+pub fn signal_word(signal: u32) -> Option<u8> {
+    let number = u8::try_from(signal).ok()?;
+    (1..=LAST_SIGNAL).contains(&number).then_some(SIGNAL | number)
+}
+
+/// The signal that a word stands for. `None` when it says something else.
+#[must_use]
+pub fn signal_in(word: u8) -> Option<u32> {
+    let number = word & !SIGNAL;
+    (word & SIGNAL != 0 && (1..=LAST_SIGNAL).contains(&number)).then_some(number.into())
+}
+
 /// What the agent tells the monitor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LifelineFrame {
@@ -143,6 +163,15 @@ mod tests {
             let frame = LifelineFrame::Suspended { still };
             assert_eq!(LifelineFrame::parse(frame.to_bytes()), Ok(frame));
         }
+    }
+
+    #[test]
+    fn every_signal_has_a_word_of_its_own() {
+        for signal in 1..=64 {
+            assert_eq!(signal_word(signal).and_then(signal_in), Some(signal));
+        }
+        assert_eq!([0, 65, 128 + 9, u32::MAX].map(signal_word), [None; 4]);
+        assert_eq!([SUSPEND, RESUME, FORGET, 0x80, 0xff].map(signal_in), [None; 5]);
     }
 
     #[test]

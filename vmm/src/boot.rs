@@ -25,7 +25,6 @@ use cofferdam_virtio::poll::{Interest, Poller, Token};
 use cofferdam_virtio::{fs, rng, vsock};
 use kvm_ioctls::VcpuFd;
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::console::Console;
@@ -33,6 +32,7 @@ use crate::crew::{Crew, CrewError};
 use crate::descriptors::{self, Inheritance, SavedFiles};
 use crate::devices::control::Control;
 use crate::devices::event_loop::{Devices, owner};
+use crate::devices::signals::Signals;
 use crate::devices::statistics::ResidentSource;
 use crate::figures::Figures;
 use crate::file_server;
@@ -175,7 +175,7 @@ struct Provisions {
 struct Confined {
     provisions: Provisions,
     smaps: File,
-    signals: SignalFd,
+    signals: Signals,
     fs_device: FsDevice,
     files: FsSaver,
     crowded: OwnedFd,
@@ -339,16 +339,14 @@ fn serve_files(server: AttachedFs) -> String {
     }
 }
 
-/// A terminal that changes its size says so on a descriptor; a reader that goes away is an error
-/// of the write. Before any other thread is there, so that all inherit it.
-fn redirect_signals() -> nix::Result<SignalFd> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGWINCH);
-    let mut blocked = signals;
+/// Signals are read from a descriptor; a reader that goes away is an error of the write. Before any
+/// other thread is there, so that all inherit it.
+fn redirect_signals() -> nix::Result<Signals> {
+    let mut blocked = SigSet::empty();
     blocked.add(Signal::SIGPIPE);
     blocked.thread_block()?;
     sys::ignore_interruptions()?;
-    SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+    Signals::redirect()
 }
 
 /// How many virtio-mmio devices there are.
@@ -365,7 +363,7 @@ struct Loaded {
     control: OwnedFd,
     console: Option<File>,
     smaps: File,
-    signals: SignalFd,
+    signals: Signals,
     fs_device: FsDevice,
     files: FsSaver,
     crowded: OwnedFd,

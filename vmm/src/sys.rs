@@ -22,8 +22,49 @@ pub(crate) fn take_descriptor(number: RawFd) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// What a thread of the monitor's is interrupted by.
-const INTERRUPTION: libc::c_int = libc::SIGUSR1;
+/// What a thread of the monitor's is interrupted by: a signal that neither the kernel nor anybody
+/// else sends, so that it is not missed where signals are passed on.
+const INTERRUPTION: libc::c_int = libc::SIGSTKFLT;
+
+/// What a process is told about itself.
+const OWN_SIGNALS: [libc::c_int; 14] = [
+    libc::SIGILL,
+    libc::SIGTRAP,
+    libc::SIGABRT,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGSEGV,
+    libc::SIGSYS,
+    libc::SIGPIPE,
+    libc::SIGCHLD,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGXCPU,
+    libc::SIGXFSZ,
+    INTERRUPTION,
+];
+
+/// Every signal that can be caught, real-time ones included, but those that are about the process
+/// which gets them.
+pub(crate) fn forwarded_signals() -> SigSet {
+    // SAFETY: the set lives through the calls, which fill it before it is read; signals that do not
+    // exist, and those that libc keeps, are refused without effect.
+    unsafe {
+        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigfillset(set.as_mut_ptr());
+        for signal in OWN_SIGNALS {
+            libc::sigdelset(set.as_mut_ptr(), signal);
+        }
+        SigSet::from_sigset_t_unchecked(set.assume_init())
+    }
+}
+
+/// A signal that no other thread can take.
+#[cfg(test)]
+pub(crate) fn send_to_this_thread(signal: libc::c_int) {
+    // SAFETY: neither call touches memory.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), signal) };
+}
 
 /// A thread of this process.
 #[derive(Clone, Copy, Debug)]

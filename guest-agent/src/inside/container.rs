@@ -82,6 +82,7 @@ impl ContainerInit<'_> {
 
     /// None: the agent gave up before the start.
     fn start(&self, program: &Program) -> Result<Option<StartError>, StartError> {
+        sys::end_by_signals();
         let started = self.channel.ready_and_wait();
         if !started.step(|| "waiting for the start".to_owned())? {
             return Ok(None);

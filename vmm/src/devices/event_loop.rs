@@ -22,12 +22,12 @@ use cofferdam_protocol::lifeline::{FORGET, RESUME, SUSPEND};
 use cofferdam_virtio::poll::{Events, Poller, Readiness, Token};
 use cofferdam_virtio::rng::Rng;
 use cofferdam_virtio::vsock::{Endpoint, Vsock, VsockEvent};
-use nix::sys::signalfd::SignalFd;
 
 use super::checkpoint::{self, Checkpoint};
 use super::client::Received;
 use super::control::{ClientId, Control, Phase};
 use super::lifeline::{Exit, Lifeline, LifelineError, News};
+use super::signals::Signals;
 use super::statistics::ResidentSource;
 use super::streams::Streams;
 use crate::figures::Figures;
@@ -76,8 +76,8 @@ pub struct Devices {
     pub vsock: Vsock,
     /// The control socket.
     pub control: Control,
-    /// Where `SIGWINCH` arrives.
-    pub signals: SignalFd,
+    /// What is sent to the monitor.
+    pub signals: Signals,
     /// What the file server tells the agent, until they are connected.
     pub changes: Option<OwnedFd>,
     /// Raised when the guest should forget files.
@@ -135,6 +135,7 @@ impl Loop {
             self.devices.control.expire(now);
             self.hear_vsock()?;
         }
+        self.pass_signals_on();
         self.answer_drained();
         self.end_when_drained();
         self.advance_checkpoint(Instant::now());
@@ -162,13 +163,31 @@ impl Loop {
                 }
             }
             owner::SIGNALS => {
-                while let Ok(Some(_)) = self.devices.signals.read_signal() {}
-                self.streams.resized();
+                self.take_signals();
             }
             owner::CROWDED => self.make_room(),
             _ => {}
         }
         Ok(())
+    }
+
+    /// What changes the size of the container's terminal has no other meaning.
+    fn take_signals(&mut self) {
+        self.devices.signals.take();
+        let resize = nix::libc::SIGWINCH.cast_unsigned();
+        if self.streams.has_terminal() && self.devices.signals.withdraw(resize) {
+            self.streams.resized();
+        }
+    }
+
+    /// What arrives before there is an agent, or while the machine is being saved, waits.
+    fn pass_signals_on(&mut self) {
+        if self.lifeline.is_up() && self.checkpoint.is_none() {
+            let words = self.devices.signals.words();
+            if !words.is_empty() {
+                self.devices.vsock.tell(&words);
+            }
+        }
     }
 
     /// A guest without an agent yet has used few files; the server asks again.

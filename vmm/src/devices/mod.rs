@@ -9,5 +9,6 @@ pub mod client;
 pub mod control;
 pub mod event_loop;
 pub mod lifeline;
+pub mod signals;
 pub mod statistics;
 pub mod streams;

@@ -123,6 +123,12 @@ impl Streams {
         outputs.all(|stream| vsock.drained(stream.connection))
     }
 
+    /// Whether the container has a terminal whose size is followed.
+    #[must_use]
+    pub fn has_terminal(&self) -> bool {
+        self.resize.is_some()
+    }
+
     /// The controlling terminal has another size.
     pub fn resized(&self) {
         if let Some(resize) = &self.resize {

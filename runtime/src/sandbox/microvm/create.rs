@@ -267,6 +267,9 @@ impl Prepared {
     }
 
     fn make_container(&self, timeout: Duration) -> Result<(), CreateError> {
+        if let Some(seccomp) = &self.plan.container.process.seccomp {
+            tracing::debug!("seccomp filter flags: {}", seccomp.flags);
+        }
         let connection = control::connect_agent(&self.state_folder, timeout);
         Agent::new(connection.map_err(CreateError::Control)?)
             .create_container(&self.id, INIT, &self.plan.container, timeout)

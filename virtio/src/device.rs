@@ -1,18 +1,22 @@
 //! What the transport needs to know of a device, and what a device gets when its driver is ready.
 
+use std::num::Wrapping;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::interrupt::Interrupt;
-use crate::memory::GuestRam;
+use crate::memory::{Address, Bytes, GuestAddress, GuestRam};
 use crate::saved::QueuePosition;
 
 /// The device types of virtio 1.2, section 5, that exist here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum DeviceType {
+    /// Network.
+    Net = 1,
     /// Entropy.
     Rng = 4,
     /// Sockets.
@@ -25,6 +29,8 @@ pub enum DeviceType {
 pub const FEATURE_VERSION_1: u64 = 1 << 32;
 /// Feature bit: notifications are suppressed by index, not by flag. Fewer interrupts and exits.
 pub const FEATURE_EVENT_IDX: u64 = 1 << 29;
+/// Feature bit: a chain may be a table elsewhere, so that it takes one place in its queue.
+pub const FEATURE_INDIRECT: u64 = 1 << 28;
 
 /// The transport's half of a device. It lives on the vCPU threads, under the transport's lock.
 pub trait VirtioDevice: Send {
@@ -68,11 +74,26 @@ pub struct Activation {
 #[error("The driver broke its queue")]
 pub struct BrokenQueue(#[source] pub virtio_queue::Error);
 
+impl From<vm_memory::GuestMemoryError> for BrokenQueue {
+    fn from(error: vm_memory::GuestMemoryError) -> Self {
+        Self(virtio_queue::Error::GuestMemory(error))
+    }
+}
+
+/// Where the entries of a used ring begin, and how long one is (virtio 1.2, section 2.7.8).
+const USED_ENTRIES: u64 = 4;
+const USED_ENTRY_BYTES: u64 = 8;
+/// Where the entries of an available ring begin, and how long one is (section 2.7.6).
+const AVAILABLE_ENTRIES: u64 = 4;
+const AVAILABLE_ENTRY_BYTES: u64 = 2;
+
 /// One queue, with the event that the driver's notification raises.
 #[derive(Debug)]
 pub struct DeviceQueue {
     queue: Queue,
     notification: Arc<EventFd>,
+    /// How far it was used when the driver was last asked whether it wants to hear of it.
+    told: Wrapping<u16>,
 }
 
 /// A chain of descriptors that a driver made available.
@@ -82,7 +103,8 @@ impl DeviceQueue {
     /// Takes a queue into service.
     #[must_use]
     pub fn new(queue: Queue, notification: Arc<EventFd>) -> Self {
-        Self { queue, notification }
+        let told = Wrapping(queue.next_used());
+        Self { queue, notification, told }
     }
 
     /// How far it is served.
@@ -135,6 +157,36 @@ impl DeviceQueue {
         self.queue.add_used(memory, head, written).map_err(BrokenQueue)
     }
 
+    /// Returns chains that belong together: the driver sees all of them or none.
+    ///
+    /// # Errors
+    /// When the used ring is outside memory.
+    pub fn push_together(
+        &mut self,
+        memory: &GuestRam,
+        used: &[(u16, u32)],
+    ) -> Result<(), BrokenQueue> {
+        let Some(((last, written), before)) = used.split_last() else { return Ok(()) };
+        let first = Wrapping(self.queue.next_used());
+        let mut next = first;
+        for (head, written) in before {
+            let mut entry = [0; USED_ENTRY_BYTES as usize];
+            entry[..4].copy_from_slice(&u32::from(*head).to_le_bytes());
+            entry[4..].copy_from_slice(&written.to_le_bytes());
+            memory.write_slice(&entry, self.used_entry(next)?)?;
+            next += 1;
+        }
+        self.queue.set_next_used(next.0);
+        self.push(memory, *last, *written)
+    }
+
+    fn used_entry(&self, index: Wrapping<u16>) -> Result<GuestAddress, BrokenQueue> {
+        let place = u64::from(index.0 % self.queue.size().max(1));
+        let overflow = BrokenQueue(virtio_queue::Error::AddressOverflow);
+        let ring = GuestAddress(self.queue.used_ring());
+        ring.checked_add(USED_ENTRIES + place * USED_ENTRY_BYTES).ok_or(overflow)
+    }
+
     /// Asks for notifications, and says whether chains came in the meantime (which will not be
     /// notified).
     ///
@@ -152,6 +204,19 @@ impl DeviceQueue {
     /// # Errors
     /// When a ring is outside memory.
     pub fn wants_interrupt(&mut self, memory: &GuestRam) -> Result<bool, BrokenQueue> {
-        self.queue.needs_notification(memory).map_err(BrokenQueue)
+        // What was pushed is to be seen before the driver's answer is read.
+        fence(Ordering::SeqCst);
+        let (now, before) = (Wrapping(self.queue.next_used()), self.told);
+        self.told = now;
+        if !self.queue.event_idx_enabled() {
+            return Ok(true);
+        }
+        let entries = u64::from(self.queue.size()) * AVAILABLE_ENTRY_BYTES;
+        let overflow = BrokenQueue(virtio_queue::Error::AddressOverflow);
+        let ring = GuestAddress(self.queue.avail_ring());
+        let place = ring.checked_add(AVAILABLE_ENTRIES + entries).ok_or(overflow)?;
+        let event: u16 = memory.load(place, Ordering::Relaxed)?;
+        // Virtio 1.2, section 2.7.7.1: it asked for the moment when this entry is used.
+        Ok(now - Wrapping(u16::from_le(event)) - Wrapping(1) < now - before)
     }
 }

@@ -8,7 +8,7 @@ mod bridge;
 mod driver;
 mod script;
 
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use crate::device::{Activation, DeviceType, FEATURE_VERSION_1, VirtioDevice};
 use crate::fs;
 use crate::memory::{GuestAddress, GuestRam};
 use crate::mmio::MmioTransport;
+use crate::net::{self, Net, NetConfig};
 use crate::poll::{Events, Poller};
 use crate::saved::{FsState, HandleState, InodeState, QueuePosition, QueueState, TransportState};
 use crate::vsock::{self, ConnectionId, Endpoint, Vsock};
@@ -165,6 +166,60 @@ fn connect_again(vsock: &mut Vsock, script: &mut Script<'_>) {
     let _ = vsock.connect(1025, endpoint, b"");
 }
 
+/// Plays a guest and a host of the network device as the bytes say.
+pub fn net_frames(bytes: &[u8]) {
+    let mut script = Script::new(bytes);
+    let (tap, host) = UnixDatagram::pair().unwrap();
+    tap.set_nonblocking(true).unwrap();
+    host.set_nonblocking(true).unwrap();
+    let poller = Arc::new(Poller::open().unwrap());
+    let config = NetConfig { mac: [2; 6], mtu: 1500, uncut_udp: true };
+    let (device, mut net) = net::open(Arc::clone(&poller), 0, tap.into(), config).unwrap();
+    let features = net_features(script.byte().unwrap_or(0));
+    let mut driver = Driver::start_with(Box::new(device), 2, features);
+    for _ in 0..MAX_STEPS {
+        let Some(step) = script.byte() else { return };
+        match step % 4 {
+            0 => send_frame(&mut driver, &mut script),
+            1 => give_buffer(&mut driver, &mut script),
+            2 => drop(host.send(&vec![step; script.word() as usize % 3000])),
+            _ => break_descriptor(&mut driver, &mut script),
+        }
+        while host.recv(&mut [0; 64]).is_ok() {}
+        serve_frames(&poller, &mut net, &mut driver);
+    }
+}
+
+/// Checksums, what is not cut, several buffers: each of them or not. What the guest takes uncut a
+/// socket cannot be told of.
+fn net_features(choice: u8) -> u64 {
+    let bits = [0, 11, 12, 13, 15, 56];
+    let chosen = bits.iter().enumerate().filter(|(index, _)| choice >> index & 1 != 0);
+    chosen.fold(0, |all, (_, bit)| all | 1 << bit)
+}
+
+fn send_frame(driver: &mut Driver, script: &mut Script<'_>) {
+    let mut header = [0; 12];
+    script.fill(&mut header[..10]);
+    driver.write(BUFFERS, &header);
+    let (cut, length) = (script.word() % 20, script.word() % 70_000);
+    let head = Piece { address: BUFFERS, length: cut, writable: false };
+    let body = Piece { address: BUFFERS + u64::from(cut), length, writable: false };
+    driver.offer(1, &[head, body]);
+}
+
+fn serve_frames(poller: &Poller, net: &mut Net, driver: &mut Driver) {
+    let mut events = Events::new();
+    while let ready @ [_, ..] = poller.wait(&mut events, Some(Duration::ZERO)).unwrap() {
+        for (token, readiness) in ready {
+            net.handle(*token, *readiness);
+        }
+        for queue in 0..2 {
+            while driver.used(queue).is_some() {}
+        }
+    }
+}
+
 /// Asks the file server as the bytes say. The folder should be small, and nobody else's.
 pub fn fs_requests(folder: &Path, bytes: &[u8]) {
     // A server takes its thread's working directory for itself.
@@ -289,6 +344,11 @@ mod tests {
         #[test]
         fn vsock_packets_do_no_harm(bytes in vec(any::<u8>(), 0..2000)) {
             vsock_packets(&bytes);
+        }
+
+        #[test]
+        fn net_frames_do_no_harm(bytes in vec(any::<u8>(), 0..2000)) {
+            net_frames(&bytes);
         }
 
         #[test]

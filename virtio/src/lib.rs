@@ -1,11 +1,12 @@
-//! Virtio devices over guest memory: the virtio-mmio transport, file sharing, sockets, entropy.
+//! Virtio devices over guest memory: the virtio-mmio transport, file sharing, sockets, network, entropy.
 //!
 //! ```text
 //!   vCPU threads                    worker threads
 //!  ┌───────────────┐  hand-over   ┌──────────────────────────────┐
 //!  │ MmioTransport │ ───────────▶ │ Vsock, Rng   (devices thread)│──▶ host descriptors
-//!  │  device half  │   queues,    │ FsServer     (fs thread)     │──▶ shared trees
-//!  └───────────────┘   interrupt  └──────────────────────────────┘
+//!  │  device half  │   queues,    │ Net          (net thread)    │──▶ taps
+//!  │               │   interrupt  │ FsServer     (fs thread)     │──▶ shared trees
+//!  └───────────────┘              └──────────────────────────────┘
 //! ```
 //!
 //! What this is not: it knows no KVM (the caller wires event descriptors to it), no jail (the
@@ -23,6 +24,7 @@ pub mod handover;
 pub mod interrupt;
 pub mod memory;
 pub mod mmio;
+pub mod net;
 pub mod poll;
 pub mod rng;
 pub mod saved;

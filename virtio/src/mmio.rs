@@ -103,6 +103,20 @@ impl std::fmt::Debug for MmioTransport {
     }
 }
 
+/// The guest reads registers of a window that has no device yet: the driver leaves it alone then
+/// (section 4.2.2), and may look again.
+pub fn read_placeholder(offset: u64, data: &mut [u8]) {
+    let value: u32 = match offset {
+        MAGIC_VALUE => MAGIC,
+        VERSION => MMIO_VERSION,
+        _ => 0,
+    };
+    data.fill(0);
+    if let Ok(data) = <&mut [u8; 4]>::try_from(data) {
+        *data = value.to_le_bytes();
+    }
+}
+
 impl MmioTransport {
     /// Puts a device behind registers; `line` is raised for each of its interrupts.
     ///

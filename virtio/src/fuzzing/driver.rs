@@ -60,6 +60,11 @@ struct Queue {
 impl Driver {
     /// Brings a device with so many queues into service.
     pub fn start(device: Box<dyn VirtioDevice>, queues: u16) -> Self {
+        Self::start_with(device, queues, 0)
+    }
+
+    /// The same, with these features accepted beside the usual ones.
+    pub fn start_with(device: Box<dyn VirtioDevice>, queues: u16, features: u64) -> Self {
         let memory = GuestRam::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).unwrap();
         let memory = Arc::new(memory);
         let line = EventFd::new(EFD_NONBLOCK).unwrap();
@@ -68,12 +73,11 @@ impl Driver {
         let fresh = || Queue { free: (0..QUEUE_SIZE).rev().collect(), ..Queue::default() };
         let queues = (0..queues).map(|_| fresh()).collect();
         let mut driver = Self { transport, memory, queues, line: raised };
-        driver.bring_up();
+        driver.bring_up(FEATURE_VERSION_1 | FEATURE_EVENT_IDX | features);
         driver
     }
 
-    fn bring_up(&mut self) {
-        let features = FEATURE_VERSION_1 | FEATURE_EVENT_IDX;
+    fn bring_up(&mut self, features: u64) {
         self.register(STATUS, ACKNOWLEDGE | DRIVER);
         for (select, word) in [(0, features as u32), (1, (features >> 32) as u32)] {
             self.register(DRIVER_FEATURES_SEL, select);

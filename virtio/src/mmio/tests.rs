@@ -278,3 +278,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_window_without_a_device_is_a_placeholder() {
+    let read = |offset| {
+        let mut data = [0xff; 4];
+        read_placeholder(offset, &mut data);
+        u32::from_le_bytes(data)
+    };
+    assert_eq!([read(MAGIC_VALUE), read(VERSION), read(DEVICE_ID)], [MAGIC, MMIO_VERSION, 0]);
+    assert_eq!([read(STATUS), read(QUEUE_NUM_MAX), read(CONFIG)], [0; 3]);
+    let mut odd = [0xff; 3];
+    read_placeholder(MAGIC_VALUE, &mut odd);
+    assert_eq!(odd, [0; 3]);
+}

@@ -1,0 +1,219 @@
+//! From the tap to the guest.
+//!
+//! The guest's buffers are gathered ahead, so that one call puts a frame into as many of them as it
+//! needs. What is not needed waits for the next frame.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use super::MAX_FRAMES_IN_ONE_GO;
+use super::features;
+use super::header::{BUFFERS_OFFSET, HEADER_BYTES, MAX_FRAME_BYTES};
+use super::sys::{MAX_PIECES, Pieces};
+use crate::device::{Activation, BrokenQueue, Chain, DeviceQueue};
+use crate::memory::{Address as _, Bytes as _, GuestAddress, GuestRam};
+
+/// An Ethernet header with two VLAN tags.
+const LINK_BYTES: usize = 14 + 8;
+/// Buffers taken for one frame. A guest could otherwise give useless ones for ever, and nobody else
+/// would get a turn.
+const MAX_TAKEN: usize = 2 * super::QUEUE_SIZES[0] as usize;
+
+/// A buffer of the guest's.
+#[derive(Clone, Copy, Debug)]
+struct Buffer {
+    head: u16,
+    /// Where its first bytes lie: those of the header, for a frame that begins here.
+    start: [Option<GuestAddress>; HEADER_BYTES - BUFFERS_OFFSET],
+    bytes: usize,
+    pieces: usize,
+}
+
+/// The receive queue's side.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    mergeable: bool,
+    /// The longest frame that may come, with its header.
+    longest: usize,
+    /// The tap may have frames.
+    readable: bool,
+    buffers: VecDeque<Buffer>,
+    pieces: Pieces,
+    /// What the buffers hold in all.
+    room: usize,
+    /// What a frame used.
+    used: Vec<(u16, u32)>,
+}
+
+/// How an attempt to receive ended.
+enum Received {
+    /// A frame of so many bytes, header included, lies in the first buffers.
+    Frame(usize),
+    /// There is none, or it was lost.
+    Nothing,
+}
+
+impl Receiver {
+    pub(super) fn new(activation: &Activation, mtu: u16) -> Self {
+        let uncut = features::takes_uncut(activation.features);
+        let frame = if uncut { MAX_FRAME_BYTES } else { usize::from(mtu) + LINK_BYTES };
+        Self {
+            mergeable: activation.features & features::MERGEABLE != 0,
+            longest: HEADER_BYTES + frame,
+            // It may have had some before.
+            readable: true,
+            buffers: VecDeque::with_capacity(usize::from(super::QUEUE_SIZES[0])),
+            pieces: Pieces::new(Arc::clone(&activation.memory)),
+            room: 0,
+            used: Vec::with_capacity(usize::from(super::QUEUE_SIZES[0])),
+        }
+    }
+
+    pub(super) fn tap_is_readable(&mut self) {
+        self.readable = true;
+    }
+
+    /// Gives the guest what the tap has; true when the driver wants to hear of it.
+    pub(super) fn serve(
+        &mut self,
+        queue: &mut DeviceQueue,
+        memory: &GuestRam,
+        tap: BorrowedFd<'_>,
+    ) -> Result<bool, BrokenQueue> {
+        let mut served = 0;
+        while self.readable && served < MAX_FRAMES_IN_ONE_GO {
+            if !self.gather(queue, memory)? {
+                break;
+            }
+            if let Received::Frame(bytes) = self.receive(tap) {
+                self.hand_over(queue, memory, bytes)?;
+                served += 1;
+            }
+        }
+        if self.readable && served == MAX_FRAMES_IN_ONE_GO {
+            queue.call_again();
+        }
+        Ok(served > 0 && queue.wants_interrupt(memory)?)
+    }
+
+    /// Takes buffers until the longest frame fits; false when the guest has not so many. It then
+    /// tells when it has more.
+    fn gather(&mut self, queue: &mut DeviceQueue, memory: &GuestRam) -> Result<bool, BrokenQueue> {
+        for _ in 0..MAX_TAKEN {
+            if self.is_ready() {
+                return Ok(true);
+            }
+            if let Some(chain) = queue.pop(memory)? {
+                let head = chain.head_index();
+                if !self.take(chain) {
+                    queue.push(memory, head, 0)?;
+                }
+            } else if !queue.rearm(memory)? {
+                return Ok(false);
+            }
+        }
+        queue.call_again();
+        Ok(false)
+    }
+
+    fn is_ready(&self) -> bool {
+        let enough = if self.mergeable { self.room >= self.longest } else { self.room > 0 };
+        // More pieces cannot be had in one call, so what is there must do.
+        enough || self.pieces.count() + 1 >= MAX_PIECES
+    }
+
+    /// Where frames cannot lie in several buffers, one must hold the longest.
+    fn is_of_use(&self, buffer: &Buffer) -> bool {
+        let needed = if self.mergeable { HEADER_BYTES } else { self.longest };
+        buffer.bytes >= needed
+    }
+
+    /// Takes a buffer, unless it is of no use.
+    fn take(&mut self, chain: Chain<'_>) -> bool {
+        let before = self.pieces.count();
+        match self.parse(chain).filter(|buffer| self.is_of_use(buffer)) {
+            Some(buffer) => {
+                self.room += buffer.bytes;
+                self.buffers.push_back(buffer);
+                true
+            }
+            None => {
+                self.pieces.truncate(before);
+                false
+            }
+        }
+    }
+
+    /// Adds a buffer's pieces; `None` for one that is not in memory, or in too many of them.
+    fn parse(&mut self, chain: Chain<'_>) -> Option<Buffer> {
+        let mut buffer = Buffer { head: chain.head_index(), start: [None; 2], bytes: 0, pieces: 0 };
+        for descriptor in chain.writable() {
+            let length = usize::try_from(descriptor.len()).ok()?;
+            buffer.pieces += self.pieces.push(descriptor.addr(), length)?;
+            for (place, offset) in buffer.start.iter_mut().zip(BUFFERS_OFFSET..) {
+                let inside = offset.checked_sub(buffer.bytes).filter(|inside| *inside < length);
+                *place = place.or(inside.map(|at| descriptor.addr().unchecked_add(at as u64)));
+            }
+            buffer.bytes += length;
+        }
+        Some(buffer)
+    }
+
+    fn receive(&mut self, tap: BorrowedFd<'_>) -> Received {
+        match self.pieces.read_from(tap, self.pieces_needed()) {
+            Ok(bytes) if bytes >= HEADER_BYTES => Received::Frame(bytes),
+            Ok(_) => Received::Nothing,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Received::Nothing,
+            // Nothing there; or a tap that is down, which says when it is up again.
+            Err(_) => {
+                self.readable = false;
+                Received::Nothing
+            }
+        }
+    }
+
+    /// In how many pieces the longest frame fits.
+    fn pieces_needed(&self) -> usize {
+        if !self.mergeable {
+            return self.buffers.front().map_or(0, |buffer| buffer.pieces);
+        }
+        let mut room = 0;
+        let is_short = |index: &usize| {
+            let short = room < self.longest;
+            room += self.pieces.length(*index);
+            short
+        };
+        (0..self.pieces.count()).take_while(is_short).count()
+    }
+
+    /// Gives the guest the buffers that a frame lies in.
+    fn hand_over(
+        &mut self,
+        queue: &mut DeviceQueue,
+        memory: &GuestRam,
+        bytes: usize,
+    ) -> Result<(), BrokenQueue> {
+        self.used.clear();
+        let start = self.buffers.front().map(|buffer| buffer.start);
+        let (mut left, mut pieces) = (bytes, 0);
+        while left > 0 {
+            let Some(buffer) = self.buffers.pop_front() else { break };
+            let written = left.min(buffer.bytes);
+            // At most MAX_FRAME_BYTES and the header.
+            self.used.push((buffer.head, written as u32));
+            self.room -= buffer.bytes;
+            pieces += buffer.pieces;
+            left -= written;
+        }
+        self.pieces.remove_first(pieces);
+        let count = (self.used.len() as u16).to_le_bytes();
+        for (place, byte) in start.iter().flatten().zip(count) {
+            if let Some(place) = place {
+                memory.write_obj(byte, *place)?;
+            }
+        }
+        queue.push_together(memory, &self.used)
+    }
+}

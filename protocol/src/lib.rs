@@ -24,6 +24,8 @@ pub mod control;
 pub mod frame;
 pub mod id;
 pub mod lifeline;
+pub mod netlink;
+pub mod network;
 pub mod plan;
 pub mod probe;
 pub mod stream;

@@ -30,7 +30,8 @@ pub const CHANGES_PORT: u32 = 1027;
 pub const MAX_VM_CONFIG_BYTES: usize = 1 << 20;
 /// A control frame names a process and carries descriptors beside it.
 pub const MAX_CONTROL_BYTES: usize = 4 << 10;
-/// Three streams of a process: no request carries more descriptors.
+/// Three streams of a process; as many as a network device may have queues: no request carries
+/// more descriptors.
 pub const MAX_CONTROL_DESCRIPTORS: usize = 3;
 /// A change names two folders of at most 4 KiB and two files, each byte in up to four of JSON.
 pub const MAX_CHANGE_BYTES: usize = 64 << 10;
@@ -55,3 +56,8 @@ pub const MEMORY_BLOCK_MIB: u32 = 128;
 pub const MAX_GROWING_MEMORY_MIB: u32 = 60 << 10;
 /// Host trees and files that one VM sees at boot: the root file system and the bind mounts.
 pub const MAX_SHARES: usize = 1024;
+/// Network interfaces of one VM: each has a window and an interrupt of its own kept for it.
+pub const MAX_INTERFACES: u8 = 8;
+/// How many an engine may add to a VM after its boot without having said so before: a network or
+/// two, and a service mesh's.
+pub const SPARE_INTERFACES: u8 = 3;

@@ -32,6 +32,21 @@ pub enum ControlRequest {
     /// what the guest began with, and answer with [`ControlResponse::Memory`]. Taking some away is
     /// for after the guest has given them back: what was in them is gone.
     SetMemoryBlocks(u32),
+    /// Make a network device of the tap whose descriptor comes with the frame, and answer with
+    /// [`ControlResponse::Network`].
+    AttachNetwork(AttachNetwork),
+}
+
+/// What the guest's driver is told of a network device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachNetwork {
+    /// Its Ethernet address.
+    pub mac: [u8; 6],
+    /// How long a packet may be.
+    pub mtu: u16,
+    /// Whether the host's kernel takes and gives UDP that is not cut.
+    pub uncut_udp: bool,
 }
 
 /// Which streams come with an [`ControlRequest::Attach`], and what they mean for the sandbox.
@@ -102,6 +117,11 @@ pub enum ControlResponse {
     Memory {
         /// Guest-physical.
         first_block: u64,
+    },
+    /// The network device is there.
+    Network {
+        /// Its number among the virtio-mmio devices, as the guest's kernel counts them.
+        device: u32,
     },
     /// Refused; the reason is the monitor's own text.
     Refused(String),

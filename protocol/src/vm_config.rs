@@ -6,7 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bounds::{MAX_MEMORY_MIB, MAX_SHARES, MAX_VCPUS, MEMORY_BLOCK_MIB, MIN_MEMORY_MIB};
+use crate::bounds::{
+    MAX_INTERFACES, MAX_MEMORY_MIB, MAX_SHARES, MAX_VCPUS, MEMORY_BLOCK_MIB, MIN_MEMORY_MIB,
+};
 use crate::id::ContainerId;
 
 /// A descriptor's number in the monitor, inherited from the runtime.
@@ -28,6 +30,8 @@ pub struct VmConfig {
     /// By how many blocks of [`MEMORY_BLOCK_MIB`] it can grow while
     /// the guest runs.
     pub memory_blocks_max: u32,
+    /// How many network devices it can get while the guest runs, at most [`MAX_INTERFACES`].
+    pub network_slots: u8,
     /// The guest kernel: an uncompressed x86-64 ELF `vmlinux`, read-only.
     pub kernel: Descriptor,
     /// The guest's first file system, a cpio archive with the agent as `/init`, read-only.
@@ -104,6 +108,9 @@ pub enum InvalidVmConfig {
     /// Memory.
     #[error("{0} MiB of guest memory: {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} are possible")]
     Memory(u32),
+    /// Network devices.
+    #[error("{0} network devices: at most {MAX_INTERFACES} are possible")]
+    NetworkSlots(u8),
     /// Shares.
     #[error("{0} shares: at most {MAX_SHARES} are possible")]
     Shares(usize),
@@ -126,6 +133,9 @@ impl VmConfig {
         }
         if self.memory_blocks_max > MAX_MEMORY_MIB / MEMORY_BLOCK_MIB {
             return Err(InvalidVmConfig::MemoryBlocks(self.memory_blocks_max));
+        }
+        if self.network_slots > MAX_INTERFACES {
+            return Err(InvalidVmConfig::NetworkSlots(self.network_slots));
         }
         if self.shares.len() > MAX_SHARES {
             return Err(InvalidVmConfig::Shares(self.shares.len()));

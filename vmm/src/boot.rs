@@ -32,6 +32,7 @@ use crate::crew::{Crew, CrewError};
 use crate::descriptors::{self, Inheritance, SavedFiles};
 use crate::devices::control::Control;
 use crate::devices::event_loop::{Devices, owner};
+use crate::devices::network::Network;
 use crate::devices::signals::Signals;
 use crate::devices::statistics::ResidentSource;
 use crate::figures::Figures;
@@ -52,8 +53,10 @@ use crate::machine::layout::{self, MemoryLayout};
 use crate::machine::memory::{self, Memory, MemoryError};
 use crate::machine::vcpu_state::VcpuStateError;
 use crate::machine::{boot_params, command_line, memory_file, mptable, registers};
+use crate::net_server::{self, NetServer};
 use crate::parking::Parking;
 use crate::report::{BootClock, chain};
+use crate::slots::Slots;
 use crate::snapshot::{MachineState, Saver, SnapshotError};
 use crate::sys;
 use crate::vcpu::{self, Bus, Saving};
@@ -241,7 +244,8 @@ impl Confined {
             }
             _ => {
                 let memory = memory::allocate(layout, config.memory_blocks_max)?;
-                let entry = fill(&memory, layout, processors, &kernel, &initramfs)?;
+                let slots = u32::from(config.network_slots);
+                let entry = fill(&memory, layout, processors, slots, [&kernel, &initramfs])?;
                 (memory, Beginning::Kernel { entry })
             }
         };
@@ -256,6 +260,7 @@ impl Confined {
             beginning,
             vcpus: config.vcpus_max,
             memory_mib: config.memory_mib,
+            network_slots: config.network_slots,
             control,
             console,
             smaps: self.smaps,
@@ -316,14 +321,15 @@ fn fill(
     memory: &Memory,
     layout: MemoryLayout,
     processors: Processors,
-    kernel: &File,
-    initramfs: &File,
+    slots: u32,
+    images: [&File; 2],
 ) -> Result<u64, BootError> {
+    let [kernel, initramfs] = images;
     let image = KernelImage::open(kernel)?;
     memory::advise_huge_pages(memory, &image.range());
     image.place(kernel, memory, layout)?;
     let initramfs = initramfs::place(initramfs, memory, layout, image.range().end)?;
-    let command_line = command_line::build(DEVICES as u32, processors);
+    let command_line = command_line::build(DEVICES as u32 + slots, processors);
     memory::write(memory, layout::COMMAND_LINE_ADDRESS, command_line.as_bytes())?;
     boot_params::write(memory, layout, command_line.len() as u32, initramfs)?;
     memory::write(memory, layout::MP_TABLE_ADDRESS, &mptable::build(processors.all))?;
@@ -360,6 +366,7 @@ struct Loaded {
     beginning: Beginning,
     vcpus: u8,
     memory_mib: u32,
+    network_slots: u8,
     control: OwnedFd,
     console: Option<File>,
     smaps: File,
@@ -395,7 +402,9 @@ impl Loaded {
             }
         };
         let console = Mutex::new(console);
-        let bus = Arc::new(Bus { console, devices: windows, figures: Arc::clone(&figures) });
+        let slots = Slots::new(self.network_slots);
+        let bus = Bus { console, devices: windows, slots, figures: Arc::clone(&figures) };
+        let bus = Arc::new(bus);
         let token = Token { owner: owner::SIGNALS, index: 0 };
         poller.add(&self.signals, token, Interest::READ).map_err(BootError::Device)?;
         let token = Token { owner: owner::CROWDED, index: 0 };
@@ -404,6 +413,7 @@ impl Loaded {
             .map_err(BootError::Device)?;
         let resident = ResidentSource::new(self.smaps, memory::host_ranges(&self.memory));
         let parking = Arc::new(Parking::default());
+        let (network, net_server) = network(&self.vm, &bus, &self.memory, self.network_slots)?;
         let saver = Saver {
             vm: Arc::clone(&self.vm),
             bus: Arc::clone(&bus),
@@ -423,6 +433,7 @@ impl Loaded {
             resident,
             saver,
             hot_memory: self.hot_memory,
+            network,
             figures,
             happenings: self.crew.happenings(),
         };
@@ -432,11 +443,27 @@ impl Loaded {
             beginning: self.beginning,
             vcpus: self.vcpus,
             devices,
+            net_server,
             bus,
             crew: self.crew,
             happenings: self.happenings,
         })
     }
+}
+
+/// What makes network devices and what serves them, in a machine that has room for any.
+fn network(
+    vm: &Arc<Vm>,
+    bus: &Arc<Bus>,
+    memory: &Arc<Memory>,
+    slots: u8,
+) -> Result<(Option<Network>, Option<NetServer>), BootError> {
+    if slots == 0 {
+        return Ok((None, None));
+    }
+    let (entrance, server) = net_server::open().map_err(BootError::Device)?;
+    let (vm, bus, memory) = (Arc::clone(vm), Arc::clone(bus), Arc::clone(memory));
+    Ok((Some(Network { vm, bus, memory, entrance }), Some(server)))
 }
 
 /// Each device at its window, with its interrupt and notifications.
@@ -471,6 +498,7 @@ struct Equipped {
     beginning: Beginning,
     vcpus: u8,
     devices: Devices,
+    net_server: Option<NetServer>,
     bus: Arc<Bus>,
     crew: Crew,
     happenings: Receiver<Happening>,
@@ -521,6 +549,9 @@ impl Equipped {
                 Ok(move || chain(&vcpu::run(id, vcpu, &bus, &saving)))
             };
             self.crew.spawn(format!("vcpu-{id}"), Role::Vcpu, prepare)?;
+        }
+        if let Some(server) = self.net_server {
+            self.crew.spawn("net".to_owned(), Role::Net, || Ok(|| chain(&server.run())))?;
         }
         let devices = self.devices;
         self.crew.spawn("devices".to_owned(), Role::Devices, || Ok(|| chain(&devices.run())))?;

@@ -4,6 +4,7 @@
 //!   main      reads the VmConfig, builds the machine and the jail, then waits: reports the boot,
 //!             records the exit
 //!   devices   one event loop: vsock, entropy, control socket, standard streams
+//!   net       network devices, which come while the guest runs
 //!   fs        the file server, in a mount namespace of the shares alone
 //!   vcpu-N    the guest
 //! ```
@@ -25,11 +26,14 @@ pub mod figures;
 pub mod file_server;
 pub mod happening;
 pub mod jail;
+mod locking;
 pub mod log;
 pub mod machine;
+pub mod net_server;
 pub mod parking;
 pub mod probe;
 pub mod report;
+pub mod slots;
 pub mod snapshot;
 mod sys;
 pub mod vcpu;

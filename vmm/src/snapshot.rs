@@ -22,13 +22,14 @@ use cofferdam_virtio::saved::{FsState, QueuePosition, TransportState, VsockState
 use serde::{Deserialize, Serialize};
 
 use crate::console::ConsoleState;
+use crate::locking::lock;
 use crate::machine::kvm::{KvmError, Vm, VmState};
 use crate::machine::layout::MemoryLayout;
 use crate::machine::memory::Memory;
 use crate::machine::memory_file::{self, MemoryFileError};
 use crate::machine::vcpu_state::VcpuState;
 use crate::parking::{Parking, ParkingError};
-use crate::vcpu::{Bus, lock};
+use crate::vcpu::Bus;
 
 /// A vCPU leaves the guest in microseconds; on a machine that swaps it takes longer.
 const STOP_TIME: Duration = Duration::from_secs(10);

@@ -10,7 +10,7 @@
 //! ```
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cofferdam_virtio::mmio::MmioTransport;
 use kvm_bindings::CpuId;
@@ -18,11 +18,12 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::console::Console;
 use crate::figures::Figures;
+use crate::locking::lock;
 use crate::machine::kvm::Vm;
 use crate::machine::layout::{MMIO_ADDRESS, MMIO_WINDOW_BYTES, SERIAL_PORT};
-
 use crate::machine::vcpu_state::VcpuState;
 use crate::parking::Parking;
+use crate::slots::Slots;
 
 const SERIAL_REGISTERS: u16 = 8;
 /// The keyboard controller's command port, through which a PC is reset.
@@ -35,6 +36,8 @@ pub struct Bus {
     pub console: Mutex<Console>,
     /// The virtio-mmio devices, at one window each. As the console's.
     pub devices: Vec<Mutex<MmioTransport>>,
+    /// The windows after them, for devices that come later.
+    pub slots: Slots,
     /// Where exits are counted.
     pub figures: Arc<Figures>,
 }
@@ -163,31 +166,30 @@ impl Bus {
     }
 
     fn memory_write(&self, address: u64, data: &[u8]) {
-        if let Some((device, offset)) = self.window(address) {
-            lock(device).write(offset, data);
+        let Some((index, offset)) = window(address) else { return };
+        match self.devices.get(index) {
+            Some(device) => lock(device).write(offset, data),
+            None => self.slots.write(index - self.devices.len(), offset, data),
         }
     }
 
     fn memory_read(&self, address: u64, data: &mut [u8]) {
-        match self.window(address) {
-            Some((device, offset)) => lock(device).read(offset, data),
-            None => data.fill(0xff),
+        let Some((index, offset)) = window(address) else { return data.fill(0xff) };
+        match self.devices.get(index) {
+            Some(device) => lock(device).read(offset, data),
+            None => self.slots.read(index - self.devices.len(), offset, data),
         }
     }
+}
 
-    fn window(&self, address: u64) -> Option<(&Mutex<MmioTransport>, u64)> {
-        let offset = address.checked_sub(MMIO_ADDRESS)?;
-        let index = usize::try_from(offset / MMIO_WINDOW_BYTES).ok()?;
-        Some((self.devices.get(index)?, offset % MMIO_WINDOW_BYTES))
-    }
+/// In which window an address lies, and where in it.
+fn window(address: u64) -> Option<(usize, u64)> {
+    let offset = address.checked_sub(MMIO_ADDRESS)?;
+    let index = usize::try_from(offset / MMIO_WINDOW_BYTES).ok()?;
+    Some((index, offset % MMIO_WINDOW_BYTES))
 }
 
 fn serial_register(port: u16) -> Option<u8> {
     let register = port.checked_sub(SERIAL_PORT).filter(|register| *register < SERIAL_REGISTERS)?;
     u8::try_from(register).ok()
-}
-
-/// A thread that panics ends the process, so no lock is ever poisoned.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

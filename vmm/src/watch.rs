@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 use cofferdam_protocol::boot::{BootReport, BootStage, ExitCause, ExitRecord};
 
 use crate::happening::Happening;
+use crate::locking::lock;
 use crate::report::{BootClock, chain, send_boot_report, send_exit_record};
-use crate::vcpu::{Bus, lock};
+use crate::vcpu::Bus;
 
 /// The code of a monitor whose guest did not come up.
 pub const BOOT_FAILED: u8 = 1;
@@ -141,6 +142,7 @@ mod tests {
 
     use super::*;
     use crate::console::Console;
+    use crate::slots::Slots;
 
     const BOUND: usize = 1 << 16;
 
@@ -158,7 +160,12 @@ mod tests {
                 report: report.try_clone().unwrap(),
                 exit_record: exit_record.try_clone().unwrap(),
             },
-            bus: Arc::new(Bus { console, devices: vec![], figures: Arc::default() }),
+            bus: Arc::new(Bus {
+                console,
+                devices: vec![],
+                slots: Slots::new(0),
+                figures: Arc::default(),
+            }),
         };
         let code = watch.run();
         drop(sender);

@@ -44,6 +44,7 @@ impl Fixture {
             vcpus_max: 1,
             memory_mib: 64,
             memory_blocks_max: 0,
+            network_slots: 1,
             kernel: descriptor(0),
             initramfs: descriptor(1),
             kvm: descriptor(2),

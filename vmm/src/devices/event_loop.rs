@@ -15,7 +15,8 @@ use std::time::Instant;
 use cofferdam_protocol::boot::BootStage;
 use cofferdam_protocol::bounds::{AGENT_RPC_PORT, CHANGES_PORT};
 use cofferdam_protocol::control::{
-    Attach, AttachCommand, CheckpointCommand, ControlRequest, ControlResponse, Statistics,
+    Attach, AttachCommand, AttachNetwork, CheckpointCommand, ControlRequest, ControlResponse,
+    Statistics,
 };
 use cofferdam_protocol::id::ProcessToken;
 use cofferdam_protocol::lifeline::{FORGET, RESUME, SUSPEND};
@@ -27,6 +28,7 @@ use super::checkpoint::{self, Checkpoint};
 use super::client::Received;
 use super::control::{ClientId, Control, Phase};
 use super::lifeline::{Exit, Lifeline, LifelineError, News};
+use super::network::Network;
 use super::signals::Signals;
 use super::statistics::ResidentSource;
 use super::streams::Streams;
@@ -84,6 +86,8 @@ pub struct Devices {
     pub crowded: OwnedFd,
     /// Memory that comes and goes.
     pub hot_memory: HotMemory,
+    /// Network devices that come, if there is room for any.
+    pub network: Option<Network>,
     /// Memory figures.
     pub resident: ResidentSource,
     /// Saves the machine.
@@ -274,6 +278,9 @@ impl Loop {
             }
             ControlRequest::Checkpoint => self.begin_checkpoint(id, descriptors),
             ControlRequest::SetMemoryBlocks(blocks) => self.set_memory_blocks(id, blocks),
+            ControlRequest::AttachNetwork(network) => {
+                self.attach_network(id, network, descriptors);
+            }
             ControlRequest::ConnectAgent => self.connect_agent(id),
             ControlRequest::Attach(attach) => self.attach(id, attach, descriptors),
         }
@@ -283,6 +290,9 @@ impl Loop {
     fn begin_checkpoint(&mut self, id: ClientId, descriptors: Vec<OwnedFd>) {
         if self.ending.is_some() {
             return self.refuse(id, "The container has ended".to_owned());
+        }
+        if self.devices.saver.bus.slots.in_use() {
+            return self.refuse(id, "A machine with network devices cannot be saved".to_owned());
         }
         let Some(checkpoint) = Checkpoint::begin(id, descriptors, Instant::now()) else {
             return self.refuse(id, "A checkpoint comes with two descriptors".to_owned());
@@ -361,6 +371,16 @@ impl Loop {
             Ok(first_block) => {
                 self.devices.control.dismiss(id, &ControlResponse::Memory { first_block });
             }
+        }
+    }
+
+    fn attach_network(&mut self, id: ClientId, request: AttachNetwork, taps: Vec<OwnedFd>) {
+        let Some(network) = &mut self.devices.network else {
+            return self.refuse(id, "The machine has no room for a network device".to_owned());
+        };
+        match network.attach(request, taps) {
+            Err(error) => self.refuse(id, chain(&error)),
+            Ok(device) => self.devices.control.dismiss(id, &ControlResponse::Network { device }),
         }
     }
 

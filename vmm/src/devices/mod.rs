@@ -9,6 +9,7 @@ pub mod client;
 pub mod control;
 pub mod event_loop;
 pub mod lifeline;
+pub mod network;
 pub mod signals;
 pub mod statistics;
 pub mod streams;

@@ -1,7 +1,8 @@
 //! The walls around the monitor, all of them up before the guest's first instruction.
 //!
 //! ```text
-//!  process   own user, mount, pid, net, ipc and uts namespaces (made by the runtime)
+//!  process   own user, mount, pid, ipc and uts namespaces (made by the runtime), and the container's
+//!            network namespace, without a right over it or a socket in it
 //!            an empty read-only root; no descriptor but those of the configuration; limits
 //!  fs        a mount namespace of its own with the shares alone; the seven capabilities that
 //!            serving other users' files takes; Landlock: no program, no device below the shares

@@ -318,6 +318,7 @@ fn config_file(
         vcpus_max: setup.shape.vcpus_max,
         memory_mib: setup.shape.memory_mib,
         memory_blocks_max: setup.shape.memory_blocks_max,
+        network_slots: 0,
         kernel: number(&setup.artifacts.kernel),
         initramfs: number(&setup.artifacts.initramfs),
         kvm: number(setup.kvm),

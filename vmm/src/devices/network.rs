@@ -1,0 +1,82 @@
+//! Network devices that come while the guest runs: from a tap to a window that the guest's kernel
+//! can look into.
+//!
+//! ```text
+//!  request, tap ─▶ device half ─▶ slot (interrupt, notifications)
+//!             └──▶ worker ─▶ net thread
+//! ```
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use cofferdam_protocol::control::AttachNetwork;
+use cofferdam_virtio::mmio::{MmioTransport, QUEUE_NOTIFY_OFFSET};
+use cofferdam_virtio::net::{self, NetConfig};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::machine::command_line;
+use crate::machine::kvm::{KvmError, Vm};
+use crate::machine::memory::Memory;
+use crate::net_server::Entrance;
+use crate::vcpu::Bus;
+
+/// Why there is no device.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachNetworkError {
+    /// The tap.
+    #[error("A network device comes with one descriptor, not {0}")]
+    Descriptors(usize),
+    /// The slots.
+    #[error("The machine has no room for another network device")]
+    Full,
+    /// The device.
+    #[error("The network device cannot be made")]
+    Device(#[from] std::io::Error),
+    /// KVM.
+    #[error("The network device cannot be connected")]
+    Kvm(#[from] KvmError),
+}
+
+/// What it takes to make one.
+pub struct Network {
+    /// Where interrupts and notifications are wired.
+    pub vm: Arc<Vm>,
+    /// Where the slots are.
+    pub bus: Arc<Bus>,
+    /// The guest's memory.
+    pub memory: Arc<Memory>,
+    /// The way to the thread that serves.
+    pub entrance: Entrance,
+}
+
+impl Network {
+    /// Makes a device of a tap; its number among the virtio-mmio devices.
+    ///
+    /// # Errors
+    /// When there is no room, or something refuses. A slot that was not filled stays empty.
+    pub fn attach(
+        &mut self,
+        request: AttachNetwork,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<u32, AttachNetworkError> {
+        let [tap]: [OwnedFd; 1] = descriptors
+            .try_into()
+            .map_err(|came: Vec<OwnedFd>| AttachNetworkError::Descriptors(came.len()))?;
+        let slot = self.bus.slots.free().ok_or(AttachNetworkError::Full)?;
+        // Both are at most a few.
+        let number = (self.bus.devices.len() + slot) as u32;
+        let AttachNetwork { mac, mtu, uncut_udp } = request;
+        let (poller, owner) = self.entrance.next();
+        let (device, worker) = net::open(poller, owner, tap, NetConfig { mac, mtu, uncut_udp })?;
+        self.entrance.bring(worker);
+        let line = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
+        self.vm.set_interrupt(&line, command_line::device_irq(number))?;
+        let transport = MmioTransport::new(Arc::clone(&self.memory), Box::new(device), line)?;
+        let address = command_line::device_address(number) + QUEUE_NOTIFY_OFFSET;
+        for (queue, event) in transport.notifiers() {
+            self.vm.set_notification(event, address, queue)?;
+        }
+        self.bus.slots.plug(slot, transport);
+        Ok(number)
+    }
+}

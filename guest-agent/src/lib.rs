@@ -22,6 +22,7 @@ pub mod layout;
 mod lifeline;
 mod listing;
 mod machine;
+mod network;
 mod observe;
 pub mod process;
 pub mod reaper;

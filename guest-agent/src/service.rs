@@ -14,6 +14,7 @@ use ttrpc::r#async::TtrpcContext;
 use crate::agent::{Agent, RequestError};
 use crate::inside::failure::StartError;
 use crate::machine::Machine;
+use crate::network;
 
 /// Serves an agent.
 #[derive(Debug)]
@@ -161,6 +162,16 @@ impl service::Agent for Service {
         done.map_err(|error| status(&error))?;
         Ok(rpc::ReawakenResponse::default())
     }
+
+    async fn add_interface(
+        &self,
+        _: &TtrpcContext,
+        request: rpc::AddInterfaceRequest,
+    ) -> Reply<rpc::AddInterfaceResponse> {
+        let added = network::add(request.device, &plan(&request.plan)?);
+        let failure = added.err().map(|error| with_causes(&error)).unwrap_or_default();
+        Ok(rpc::AddInterfaceResponse { failure, ..Default::default() })
+    }
 }
 
 impl Service {
@@ -175,6 +186,11 @@ impl Service {
 async fn to_the_end<T: Send + 'static>(act: impl Future<Output = T> + Send + 'static) -> Reply<T> {
     let ended = tokio::spawn(act).await;
     ended.map_err(|error| ttrpc::Error::RpcStatus(ttrpc::get_status(ttrpc::Code::INTERNAL, error)))
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn container_id(text: &str) -> Reply<ContainerId> {

@@ -5,6 +5,7 @@ pub mod document;
 pub mod hooks;
 pub mod id_maps;
 pub mod log;
+pub mod network_namespace;
 pub mod own_file;
 pub mod process;
 pub mod relay;

@@ -227,6 +227,22 @@ pub fn resume(kind: SandboxKind, sandbox: &SandboxRef) -> Result<(), FreezeError
     }
 }
 
+/// Gives the container the interfaces that have come into its network namespace: in namespaces it
+/// has them anyway.
+///
+/// # Errors
+/// When one cannot be given.
+pub fn follow_network(
+    kind: SandboxKind,
+    sandbox: &SandboxRef,
+    restored: bool,
+) -> Result<(), microvm::NetworkError> {
+    match kind {
+        SandboxKind::Microvm => microvm::follow_network(sandbox, restored),
+        SandboxKind::Namespace => Ok(()),
+    }
+}
+
 /// Saves the container into an image. Without [`ImageRequest::leave_running`] it stands still
 /// afterwards, to be deleted.
 ///

@@ -20,6 +20,7 @@ use crate::commands::{Context, IdError, checkpoint, parse_id};
 use crate::config::{Config, ConfigError};
 use crate::host::hooks::{self, HookError};
 use crate::host::log::with_causes;
+use crate::host::network_namespace;
 use crate::host::process::ProcessIdentity;
 use crate::host::replace::replace_file;
 use crate::host::signals::{Interrupted, Interrupts};
@@ -29,6 +30,7 @@ use crate::host::undo::Undo;
 use crate::host::user::User;
 use crate::isolation::{self, Effective, IsolationError};
 use crate::kind::SandboxKind;
+use crate::sandbox::microvm::NetworkError;
 use crate::sandbox::request::{CreateRequest, ImageRequest, StartFailureKind};
 use crate::sandbox::{self, CreateError};
 use crate::spec::rootfs::{self, RootfsError};
@@ -80,6 +82,9 @@ pub enum CreationError {
     /// A hook.
     #[error(transparent)]
     Hook(#[from] HookError),
+    /// The network that hooks have made.
+    #[error("The container cannot be connected")]
+    Network(#[from] NetworkError),
     /// The console socket, or that of `--pidfd-socket`.
     #[error(transparent)]
     HandOver(#[from] HandOverError),
@@ -196,6 +201,10 @@ pub(super) fn create(
     entry.record.notes.extend(std::mem::take(&mut created.notes));
     interrupts.check()?;
     run_hooks(kind, &checked.loaded.spec, &entry.record)?;
+    if checked.loaded.spec.hooks().is_some() {
+        // They may have connected it.
+        sandbox::follow_network(kind, &entry.sandbox(), args.restore.is_some())?;
+    }
     interrupts.check()?;
     let terminal = hand_over_terminal(created.terminal, args.console_socket.as_deref())?;
     if let Some(socket) = &args.pidfd_socket {
@@ -259,6 +268,7 @@ fn decide(context: &Context, config: &Config, spec: &Spec) -> Result<Effective, 
     };
     let mut refused = plan::unsupported(spec);
     refused.extend(plan::own_users::refused(spec, User::current()));
+    refused.extend(plan::hosts_network(spec, network_namespace::is_hosts));
     isolation::decide(asked, refused, || probe::require_fit(&config.microvm))
 }
 

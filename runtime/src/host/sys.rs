@@ -30,6 +30,8 @@ pub(crate) struct Program<'a> {
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
     /// Mode and nodes of its memory (`set_mempolicy`).
     pub(crate) memory: Option<(u32, &'a [u32])>,
+    /// It has a network namespace of its own; else the caller's.
+    pub(crate) own_network: bool,
 }
 
 /// A child that waits at its gate: it goes on when a byte comes through, and answers with an
@@ -42,12 +44,11 @@ pub(crate) struct GatedChild {
     pub(crate) pidfd: OwnedFd,
 }
 
-/// User, mount, pid, network, ipc and uts namespaces of its own. That of control groups is made
-/// when the child is in its groups.
+/// User, mount, pid, ipc and uts namespaces of its own. That of control groups is made when the
+/// child is in its groups, and that of the network may be another one's.
 const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS;
 
@@ -73,7 +74,8 @@ pub(crate) fn spawn_gated(
     let mut pidfd: RawFd = -1;
     // SAFETY: an all-zero `clone_args` is valid.
     let mut clone: libc::clone_args = unsafe { std::mem::zeroed() };
-    clone.flags = u64::from((NAMESPACES | libc::CLONE_PIDFD).cast_unsigned());
+    let network = if program.own_network { libc::CLONE_NEWNET } else { 0 };
+    clone.flags = u64::from((NAMESPACES | network | libc::CLONE_PIDFD).cast_unsigned());
     if let Some(group) = program.cgroup {
         clone.flags |= CLONE_INTO_CGROUP;
         clone.cgroup = u64::from(group.as_raw_fd().cast_unsigned());

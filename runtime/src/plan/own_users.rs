@@ -5,7 +5,9 @@
 //! then the container's own, and a user namespace in the guest maps each of them to itself.
 
 use cofferdam_protocol::plan::IdMappingPlan;
-use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount, Spec};
+use oci_spec::runtime::{
+    LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, Mount, Spec,
+};
 
 use super::mounts::id_mapping;
 use super::refusal::Refusal;
@@ -15,6 +17,9 @@ use crate::spec::rules::has_user_namespace;
 
 /// Why no ordinary user gets a mount that [`maps_owners`].
 pub const MAPPED_OWNERS: &str = "only root can map the owners of a mount";
+
+/// Why no ordinary user's microVM joins a network namespace.
+pub const NO_INTERFACES: &str = "only root can connect a microVM to a network";
 
 /// The maps of the monitor's user namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,12 +85,22 @@ pub fn refused(spec: &Spec, user: User) -> Vec<Refusal> {
             );
         }
     }
+    for (number, namespace) in namespaces(spec).iter().enumerate() {
+        if namespace.typ() == LinuxNamespaceType::Network && namespace.path().is_some() {
+            add(format!("linux.namespaces[{number}].path"), NO_INTERFACES);
+        }
+    }
     for (number, mount) in spec.mounts().iter().flatten().enumerate() {
         if maps_owners(mount) {
             add(format!("mounts[{number}]"), MAPPED_OWNERS);
         }
     }
     found
+}
+
+fn namespaces(spec: &Spec) -> &[LinuxNamespace] {
+    let linux = spec.linux().as_ref();
+    linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default()
 }
 
 /// Whether a mount is to show its files with other owners than they have.

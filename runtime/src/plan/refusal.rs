@@ -4,6 +4,7 @@
 //! and gives these reasons. What is simply wrong (in either isolation) is not here.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use oci_spec::runtime::{
     Hooks, Linux, LinuxBlockIo, LinuxCpu, LinuxNamespaceType, LinuxResources, LinuxSeccomp,
@@ -13,8 +14,8 @@ use oci_spec::runtime::{
 use super::{devices, mounts};
 use crate::spec::fields::{
     FOREIGN_MOUNT, HOST_DISKS, HOST_HARDWARE, HOST_LISTENER, HOST_NETWORK, HOST_PROGRAM, JOINING,
-    JOINING_NETWORK, NO_PERSONALITY_FLAGS, NO_SECURITY_MODULE, NOT_IN_VERSION_TWO, OTHER_PAGES,
-    OTHER_PLATFORM, OWN_KERNEL,
+    NO_PERSONALITY_FLAGS, NO_SECURITY_MODULE, NOT_IN_VERSION_TWO, OTHER_PAGES, OTHER_PLATFORM,
+    OWN_KERNEL,
 };
 
 /// One field that cannot be served.
@@ -43,6 +44,20 @@ pub fn unsupported(spec: &Spec) -> Vec<Refusal> {
     match spec.linux() {
         Some(linux) => refuse_linux(&mut found, linux),
         None => refuse_namespaces(&mut found, &Linux::default()),
+    }
+    found.0
+}
+
+/// A network namespace by a path that leads to the host's own.
+#[must_use]
+pub fn hosts_network(spec: &Spec, is_hosts: impl Fn(&Path) -> bool) -> Vec<Refusal> {
+    let mut found = Found(Vec::new());
+    let linux = spec.linux().as_ref();
+    let list = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    for (index, namespace) in list.iter().enumerate() {
+        let is_network = namespace.typ() == LinuxNamespaceType::Network;
+        let there = is_network && namespace.path().as_deref().is_some_and(&is_hosts);
+        found.add_if(there, || format!("linux.namespaces[{index}].path"), HOST_NETWORK);
     }
     found.0
 }
@@ -149,11 +164,8 @@ fn refuse_namespaces(found: &mut Found, linux: &Linux) {
     let list = linux.namespaces().as_deref().unwrap_or_default();
     for (index, namespace) in list.iter().enumerate() {
         let path = namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
-        let reason = match namespace.typ() {
-            LinuxNamespaceType::Network => JOINING_NETWORK,
-            _ => JOINING,
-        };
-        found.add_if(path, || format!("linux.namespaces[{index}].path"), reason);
+        let foreign = path && namespace.typ() != LinuxNamespaceType::Network;
+        found.add_if(foreign, || format!("linux.namespaces[{index}].path"), JOINING);
     }
     let lacks = |typ| list.iter().all(|namespace| namespace.typ() != typ);
     let network = lacks(LinuxNamespaceType::Network);
@@ -261,7 +273,23 @@ mod tests {
             r#"{"ociVersion":"1.0.2","linux":{"namespaces":[{"type":"pid"},{"type":"ipc"},
                 {"type":"uts"},{"type":"mount"},{"type":"network","path":"/run/netns/a"}]}}"#,
         );
-        assert_eq!(joined, ["linux.namespaces[4].path"]);
+        assert_eq!(joined, [""; 0]);
+        let joined = refused(
+            r#"{"ociVersion":"1.0.2","linux":{"namespaces":[{"type":"network"},{"type":"pid"},
+                {"type":"ipc","path":"/proc/7/ns/ipc"},{"type":"uts"},{"type":"mount"}]}}"#,
+        );
+        assert_eq!(joined, ["linux.namespaces[2].path"]);
+    }
+
+    #[test]
+    fn a_path_that_leads_to_the_hosts_network_is_refused() {
+        let spec = r#"{"ociVersion":"1.0.2","linux":{"namespaces":[{"type":"pid","path":"/host"},
+            {"type":"network","path":"/host"},{"type":"network","path":"/other"}]}}"#;
+        let spec = serde_json::from_str(spec).unwrap();
+        let refused = hosts_network(&spec, |path| path == Path::new("/host"));
+        let expected =
+            Refusal { field: "linux.namespaces[1].path".to_owned(), reason: HOST_NETWORK };
+        assert_eq!(refused, [expected]);
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod image;
 mod kvm;
 mod machine;
 mod monitor;
+mod network;
 mod opener;
 mod owners;
 mod proxy;
@@ -50,6 +51,7 @@ pub use image::ImageError;
 pub use kvm::KvmError;
 pub use machine::MachineError;
 pub use monitor::MonitorError;
+pub use network::NetworkError;
 pub use proxy::ProxyError;
 pub use rpc::CallError;
 pub use shares::ShareError;
@@ -69,6 +71,9 @@ pub enum StartError {
     /// The monitor cannot be reached.
     #[error("The container's microVM cannot be reached")]
     Control(#[source] ControlError),
+    /// The network.
+    #[error("The container cannot be connected")]
+    Network(#[from] NetworkError),
     /// The guest did not do it.
     #[error("The container cannot be started")]
     Agent(#[source] AgentError),
@@ -79,7 +84,7 @@ impl StartError {
     #[must_use]
     pub const fn start_failure(&self) -> Option<StartFailureKind> {
         match self {
-            Self::Control(_) => None,
+            Self::Control(_) | Self::Network(_) => None,
             Self::Agent(error) => error.start_failure(),
         }
     }
@@ -101,9 +106,19 @@ pub enum ProcessesError {
 /// # Errors
 /// When the guest cannot be reached or does not do it.
 pub fn start(sandbox: &SandboxRef) -> Result<(), StartError> {
+    follow_network(sandbox, false)?;
     let connection = control::connect_agent(&sandbox.state_folder, agent::REQUEST_TIMEOUT)
         .map_err(StartError::Control)?;
     agent::Agent::new(connection).start_container(&sandbox.id).map_err(StartError::Agent)
+}
+
+/// Gives the guest the interfaces that have come into the container's network namespace.
+///
+/// # Errors
+/// When one cannot be given, or the machine was `restored` and must not get any.
+pub fn follow_network(sandbox: &SandboxRef, restored: bool) -> Result<(), NetworkError> {
+    let Some(process) = sandbox.process else { return Ok(()) };
+    network::Guest { state_folder: &sandbox.state_folder, process, restored }.follow()
 }
 
 /// The container's processes, as the guest numbers them.

@@ -71,8 +71,6 @@ pub const FOREIGN_MOUNT: &str =
 pub const OWN_KERNEL: &str = "a guest has a kernel of its own and cannot share the host's";
 /// The host's namespaces by name.
 pub const JOINING: &str = "joining a namespace of the host is not possible from a guest";
-/// As above, but it will be.
-pub const JOINING_NETWORK: &str = "joining a network namespace comes with networking";
 /// The host's network by default.
 pub const HOST_NETWORK: &str =
     "the host's network cannot be had in a microVM: a guest has a network stack of its own";

@@ -7,16 +7,18 @@ use std::time::{Duration, Instant};
 
 use cofferdam_protocol::agent::start_failure::Kind;
 use cofferdam_protocol::agent::{
-    CgroupFile, CreateContainerRequest, CreateContainerResponse, ExecRequest, ExecResponse,
-    FreezeContainerRequest, FreezeContainerResponse, ListProcessesRequest, ListProcessesResponse,
-    ProcessEntry, ReadCgroupRequest, ReadCgroupResponse, ReawakenRequest, ReawakenResponse,
-    ResizeMachineRequest, ResizeMachineResponse, ResizeTerminalRequest, ResizeTerminalResponse,
-    SignalRequest, SignalResponse, StartContainerRequest, StartContainerResponse, StartFailure,
+    AddInterfaceRequest, AddInterfaceResponse, CgroupFile, CreateContainerRequest,
+    CreateContainerResponse, ExecRequest, ExecResponse, FreezeContainerRequest,
+    FreezeContainerResponse, ListProcessesRequest, ListProcessesResponse, ProcessEntry,
+    ReadCgroupRequest, ReadCgroupResponse, ReawakenRequest, ReawakenResponse, ResizeMachineRequest,
+    ResizeMachineResponse, ResizeTerminalRequest, ResizeTerminalResponse, SignalRequest,
+    SignalResponse, StartContainerRequest, StartContainerResponse, StartFailure,
     UpdateContainerRequest, UpdateContainerResponse, WaitOomRequest, WaitOomResponse, WaitRequest,
     WaitResponse,
 };
 use cofferdam_protocol::bounds::MAX_PLAN_BYTES;
 use cofferdam_protocol::id::{ContainerId, ProcessToken};
+use cofferdam_protocol::network::InterfacePlan;
 use cofferdam_protocol::plan::{ContainerPlan, ProcessPlan};
 use protobuf::MessageField;
 
@@ -59,6 +61,9 @@ pub enum AgentError {
     /// A limit.
     #[error("The guest's kernel refused {0}")]
     Limits(String),
+    /// A network interface.
+    #[error("The guest's kernel refused {0}")]
+    Interface(String),
     /// There is no such program.
     #[error("{0}")]
     NotFound(String),
@@ -77,7 +82,8 @@ impl AgentError {
             | Self::PlanTooLong(_)
             | Self::Plan(_)
             | Self::Setup(_)
-            | Self::Limits(_) => None,
+            | Self::Limits(_)
+            | Self::Interface(_) => None,
         }
     }
 }
@@ -116,6 +122,22 @@ impl Agent {
         let answer: CreateContainerResponse =
             self.connection.call("CreateContainer", &request, timeout)?;
         started(answer.failure)
+    }
+
+    /// Makes an interface of a network device.
+    pub(super) fn add_interface(
+        &mut self,
+        device: u32,
+        plan: &InterfacePlan,
+    ) -> Result<(), AgentError> {
+        let plan = document(plan)?;
+        let request = AddInterfaceRequest { device, plan, ..Default::default() };
+        let answer: AddInterfaceResponse =
+            self.connection.call("AddInterface", &request, REQUEST_TIMEOUT)?;
+        match answer.failure.as_str() {
+            "" => Ok(()),
+            reason => Err(AgentError::Interface(printable(reason))),
+        }
     }
 
     /// Lets the container's program run.

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::control::{ControlError, SavedMachine};
 use super::image::{Draft, ImageError, Size};
+use super::network::{self, NetworkError};
 use super::record::{Origin, Record};
 use super::shares::{ShareError, Sources};
 use crate::host::digest;
@@ -81,6 +82,15 @@ pub enum CheckpointError {
          saved: update its memory limit and its CPU quota back first"
     )]
     Grown,
+    /// The network.
+    #[error(
+        "A microVM with network interfaces cannot be saved: its connections would not come back. \
+         Create the container in a network namespace without any"
+    )]
+    Interfaces,
+    /// What is known of the network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The image.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -126,6 +136,9 @@ pub fn checkpoint(sandbox: &SandboxRef, request: &ImageRequest) -> Result<(), Ch
     let record = Record::load(&sandbox.state_folder).map_err(CheckpointError::Record)?;
     if record.vm.has_grown() {
         return Err(CheckpointError::Grown);
+    }
+    if network::is_there(&sandbox.state_folder)? {
+        return Err(CheckpointError::Interfaces);
     }
     let origin = record.origin.ok_or(CheckpointError::Unknown)?;
     refuse_input(origin.stdio)?;

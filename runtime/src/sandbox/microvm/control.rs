@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use cofferdam_protocol::bounds::MAX_CONTROL_BYTES;
 use cofferdam_protocol::control::{
-    Attach, AttachCommand, CheckpointCommand, ControlRequest, ControlResponse,
+    Attach, AttachCommand, AttachNetwork, CheckpointCommand, ControlRequest, ControlResponse,
 };
 use cofferdam_protocol::frame::{self, FrameError};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -142,6 +142,22 @@ pub(super) fn set_memory_blocks(
     frame::write_frame(&stream, &request, MAX_CONTROL_BYTES).map_err(ControlError::Frame)?;
     match frame::read_frame(&stream, MAX_RESPONSE_BYTES).map_err(ControlError::Answer)? {
         ControlResponse::Memory { first_block } => Ok(first_block),
+        ControlResponse::Refused(reason) => Err(ControlError::Refused(reason)),
+        _ => Err(ControlError::Unexpected),
+    }
+}
+
+/// Has the monitor make a network device of a tap; its number among the guest's devices.
+pub(super) fn attach_network(
+    state_folder: &Path,
+    request: AttachNetwork,
+    tap: BorrowedFd<'_>,
+    timeout: Duration,
+) -> Result<u32, ControlError> {
+    let stream = connect(state_folder, timeout)?;
+    send_request(&stream, &ControlRequest::AttachNetwork(request), &[tap])?;
+    match frame::read_frame(&stream, MAX_RESPONSE_BYTES).map_err(ControlError::Answer)? {
+        ControlResponse::Network { device } => Ok(device),
         ControlResponse::Refused(reason) => Err(ControlError::Refused(reason)),
         _ => Err(ControlError::Unexpected),
     }

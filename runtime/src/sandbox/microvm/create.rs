@@ -21,12 +21,14 @@ use super::image::Image;
 use super::kvm::{self, KvmError};
 use super::machine;
 use super::monitor::{Monitor, MonitorError, MonitorSetup};
+use super::network::{self, Connected, Guest, NetworkError};
 use super::opener::{self, OpenerError};
 use super::record::{Origin, Record};
 use super::shares::{OpenShare, ShareError, Sources};
 use super::stdio::{HostStreams, StdioError};
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::config::Config;
+use crate::host::network_namespace::NetworkNamespace;
 use crate::host::process::ProcessIdentity;
 use crate::host::signals::Interrupts;
 use crate::host::subordinate::Subordinate;
@@ -85,6 +87,9 @@ pub enum CreateError {
     /// New randomness for a guest that was restored.
     #[error("The host gives no randomness")]
     Entropy(#[source] io::Error),
+    /// The network.
+    #[error("The container cannot be connected")]
+    Network(#[from] NetworkError),
     /// The agent.
     #[error("The container cannot be made in the guest")]
     Agent(#[source] AgentError),
@@ -115,10 +120,12 @@ pub fn create(request: CreateRequest, config: &Config) -> Result<Created, Create
     prepared.record(config, &planned)?;
     group.create(&prepared.plan.shape).map_err(CreateError::Group)?;
     let (monitor, socket) = prepared.boot(config, &mut group)?;
+    let process = monitor.identity().map_err(CreateError::Process)?;
     if group.folders() != planned {
         // systemd has made it, or nobody could: `update` and `delete` go by what there is.
         prepared.record(config, group.folders())?;
     }
+    let network = prepared.connect(process)?;
     if prepared.image.is_some() {
         prepared.reawaken(timeout)?;
     } else {
@@ -126,9 +133,9 @@ pub fn create(request: CreateRequest, config: &Config) -> Result<Created, Create
     }
     prepared.attach(timeout)?;
     group.limit_processors(&prepared.spec).map_err(CreateError::Group)?;
-    let process = monitor.identity().map_err(CreateError::Process)?;
     let described = group.description();
     group.release();
+    network.release();
     socket.release();
     monitor.release();
     Ok(prepared.into_created(process, described))
@@ -164,6 +171,10 @@ struct Prepared {
     artifacts: Artifacts,
     kvm: File,
     shares: Vec<OpenShare>,
+    /// The container's network namespace, if it is there already, and how many interfaces it may
+    /// come to have.
+    network: Option<NetworkNamespace>,
+    network_slots: u8,
     own_users: Option<UserMaps>,
     origin: Origin,
     /// What the container goes on from, if it does not begin.
@@ -216,6 +227,8 @@ impl Prepared {
             plan.shape.memory_blocks_max = 0;
             plan.shape.vcpus_max = image.manifest.machine.vcpus_max;
         }
+        let network = network::named(&spec)?;
+        let network_slots = network::room(network.as_ref())?;
         let kvm = kvm::open().map_err(CreateError::Kvm)?;
         let shares = match &own_users {
             Some(maps) => {
@@ -232,6 +245,8 @@ impl Prepared {
             artifacts,
             kvm,
             shares,
+            network,
+            network_slots,
             own_users,
             origin,
             image,
@@ -254,6 +269,8 @@ impl Prepared {
             kvm: &self.kvm,
             control: socket.listener(),
             shares: &self.shares,
+            network: self.network.as_ref(),
+            network_slots: self.network_slots,
             restore: self.image.as_ref(),
             boot_timeout,
             console_log: config.microvm.console_log,
@@ -264,6 +281,18 @@ impl Prepared {
         .map_err(CreateError::Monitor)?;
         monitor.wait_ready(boot_timeout, &self.interrupts).map_err(CreateError::Monitor)?;
         Ok((monitor, socket))
+    }
+
+    /// Gives the guest what its namespace has already, so that what is set of an interface before
+    /// the program runs can be.
+    fn connect(&self, process: ProcessIdentity) -> Result<Connected, CreateError> {
+        if self.network.is_none() {
+            return Ok(Connected::default());
+        }
+        let restored = self.image.is_some();
+        let guest = Guest { state_folder: &self.state_folder, process, restored };
+        guest.follow()?;
+        Ok(Connected::of(&guest)?)
     }
 
     fn make_container(&self, timeout: Duration) -> Result<(), CreateError> {

@@ -39,6 +39,7 @@ use super::rpc::printable;
 use super::shares::OpenShare;
 use crate::artifacts::Artifacts;
 use crate::host::id_maps::{self, IdMapError};
+use crate::host::network_namespace::NetworkNamespace;
 use crate::host::process::ProcessIdentity;
 use crate::host::signals::{Interrupted, Interrupts};
 use crate::host::sys::{self, GatedChild, Program};
@@ -82,6 +83,9 @@ pub enum MonitorError {
     /// The process.
     #[error("Cannot start the monitor in namespaces of its own")]
     Clone(#[source] io::Error),
+    /// The network namespace.
+    #[error("Cannot start the monitor in the network namespace of the configuration")]
+    Network(#[source] io::Error),
     /// The sandbox's group.
     #[error("Cannot limit the monitor")]
     Group(#[source] GroupError),
@@ -142,6 +146,10 @@ pub(super) struct MonitorSetup<'a> {
     pub(super) kvm: &'a File,
     pub(super) control: &'a UnixListener,
     pub(super) shares: &'a [OpenShare],
+    /// The network namespace that it is in; absent: a new one.
+    pub(super) network: Option<&'a NetworkNamespace>,
+    /// How many network devices it can get.
+    pub(super) network_slots: u8,
     /// The machine that goes on, if one does.
     pub(super) restore: Option<&'a Image>,
     pub(super) boot_timeout: Duration,
@@ -318,7 +326,7 @@ fn config_file(
         vcpus_max: setup.shape.vcpus_max,
         memory_mib: setup.shape.memory_mib,
         memory_blocks_max: setup.shape.memory_blocks_max,
-        network_slots: 0,
+        network_slots: setup.network_slots,
         kernel: number(&setup.artifacts.kernel),
         initramfs: number(&setup.artifacts.initramfs),
         kvm: number(setup.kvm),
@@ -367,9 +375,14 @@ fn clone_child(
         cpus: &setup.shape.host_cpus,
         cgroup: group.as_ref().map(AsFd::as_fd),
         memory: setup.shape.memory_policy.as_ref().map(|policy| (policy.mode, &*policy.nodes)),
+        own_network: setup.network.is_none(),
     };
     let [child, parent] = gates;
-    sys::spawn_gated(&program, child, parent).map_err(MonitorError::Clone)
+    let spawn = || sys::spawn_gated(&program, child, parent).map_err(MonitorError::Clone);
+    match setup.network {
+        Some(namespace) => namespace.inside(spawn).map_err(MonitorError::Network)?,
+        None => spawn(),
+    }
 }
 
 /// Lets the child have many descriptors, where its starter may; what it has must do otherwise.

@@ -35,6 +35,7 @@ fn user_namespace(owners: &OwnersPlan) -> io::Result<OwnedFd> {
         cpus: &[],
         cgroup: None,
         memory: None,
+        own_network: true,
     };
     let child = sys::spawn_gated(&program, gate.as_fd(), far.as_fd())?;
     drop(gate);

@@ -17,6 +17,7 @@ use super::INIT;
 use super::agent::{Agent, AgentError, REQUEST_TIMEOUT};
 use super::control::{self, ControlError};
 use super::group;
+use super::network::{NetworkError, Remains};
 use super::record::Record;
 use crate::host::process::ProcessIdentity;
 use crate::sandbox::request::{KillRequest, SandboxRef};
@@ -58,6 +59,9 @@ pub enum DeleteError {
     /// It does not end.
     #[error("The monitor (process {0}) was killed and does not end")]
     Alive(i32),
+    /// The network.
+    #[error("The microVM's part of the container's network namespace cannot be removed")]
+    Network(#[from] NetworkError),
     /// The sandbox's control group.
     #[error("The control group of the microVM cannot be removed")]
     Group(#[source] io::Error),
@@ -101,8 +105,12 @@ pub fn kill_at_once(sandbox: &SandboxRef) -> Result<(), KillError> {
 /// # Errors
 /// When something is left.
 pub fn delete(sandbox: &SandboxRef) -> Result<(), DeleteError> {
+    let remains = Remains::find(&sandbox.state_folder, sandbox.process, || sandbox.spec().ok())?;
     if let Some(process) = sandbox.process {
         end(process)?;
+    }
+    if let Some(remains) = remains {
+        remains.remove()?;
     }
     // Without a record `create` did not get as far as making a group.
     if let Some(record) = Record::find(&sandbox.state_folder).map_err(DeleteError::Record)? {

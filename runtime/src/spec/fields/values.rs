@@ -2,8 +2,7 @@
 
 use super::Treatment::{self, Guest, Host, Refused, Void, Where};
 use super::{
-    FOREIGN_MOUNT, HOST_HARDWARE, HOST_LISTENER, HOST_NETWORK, JOINING_NETWORK, OTHER_PAGES,
-    OWN_KERNEL, Value,
+    FOREIGN_MOUNT, HOST_HARDWARE, HOST_LISTENER, HOST_NETWORK, OTHER_PAGES, OWN_KERNEL, Value,
 };
 
 const NOTIFY_BY_DEFAULT: &str = "SCMP_ACT_NOTIFY cannot be used as default action";
@@ -69,7 +68,7 @@ pub(super) const VALUES: &[Value] = &[
         "of a `network` namespace",
         r#"{"linux":{"namespaces":[{"type":"mount"},{"type":"pid"},{"type":"ipc"},{"type":"uts"},
             {"type":"network","path":"/run/netns/a"}]}}"#,
-        Refused(JOINING_NETWORK),
+        Host,
         Host,
     ),
     value(

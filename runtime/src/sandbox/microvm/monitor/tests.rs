@@ -60,6 +60,8 @@ impl Fixture {
             kvm: &self.kvm,
             control: &self.control,
             shares: &[],
+            network: None,
+            network_slots: 0,
             restore: None,
             boot_timeout: BOOT,
             console_log: false,

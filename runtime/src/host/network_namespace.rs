@@ -1,0 +1,110 @@
+//! A network namespace of the host: opened, told from the host's own, entered for a moment.
+
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use cofferdam_protocol::netlink::Netlink;
+use nix::sched::{CloneFlags, setns};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use serde::{Deserialize, Serialize};
+
+/// The namespaces that are the host's: the caller's own, and the first process's.
+const HOSTS: [&str; 2] = ["/proc/self/ns/net", "/proc/1/ns/net"];
+/// The calling thread's.
+const OWN: &str = "/proc/thread-self/ns/net";
+
+/// Which namespace it is: no other has the same while this one lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceId {
+    device: u64,
+    inode: u64,
+}
+
+impl From<Metadata> for NamespaceId {
+    fn from(metadata: Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+/// A network namespace, which lives as long as this.
+#[derive(Debug)]
+pub struct NetworkNamespace {
+    file: File,
+    id: NamespaceId,
+}
+
+impl NetworkNamespace {
+    /// Opens the namespace at a path.
+    ///
+    /// # Errors
+    /// When there is none. What is there but no network namespace is found out when it is entered.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let id = file.metadata()?.into();
+        Ok(Self { file, id })
+    }
+
+    /// Opens the namespace of a process.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn of_process(pid: i32) -> io::Result<Self> {
+        Self::open(Path::new(&format!("/proc/{pid}/ns/net")))
+    }
+
+    /// Which it is.
+    #[must_use]
+    pub const fn id(&self) -> NamespaceId {
+        self.id
+    }
+
+    /// Does something in it. The caller's thread is in its own again afterwards, or the result is
+    /// an error.
+    ///
+    /// # Errors
+    /// When it is no network namespace, or the caller may not enter it.
+    pub fn inside<T>(&self, act: impl FnOnce() -> T) -> io::Result<T> {
+        let own = File::open(OWN)?;
+        setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+        let result = act();
+        setns(&own, CloneFlags::CLONE_NEWNET)?;
+        Ok(result)
+    }
+}
+
+/// Whether a path leads to the host's own network. One that leads nowhere does not.
+#[must_use]
+pub fn is_hosts(path: &Path) -> bool {
+    let id = |path: &Path| fs::metadata(path).ok().map(NamespaceId::from);
+    id(path).is_some_and(|asked| HOSTS.iter().any(|own| id(Path::new(own)) == Some(asked)))
+}
+
+/// A conversation with the kernel about the namespace that the caller is in.
+///
+/// # Errors
+/// When there is no socket.
+pub fn netlink() -> io::Result<Netlink<File>> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+    Ok(Netlink::new(socket.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ones_own_network_is_the_hosts() {
+        assert!(is_hosts(Path::new("/proc/self/ns/net")));
+        assert!(!is_hosts(Path::new("/proc/self/ns/mnt")));
+        assert!(!is_hosts(Path::new("/nonexistent")));
+    }
+
+    #[test]
+    fn what_is_no_network_namespace_is_not_entered() {
+        let other = NetworkNamespace::open(Path::new("/proc/self/ns/mnt")).unwrap();
+        assert!(other.inside(|| ()).is_err());
+    }
+}

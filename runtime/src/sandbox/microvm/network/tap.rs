@@ -1,0 +1,87 @@
+//! A tap beside an interface, in the same namespace. It ends with the last of its descriptors, so
+//! with the monitor.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use cofferdam_protocol::netlink::numbers::SET_LINK;
+use cofferdam_protocol::netlink::{Message, Netlink};
+use nix::libc;
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+use super::sys;
+use super::{NetworkError, changing};
+
+/// By which name taps are known to whoever looks; the kernel puts a number in.
+const NAME: &str = "cofferdam%d";
+const TUN: &str = "/dev/net/tun";
+/// A virtio header with the number of buffers.
+const HEADER_BYTES: i32 = 12;
+/// Checksums, and UDP of both versions of IP.
+const UNCUT_UDP: u32 = 0x01 | 0x20 | 0x40;
+
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const NO_GENERATED_ADDRESS: u8 = 1;
+
+/// A tap that is down.
+#[derive(Debug)]
+pub(super) struct Tap {
+    pub(super) file: File,
+    pub(super) index: u32,
+    /// Whether this kernel cuts UDP.
+    pub(super) uncut_udp: bool,
+}
+
+impl Tap {
+    /// Makes one in the namespace that the caller is in.
+    pub(super) fn create() -> io::Result<Self> {
+        let file =
+            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN)?;
+        let name = sys::make_tap(&file, NAME)?;
+        sys::set_header_bytes(&file, HEADER_BYTES)?;
+        let uncut_udp = sys::set_offload(&file, UNCUT_UDP).is_ok();
+        sys::set_offload(&file, 0)?;
+        let any = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        let index = name_to_index(any, &name)?;
+        Ok(Self { file, index, uncut_udp })
+    }
+
+    /// Brings it up. It has no address, and finds itself none: it is only a way.
+    pub(super) fn bring_up(
+        &self,
+        kernel: &mut Netlink<File>,
+        mtu: u16,
+    ) -> Result<(), NetworkError> {
+        let quiet = Message::new(SET_LINK, 0, &link(self.index, 0, 0))
+            .attribute(libc::IFLA_MTU, &u32::from(mtu).to_le_bytes())
+            .nested(IFLA_AF_SPEC, |families| {
+                families.nested(libc::AF_INET6 as u16, |family| {
+                    family.attribute(IFLA_INET6_ADDR_GEN_MODE, &[NO_GENERATED_ADDRESS])
+                })
+            });
+        let up = libc::IFF_UP.cast_unsigned();
+        let change = changing("the tap");
+        match kernel.request(quiet) {
+            // There is no IPv6 here, so it finds itself no address.
+            Err(error) if error.is(io::ErrorKind::Unsupported) => {
+                let mtu = u32::from(mtu).to_le_bytes();
+                let plain = Message::new(SET_LINK, 0, &link(self.index, 0, 0));
+                kernel.request(plain.attribute(libc::IFLA_MTU, &mtu)).map_err(&change)?;
+            }
+            done => done.map_err(&change)?,
+        }
+        kernel.request(Message::new(SET_LINK, 0, &link(self.index, up, up))).map_err(&change)
+    }
+}
+
+/// `struct ifinfomsg`.
+fn link(index: u32, flags: u32, change: u32) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[4..8].copy_from_slice(&index.to_le_bytes());
+    bytes[8..12].copy_from_slice(&flags.to_le_bytes());
+    bytes[12..].copy_from_slice(&change.to_le_bytes());
+    bytes
+}

@@ -27,6 +27,7 @@ mod runtime;
 mod snapshot;
 mod systemd;
 mod user;
+mod wire;
 
 pub use bundle::Bundle;
 pub use console::{ConsoleSocket, Terminal};
@@ -39,6 +40,7 @@ pub use runtime::{Container, Runtime, finish_detaching, probe};
 pub use snapshot::Snapshot;
 pub use systemd::Systemd;
 pub use user::User;
+pub use wire::{HOST, HOST6, INSIDE, INSIDE6, Wire};
 
 /// What a scenario runs in, from `COFFERDAM_MODE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -89,8 +89,9 @@ fn cpu(cpu: &LinuxCpu) -> Result<(), InvalidSpec> {
     let shares = cpu.shares().unwrap_or_default();
     within(&path("shares"), shares, shares <= 262_144, "2 to 262144, or 0 for none")?;
     let quota = cpu.quota().unwrap_or_default();
+    // Any negative one is no limit, to the kernel of v1 and to the runtimes.
     let allowed = "1000 microseconds or more, 0 for none, or -1 (no limit)";
-    within(&path("quota"), quota, matches!(quota, -1 | 0 | 1000..), allowed)?;
+    within(&path("quota"), quota, quota <= 0 || quota >= 1000, allowed)?;
     let period = cpu.period().unwrap_or_default();
     let allowed = "1000 to 1000000 microseconds, or 0 for the default";
     within(&path("period"), period, matches!(period, 0 | 1000..=1_000_000), allowed)?;

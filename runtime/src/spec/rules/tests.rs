@@ -534,7 +534,10 @@ const TAKEN: &[(&str, &str)] = &[
         r#"{"limit": -1, "swap": -1, "reservation": 0, "swappiness": 100}"#,
     ),
     ("/linux/resources/memory", r#"{"limit": 1, "swap": -1}"#),
-    ("/linux/resources/cpu", r#"{"shares": 0, "quota": -1, "period": 0, "cpus": "", "mems": "0"}"#),
+    (
+        "/linux/resources/cpu",
+        r#"{"shares": 0, "quota": -9999, "period": 0, "cpus": "", "mems": "0"}"#,
+    ),
     ("/linux/resources/cpu", r#"{"shares": 1, "burst": 5}"#),
     (
         "/linux/resources/devices",

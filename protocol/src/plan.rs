@@ -121,6 +121,13 @@ pub enum MountSource {
         /// A folder (the mount point is made as a folder) or a file.
         folder: bool,
     },
+    /// What is in the container already, bound once more.
+    Inside {
+        /// Absolute, in the container.
+        path: String,
+        /// With everything mounted below it.
+        recursive: bool,
+    },
     /// A kernel file system: `proc`, `sysfs`, `tmpfs`, `devpts`, `mqueue`.
     Filesystem {
         /// Its type.

@@ -42,7 +42,7 @@ pub use cgroup::CgroupError;
 pub use environment::last_of_each_name;
 pub use growth::{MachineSize, RunningVm};
 pub use memory_policy::MemoryPolicyPlan;
-pub use mounts::{MountError, bind_source, id_mapping};
+pub use mounts::{MountError, bind_source, id_mapping, source_inside};
 pub use process::ProcessError;
 pub use refusal::{Refusal, hosts_network, unsupported};
 pub use scheduling::SchedulingError;

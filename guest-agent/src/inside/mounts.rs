@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use cofferdam_protocol::plan::{MountPlan, MountSource};
-use rustix::fs::{CWD, OFlags};
+use rustix::fs::{CWD, FileType, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags,
@@ -75,12 +75,14 @@ fn is_late_readonly(mount: &MountPlan) -> bool {
 fn make(root: &Root, shares: BorrowedFd<'_>, mount: &MountPlan) -> Result<(), StartError> {
     let what = match &mount.source {
         MountSource::Share { index, .. } => format!("share {index}"),
+        MountSource::Inside { path, .. } => path.clone(),
         MountSource::Filesystem { fstype, .. } => fstype.clone(),
         MountSource::Cgroup => "cgroup2".to_owned(),
     };
     let step = || format!("mounting {what} at {}", mount.target);
-    let kind = match mount.source {
+    let kind = match &mount.source {
         MountSource::Share { folder: false, .. } => Kind::File,
+        MountSource::Inside { path, .. } => kind_of(root, path).step(step)?,
         _ => Kind::Folder,
     };
     if let MountSource::Filesystem { fstype, .. } = &mount.source {
@@ -91,6 +93,10 @@ fn make(root: &Root, shares: BorrowedFd<'_>, mount: &MountPlan) -> Result<(), St
     match &mount.source {
         MountSource::Share { index, recursive, .. } => {
             bind(shares, &index.to_string(), *recursive, mount.flags, target.as_fd()).step(step)?;
+        }
+        MountSource::Inside { path, recursive } => {
+            let source = root.find(path, OFlags::PATH).step(step)?;
+            bind(source.as_fd(), "", *recursive, mount.flags, target.as_fd()).step(step)?;
         }
         MountSource::Filesystem { fstype, source, data, copy_up } => {
             let flags = mount.flags & !if is_late_readonly(mount) { libc::MS_RDONLY } else { 0 };
@@ -106,6 +112,12 @@ fn make(root: &Root, shares: BorrowedFd<'_>, mount: &MountPlan) -> Result<(), St
         }
     }
     adjust(root, mount).step(step)
+}
+
+fn kind_of(root: &Root, path: &str) -> Result<Kind, Errno> {
+    let stat = rustix::fs::fstat(root.find(path, OFlags::PATH)?)?;
+    let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    Ok(if is_folder { Kind::Folder } else { Kind::File })
 }
 
 /// A tmpfs for which no mode is given has that of the folder below it, as with runc.

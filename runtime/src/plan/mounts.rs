@@ -67,6 +67,16 @@ pub enum MountError {
         /// The option.
         option: String,
     },
+    /// Owners of what is mounted in the container.
+    #[error(
+        "mounts[{index}].options: {option:?} is for sources of the host, and an earlier mount covers this one"
+    )]
+    Covered {
+        /// Which mount.
+        index: usize,
+        /// The option.
+        option: String,
+    },
     /// Owners are to be mapped, and nothing says how.
     #[error("mounts[{0}].options: idmap needs uidMappings, of the mount or in linux")]
     NoMappings(usize),
@@ -84,6 +94,39 @@ pub fn bind_source(mount: &Mount, bundle: &Path) -> Option<PathBuf> {
     let options = MountOptions::of(mount);
     let source = mount.source().as_ref()?;
     is_bind(mount, &options).then(|| bundle.join(source))
+}
+
+/// Where in the container a bind mount's source is, if an earlier mount covers that place or lies
+/// below it. The source is then what is mounted there, as it is for a runtime that looks for it when
+/// its turn comes; on the host there is only the folder that is covered.
+#[must_use]
+pub fn source_inside(
+    mounts: &[Mount],
+    index: usize,
+    bundle: &Path,
+    rootfs: &Path,
+) -> Option<PathBuf> {
+    let mount = mounts.get(index)?;
+    let source = absolute(&bind_source(mount, bundle)?);
+    let inside = absolute(below(&source, rootfs)?);
+    let recursive = MountOptions::of(mount).is_recursive();
+    let matters = |earlier: &Mount| {
+        let target = target(earlier, rootfs);
+        inside.starts_with(&target) || recursive && target.starts_with(&inside)
+    };
+    mounts.get(..index)?.iter().any(matters).then_some(inside)
+}
+
+/// The place of a mount, from the container's root on. As with runc it may also be written from the
+/// host's root on.
+fn target(mount: &Mount, rootfs: &Path) -> PathBuf {
+    let written = absolute(mount.destination());
+    below(&written, rootfs).map_or_else(|| written.clone(), absolute)
+}
+
+/// What a path is below the root file system, which says nothing where that is the host's own.
+fn below<'p>(path: &'p Path, rootfs: &Path) -> Option<&'p Path> {
+    path.strip_prefix(rootfs).ok().filter(|_| rootfs != Path::new("/"))
 }
 
 /// Whether a mount is of a type that a guest has.
@@ -108,9 +151,13 @@ pub(super) fn has_bound_dev(mounts: &[Mount]) -> bool {
 pub(super) fn plan(input: &PlanInput<'_>) -> Result<(Vec<MountPlan>, Vec<SharePlan>), MountError> {
     let mut plans = Vec::new();
     let mut shares: Vec<SharePlan> = Vec::new();
-    for (index, mount) in input.spec.mounts().iter().flatten().enumerate() {
+    let mounts = input.spec.mounts().as_deref().unwrap_or_default();
+    for (index, mount) in mounts.iter().enumerate() {
         let options = MountOptions::of(mount);
-        let source = if is_bind(mount, &options) {
+        let source = if let Some(path) = source_inside(mounts, index, input.bundle, input.rootfs) {
+            refuse_owners(index, mount, &options)?;
+            MountSource::Inside { path: text(index, &path)?, recursive: options.is_recursive() }
+        } else if is_bind(mount, &options) {
             let share = share(index, mount, &options, input)?;
             let folder = share.kind == ShareKind::Folder;
             shares.push(share);
@@ -124,7 +171,7 @@ pub(super) fn plan(input: &PlanInput<'_>) -> Result<(Vec<MountPlan>, Vec<SharePl
             filesystem(index, mount, &options)?
         };
         plans.push(MountPlan {
-            target: text(index, &absolute(mount.destination()))?,
+            target: text(index, &target(mount, input.rootfs))?,
             source,
             flags: options.attributes() | inherited(index, &options, input),
             recursive_attributes: options.recursive_attributes,
@@ -133,6 +180,13 @@ pub(super) fn plan(input: &PlanInput<'_>) -> Result<(Vec<MountPlan>, Vec<SharePl
         });
     }
     Ok((plans, shares))
+}
+
+/// Owners are mapped on the host, which has no such source.
+fn refuse_owners(index: usize, mount: &Mount, options: &MountOptions) -> Result<(), MountError> {
+    let mapped = mount.uid_mappings().as_ref().is_some_and(|list| !list.is_empty());
+    let option = options.idmap.clone().or_else(|| mapped.then(|| "uidMappings".to_owned()));
+    option.map_or(Ok(()), |option| Err(MountError::Covered { index, option }))
 }
 
 /// What the source's own mount forbids, unless the options allow it by name, and how it keeps access
@@ -387,6 +441,35 @@ mod tests {
         assert_eq!(bound(r#""rw""#, ""), writable);
         let user = r#"{"type":"user"}"#;
         assert_eq!(bound(r#""rw""#, user), (SOURCE, ShareAccess::Writable));
+    }
+
+    #[test]
+    fn a_source_that_an_earlier_mount_covers_is_the_containers() {
+        let mounts = [
+            mount(r#"{"destination":"/m/x","type":"tmpfs"}"#),
+            mount(r#"{"destination":"/a","source":"rootfs/m/x/y","options":["bind"]}"#),
+            mount(r#"{"destination":"/b","source":"/b/rootfs/m","options":["bind"]}"#),
+            mount(r#"{"destination":"/c","source":"/b/rootfs/m","options":["rbind"]}"#),
+            mount(r#"{"destination":"/d","source":"/m/x","options":["bind"]}"#),
+        ];
+        let inside = |rootfs: &str| {
+            [1, 2, 3, 4]
+                .map(|index| source_inside(&mounts, index, Path::new("/b"), Path::new(rootfs)))
+        };
+        // One below which something is mounted shows that only when it is bound as a tree.
+        let expected = [Some("/m/x/y".into()), None, Some("/m".into()), None];
+        assert_eq!(inside("/b/rootfs"), expected);
+        assert_eq!(inside("/"), [const { None::<PathBuf> }; 4]);
+    }
+
+    #[test]
+    fn a_place_may_be_written_from_the_hosts_root_on() {
+        let at = |destination: &str| {
+            let mount = mount(&format!(r#"{{"destination":"{destination}","type":"tmpfs"}}"#));
+            target(&mount, Path::new("/b/rootfs"))
+        };
+        assert_eq!(at("/b/rootfs/a"), Path::new("/a"));
+        assert_eq!(at("/b/rootfsa"), Path::new("/b/rootfsa"));
     }
 
     #[test]

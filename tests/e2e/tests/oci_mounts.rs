@@ -189,6 +189,31 @@ fn what_is_read_only_on_the_host_is_so_inside_and_writable_where_that_is_named()
 }
 
 #[test]
+fn what_is_mounted_can_be_bound_again_elsewhere() {
+    let bundle = Bundle::script("cat /again/deep/file /one").mount(json!({
+        "destination": "/m", "type": "tmpfs", "source": "tmpfs"
+    }));
+    let host = tempfile::tempdir().unwrap();
+    fs::write(host.path().join("file"), "mounted\n").unwrap();
+    let rootfs = bundle.rootfs();
+    let bundle = [
+        (host.path().to_owned(), "/m/deep".into()),
+        (rootfs.join("m"), rootfs.join("again")),
+        (rootfs.join("m/deep/file"), "/one".into()),
+    ]
+    .into_iter()
+    .fold(bundle, |bundle, (source, destination): (_, std::path::PathBuf)| {
+        bundle.mount(json!({
+            "destination": destination, "source": source, "type": "bind",
+            "options": ["rbind", "rprivate"]
+        }))
+    });
+    for runtime in both() {
+        runtime.run(&bundle).exits(0).prints("mounted\nmounted\n");
+    }
+}
+
+#[test]
 fn a_tmpfs_without_a_mode_has_that_of_the_folder_below() {
     use std::os::unix::fs::PermissionsExt as _;
     for runtime in [Runtime::cofferdam(), Runtime::runc()] {

@@ -17,7 +17,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::owners;
 use crate::host::sys::{clear_mount_attributes, set_mount_attributes};
-use crate::plan::{HostFacts, ShareAccess, SharePlan, SourceKind, bind_source};
+use crate::plan::{HostFacts, ShareAccess, SharePlan, SourceKind, bind_source, source_inside};
 
 /// Why a part of the host cannot be shared.
 #[derive(Debug, thiserror::Error)]
@@ -76,11 +76,13 @@ pub(super) struct OpenShare {
 impl Sources {
     /// Opens every source. Symbolic links are followed, as they are when a mount is made.
     pub(super) fn open(spec: &Spec, bundle: &Path, rootfs: &Path) -> Result<Self, ShareError> {
-        let rootfs = open(rootfs)?;
+        let root = open(rootfs)?;
         let mut binds = Vec::new();
         let mut facts = HostFacts::default();
-        for mount in spec.mounts().iter().flatten() {
-            let (kind, flags) = match bind_source(mount, bundle) {
+        let mounts = spec.mounts().as_deref().unwrap_or_default();
+        for (index, mount) in mounts.iter().enumerate() {
+            let inside = source_inside(mounts, index, bundle, rootfs).is_some();
+            let (kind, flags) = match bind_source(mount, bundle).filter(|_| !inside) {
                 Some(path) => {
                     let file = open(&path)?;
                     let seen = kind(&file).and_then(|kind| Ok((Some(kind), mount_flags(&file)?)));
@@ -92,7 +94,7 @@ impl Sources {
             facts.bind_sources.push(kind);
             facts.bind_flags.push(flags);
         }
-        Ok(Self { rootfs, binds, facts })
+        Ok(Self { rootfs: root, binds, facts })
     }
 
     /// Clones the sources as the plan's shares say: the root file system first, then the bind

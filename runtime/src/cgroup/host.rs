@@ -29,8 +29,8 @@ pub enum HostGroupError {
     /// The path is none.
     #[error("linux.cgroupsPath is {0}: it must name a group and have no .. in it")]
     Path(PathBuf),
-    /// Somebody else's processes are in it.
-    #[error("The control group {0} is in use")]
+    /// Somebody else's processes are in it. The words are runc's.
+    #[error("container's cgroup is not empty: there are processes in {0}")]
     InUse(PathBuf),
     /// The kernel refused.
     #[error("Cannot {action} the control group {}", .path.display())]

@@ -115,7 +115,7 @@ fn a_group_with_others_in_it_is_refused() {
     fs::write(folder.join("cgroup.procs"), other.id().to_string()).unwrap();
     let path = format!("/{}", runtime.id("used"));
     let asked = bundle().edit(|config| config["linux"]["cgroupsPath"] = json!(path));
-    runtime.run(&asked).exits(1).complains(&["in use"]);
+    runtime.run(&asked).exits(1).complains(&["container's cgroup is not empty"]);
     assert!(other.try_wait().unwrap().is_none(), "somebody else's process was killed");
     other.kill().unwrap();
     other.wait().unwrap();

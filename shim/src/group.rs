@@ -1,0 +1,40 @@
+//! Which containers share a shim: those of a pod.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde_json::Value;
+
+/// By which annotations a container names its group, the stronger first: that of any engine, and
+/// that of CRI for a pod's sandbox.
+const ANNOTATIONS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
+
+/// The name of a container's group: its pod's, or its own.
+pub(crate) fn of_bundle(bundle: &Path, id: &str) -> io::Result<String> {
+    let config: Value = serde_json::from_slice(&fs::read(bundle.join("config.json"))?)?;
+    Ok(of_config(&config).unwrap_or(id).to_owned())
+}
+
+fn of_config(config: &Value) -> Option<&str> {
+    let annotations = config.get("annotations")?;
+    ANNOTATIONS
+        .iter()
+        .filter_map(|name| annotations.get(name)?.as_str())
+        .find(|group| !group.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_s_containers_have_the_pod_s_name() {
+        let config = json!({ "annotations": { "io.kubernetes.cri.sandbox-id": "pod" } });
+        assert_eq!(of_config(&config), Some("pod"));
+        assert_eq!(of_config(&json!({ "annotations": {} })), None);
+        assert_eq!(of_config(&json!({})), None);
+    }
+}

@@ -91,17 +91,20 @@ fn set(
 ) -> Result<(), ArgumentError> {
     let (name, value) = match flag.split_once('=') {
         Some((name, value)) => (name, Some(value.to_owned())),
-        None => (flag, next()),
+        None => (flag, None),
     };
-    let value = value.ok_or_else(|| ArgumentError::Value(format!("-{name}")))?;
+    // A program to publish events with: they go over TTRPC_ADDRESS.
+    let known = ["namespace", "id", "address", "bundle", "publish-binary"];
+    if !known.contains(&name) {
+        return Err(ArgumentError::Flag(format!("-{name}")));
+    }
+    let value = value.or_else(next).ok_or_else(|| ArgumentError::Value(format!("-{name}")))?;
     match name {
         "namespace" => flags.namespace = value,
         "id" => flags.id = value,
         "address" => flags.address = value,
         "bundle" => flags.bundle = Some(value.into()),
-        // A program to publish events with: they go over TTRPC_ADDRESS.
-        "publish-binary" => {}
-        _ => return Err(ArgumentError::Flag(format!("-{name}"))),
+        _ => {}
     }
     Ok(())
 }
@@ -129,7 +132,8 @@ mod tests {
 
     #[test]
     fn what_nobody_knows_is_refused_by_its_name() {
-        assert_eq!(parsed("-fast 1"), Err(ArgumentError::Flag("-fast".into())));
+        assert_eq!(parsed("-fast"), Err(ArgumentError::Flag("-fast".into())));
+        assert_eq!(parsed("-fast=1"), Err(ArgumentError::Flag("-fast".into())));
         assert_eq!(parsed("stop"), Err(ArgumentError::Action("stop".into())));
         assert_eq!(parsed("-id"), Err(ArgumentError::Value("-id".into())));
     }

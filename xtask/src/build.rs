@@ -3,6 +3,7 @@
 //! ```text
 //!  bin/cofferdam            glibc: libseccomp is a C library
 //!  bin/cofferdam-vmm        static musl
+//!  bin/containerd-shim-cofferdam-v2  static musl
 //!  guest/vmlinux            the guest kernel
 //!  guest/initramfs.cpio     /init is the agent, static musl
 //!  guest/manifest.json      sizes and checksums of the two, which the runtime holds them to
@@ -23,6 +24,9 @@ use crate::{digest, kernel, process, workspace};
 
 /// The target of what is static.
 pub(crate) const MUSL: &str = "x86_64-unknown-linux-musl";
+
+/// The package and the program that containerd looks for.
+pub(crate) const SHIM: &str = "containerd-shim-cofferdam-v2";
 
 /// `cargo xtask build`.
 #[derive(Debug, Args)]
@@ -80,6 +84,7 @@ pub(crate) fn ensure(profile: Profile) -> Result<Tree> {
     // One at a time: built together, the monitor would get the features that the agent needs.
     let monitor = compiled(profile, "cofferdam-vmm", Some(MUSL))?;
     let agent = compiled(profile, "cofferdam-agent", Some(MUSL))?;
+    let shim = compiled(profile, SHIM, Some(MUSL))?;
 
     let tree = Tree::place();
     for folder in [tree.programs(), tree.guest()] {
@@ -88,6 +93,7 @@ pub(crate) fn ensure(profile: Profile) -> Result<Tree> {
     }
     put(&runtime, &tree.programs().join("cofferdam"))?;
     put(&monitor, &tree.programs().join("cofferdam-vmm"))?;
+    put(&shim, &tree.programs().join(SHIM))?;
     put(&kernel.vmlinux, &tree.guest().join("vmlinux"))?;
     let initramfs = tree.guest().join("initramfs.cpio");
     write(&initramfs, &initramfs_of(&agent)?)?;

@@ -35,6 +35,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("runc", "the reference that tests and benchmarks compare with"),
     ("crun", "the reference that benchmarks compare with"),
     ("criu", "saves and restores containers in namespaces"),
+    ("containerd", "an engine for the scenarios of the shim"),
     ("strace", "puts faults into system calls, for the tests"),
 ];
 

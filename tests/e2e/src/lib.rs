@@ -17,6 +17,7 @@
 
 mod bundle;
 mod console;
+mod containerd;
 pub mod counting;
 mod delegated;
 mod image;
@@ -31,6 +32,7 @@ mod wire;
 
 pub use bundle::Bundle;
 pub use console::{ConsoleSocket, Terminal};
+pub use containerd::Containerd;
 pub use delegated::Delegated;
 pub use image::Image;
 pub use injection::{Fault, Injection, Step, steps_of};

@@ -298,7 +298,7 @@ pub fn probe(runtime: &Runtime, bundle: &Bundle) -> Value {
 }
 
 /// Runs a command to its end with this input, at most [`DEADLINE`] long.
-fn finish(mut command: Command, input: &[u8]) -> Outcome {
+pub(crate) fn finish(mut command: Command, input: &[u8]) -> Outcome {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -1,0 +1,227 @@
+//! A containerd of a scenario's own, whose containers are Cofferdam's in the mode of this run.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::runtime::finish;
+use crate::{Bundle, Mode, Outcome, setting};
+
+/// containerd is up in a second; on a processor in software in twenty.
+const READY: Duration = Duration::from_secs(120);
+
+/// What ends asynchronously has this long to go.
+const GRACE: Duration = Duration::from_secs(60);
+
+const RUNTIME: &str = "io.containerd.cofferdam.v2";
+
+/// A daemon with its state in a folder of its own; both end when this is dropped.
+#[derive(Debug)]
+pub struct Containerd {
+    folder: TempDir,
+    daemon: Child,
+    /// What `--rootfs` names.
+    bundle: Bundle,
+}
+
+impl Containerd {
+    /// Starts one, for containers on a busybox root file system.
+    #[must_use]
+    pub fn start() -> Self {
+        // In memory: an overlay cannot lie on the lab's root, which is one.
+        let folder = TempDir::with_prefix_in("cofferdam-containerd-", "/run").unwrap();
+        let path = folder.path().display();
+        let settings = format!(
+            "version = 2\nroot = \"{path}/root\"\nstate = \"{path}/state\"\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\naddress = \"{path}/sock\"\n"
+        );
+        fs::write(folder.path().join("containerd.toml"), settings).unwrap();
+        let policy = format!("[isolation]\npolicy = \"{}\"\n", Mode::current().flag());
+        fs::write(folder.path().join("cofferdam.toml"), policy).unwrap();
+        let daemon = daemon(folder.path());
+        Self { folder, daemon, bundle: Bundle::busybox(&[]) }
+    }
+
+    /// Kills the daemon and starts another one on the same state.
+    pub fn restart(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+        let _ = fs::remove_file(self.folder.path().join("sock"));
+        self.daemon = daemon(self.folder.path());
+    }
+
+    /// `ctr ARGUMENTS`.
+    #[must_use]
+    pub fn ctr(&self, arguments: &[&str]) -> Outcome {
+        self.ctr_with_input(arguments, b"")
+    }
+
+    /// `ctr ARGUMENTS` with this on stdin.
+    #[must_use]
+    pub fn ctr_with_input(&self, arguments: &[&str], input: &[u8]) -> Outcome {
+        finish(self.command(arguments), input)
+    }
+
+    /// `ctr ARGUMENTS`, not yet run.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("ctr");
+        command.arg("--address").arg(self.folder.path().join("sock")).args(arguments);
+        command
+    }
+
+    /// The arguments of `run FLAGS` on the busybox root file system.
+    #[must_use]
+    pub fn run_arguments(&self, flags: &[&str], id: &str, program: &[&str]) -> Vec<String> {
+        let rootfs = self.bundle.rootfs().display().to_string();
+        let mut all = self.run_flags(flags);
+        all.extend(["--rootfs".to_owned(), rootfs, id.to_owned()]);
+        all.extend(program.iter().map(|&word| word.to_owned()));
+        all
+    }
+
+    /// `run FLAGS` on the busybox root file system.
+    #[must_use]
+    pub fn run(&self, flags: &[&str], id: &str, program: &[&str]) -> Outcome {
+        self.ctr(&borrowed(&self.run_arguments(flags, id, program)))
+    }
+
+    /// `run --detach FLAGS`, seen running.
+    pub fn start_container(&self, flags: &[&str], id: &str, program: &[&str]) {
+        let flags: Vec<&str> = flags.iter().copied().chain(["--detach"]).collect();
+        self.run(&flags, id, program).exits(0);
+        self.becomes(id, "RUNNING");
+    }
+
+    /// `run FLAGS` of an image that was imported.
+    #[must_use]
+    pub fn run_image(&self, image: &str, id: &str, program: &[&str]) -> Outcome {
+        let mut all = self.run_flags(&["--rm"]);
+        all.extend([image.to_owned(), id.to_owned()]);
+        all.extend(program.iter().map(|&word| word.to_owned()));
+        self.ctr(&borrowed(&all))
+    }
+
+    fn run_flags(&self, flags: &[&str]) -> Vec<String> {
+        let config = self.folder.path().join("cofferdam.toml").display().to_string();
+        let fixed = ["run", "--runtime", RUNTIME, "--runtime-config-path", config.as_str()];
+        fixed.iter().chain(flags).map(|&word| word.to_owned()).collect()
+    }
+
+    /// What `task ls` says of a container; none: it has no task.
+    #[must_use]
+    pub fn status(&self, id: &str) -> Option<String> {
+        let tasks = self.ctr(&["task", "ls"]).exits(0).stdout.clone();
+        let line = tasks.lines().find(|line| line.split_whitespace().next() == Some(id))?;
+        line.split_whitespace().nth(2).map(str::to_owned)
+    }
+
+    /// Waits until [`Self::status`] is this.
+    #[track_caller]
+    pub fn becomes(&self, id: &str, status: &str) {
+        let end = Instant::now() + GRACE;
+        while self.status(id).as_deref() != Some(status) {
+            assert!(Instant::now() < end, "{id} is {:?}", self.status(id));
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The root file system that the containers share.
+    #[must_use]
+    pub fn rootfs(&self) -> PathBuf {
+        self.bundle.rootfs()
+    }
+
+    /// The daemon's folder, a part of the command line of each shim.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The shims of this daemon.
+    #[must_use]
+    pub fn shims(&self) -> Vec<i32> {
+        let address = self.folder.path().join("sock").display().to_string();
+        let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        pids.filter(|pid| {
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words);
+            words.contains("containerd-shim-cofferdam-v2") && words.contains(&address)
+        })
+        .collect()
+    }
+
+    /// No shim, no mount and no state of a container is there any more.
+    #[track_caller]
+    pub fn has_left_nothing(&self) {
+        let end = Instant::now() + GRACE;
+        loop {
+            let left = self.left();
+            if left.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < end, "left behind: {left:#?}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn left(&self) -> Vec<String> {
+        let mut left: Vec<String> =
+            self.shims().iter().map(|pid| format!("the shim {pid}")).collect();
+        let folder = self.folder.path().display().to_string();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        left.extend(mounts.lines().filter(|line| line.contains(&folder)).map(str::to_owned));
+        let state = fs::read_dir("/run/containerd/cofferdam/default").into_iter().flatten();
+        left.extend(state.map(|entry| entry.unwrap().path().display().to_string()));
+        left
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let tasks = self.ctr(&["task", "ls", "--quiet"]).stdout;
+        for id in tasks.lines() {
+            let _ = self.ctr(&["task", "delete", "--force", id]);
+        }
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+fn daemon(folder: &Path) -> Child {
+    let path = format!("{}:{}", setting("COFFERDAM_BIN"), std::env::var("PATH").unwrap());
+    let log = File::options().append(true).create(true).open(folder.join("log")).unwrap();
+    let daemon = Command::new("containerd")
+        .arg("--config")
+        .arg(folder.join("containerd.toml"))
+        .env("PATH", path)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap_or_else(|error| panic!("containerd: {error}: run `cargo xtask setup`"));
+    wait_until_ready(folder);
+    daemon
+}
+
+fn wait_until_ready(folder: &Path) {
+    let end = Instant::now() + READY;
+    let mut version = Command::new("ctr");
+    version.arg("--address").arg(folder.join("sock")).args(["--connect-timeout", "2s", "version"]);
+    version.stdout(Stdio::null()).stderr(Stdio::null());
+    while !version.status().unwrap().success() {
+        let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
+        assert!(Instant::now() < end, "containerd does not come up: {log}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn borrowed(words: &[String]) -> Vec<&str> {
+    words.iter().map(String::as_str).collect()
+}

@@ -74,7 +74,9 @@ impl service::Agent for Service {
     }
 
     async fn wait(&self, _: &TtrpcContext, request: rpc::WaitRequest) -> Reply<rpc::WaitResponse> {
-        let exit = self.0.wait(ProcessToken(request.process)).await;
+        let process = ProcessToken(request.process);
+        let _standing = request.stands_for.then(|| StandsFor { agent: &self.0, process });
+        let exit = self.0.wait(process).await;
         let exit = exit.map_err(|error| status(&error))?;
         Ok(rpc::WaitResponse { code: exit.code.into(), oom: exit.oom, ..Default::default() })
     }
@@ -178,6 +180,19 @@ impl Service {
     /// A container by whatever name the host has for it.
     fn container(&self, text: &str) -> Reply<ContainerId> {
         Ok(self.0.original_name(container_id(text)?))
+    }
+}
+
+/// Whoever stands for a process on the host: when it is gone, the process is killed.
+struct StandsFor<'a> {
+    agent: &'a Agent,
+    process: ProcessToken,
+}
+
+impl Drop for StandsFor<'_> {
+    fn drop(&mut self) {
+        // One that has ended takes no signal.
+        let _ = self.agent.signal(self.process, libc::SIGKILL.cast_unsigned());
     }
 }
 

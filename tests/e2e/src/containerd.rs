@@ -109,7 +109,8 @@ impl Containerd {
 
     fn run_flags(&self, flags: &[&str]) -> Vec<String> {
         let config = self.folder.path().join("cofferdam.toml").display().to_string();
-        let fixed = ["run", "--runtime", RUNTIME, "--runtime-config-path", config.as_str()];
+        let fixed = ["run", "--env", "PATH=/bin", "--runtime", RUNTIME, "--runtime-config-path"];
+        let fixed = [fixed.as_slice(), &[config.as_str()]].concat();
         fixed.iter().chain(flags).map(|&word| word.to_owned()).collect()
     }
 

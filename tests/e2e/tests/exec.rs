@@ -1,8 +1,12 @@
 //! One more process in a running container.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::process::Stdio;
 
 use cofferdam_e2e::{Bundle, Container, Runtime};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 fn sleeping(runtime: &Runtime) -> Container<'_> {
     runtime.start(&Bundle::busybox(&["sleep", "1000"]))
@@ -53,33 +57,54 @@ fn a_process_document_is_taken_as_runc_takes_it() {
     }
 }
 
-#[test]
-fn a_detached_exec_has_a_process_on_the_host_that_ends_with_it() {
-    let runtime = Runtime::cofferdam();
-    let container = sleeping(&runtime);
+/// `exec --detach` of a script; the process on the host.
+fn detached(runtime: &Runtime, container: &Container<'_>, script: &str) -> i32 {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pid");
-    let script = "while [ ! -e /go ]; do sleep 0.1; done";
     let file_name = file.to_str().unwrap();
     let args = ["exec", "--detach", "--pid-file", file_name, &container.id, "sh", "-c", script];
     // Its output goes to what it inherits: not to a pipe that somebody waits for.
     let mut command = runtime.command(&args);
     assert!(command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
-    let pid = std::fs::read_to_string(&file).unwrap();
-    let process = std::path::PathBuf::from(format!("/proc/{}/stat", pid.trim()));
-    assert!(process.exists(), "no process {pid}");
-    container.exec(&["touch", "/go"]).exits(0);
-    let ended = || {
-        let stat = std::fs::read_to_string(&process).unwrap_or_default();
-        stat.is_empty() || stat.contains(") Z ")
-    };
+    std::fs::read_to_string(&file).unwrap().trim().parse().unwrap()
+}
+
+#[track_caller]
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     for _ in 0..400 {
-        if ended() {
+        if is_so() {
             return;
         }
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    panic!("{pid} is still there");
+    panic!("not so: {what}");
+}
+
+#[test]
+fn a_detached_exec_has_a_process_on_the_host_that_ends_with_it() {
+    let runtime = Runtime::cofferdam();
+    let container = sleeping(&runtime);
+    let pid = detached(&runtime, &container, "while [ ! -e /go ]; do sleep 0.1; done");
+    let process = std::path::PathBuf::from(format!("/proc/{pid}/stat"));
+    assert!(process.exists(), "no process {pid}");
+    container.exec(&["touch", "/go"]).exits(0);
+    until("it has ended", || {
+        let stat = std::fs::read_to_string(&process).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    });
+}
+
+#[test]
+fn who_kills_the_process_on_the_host_kills_the_one_inside() {
+    let runtime = Runtime::cofferdam();
+    let container = sleeping(&runtime);
+    let pid = detached(&runtime, &container, "touch /up; exec sleep 4321");
+    let is_inside = || container.exec(&["ps"]).stdout.contains("sleep 4321");
+    until("it is there", is_inside);
+    // Nothing of the host's can be asked to pass this signal on.
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    until("it is gone", || !is_inside());
+    assert_eq!(container.status(), "running");
 }
 
 #[test]

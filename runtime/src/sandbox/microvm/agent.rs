@@ -312,9 +312,14 @@ impl Agent {
         }
     }
 
-    /// Asks for a process's end; the answer comes when it has ended.
-    pub(super) fn ask_end(&mut self, process: ProcessToken) -> Result<Pending, AgentError> {
-        let request = WaitRequest { process: process.0, ..Default::default() };
+    /// Asks for a process's end; the answer comes when it has ended. Who asks may stand for the
+    /// process on the host: it is killed then when whoever holds this connection is.
+    pub(super) fn ask_end(
+        &mut self,
+        process: ProcessToken,
+        stands_for: bool,
+    ) -> Result<Pending, AgentError> {
+        let request = WaitRequest { process: process.0, stands_for, ..Default::default() };
         Ok(self.connection.send("Wait", &request, REQUEST_TIMEOUT)?)
     }
 

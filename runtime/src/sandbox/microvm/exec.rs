@@ -147,7 +147,8 @@ pub fn exec(request: ExecRequest, attachment: Attachment) -> Result<ExecStarted,
     let attach = Attach { process: token, streams: kinds, ends_sandbox: false };
     let connected = StreamsConnection::attach(&state_folder, attach, &descriptors, REQUEST_TIMEOUT)
         .map_err(ExecError::Control)?;
-    let end = agent.ask_end(token).map_err(ExecError::Agent)?;
+    let is_proxy = attachment == Attachment::Detached;
+    let end = agent.ask_end(token, is_proxy).map_err(ExecError::Agent)?;
     let started = GuestProcess { container: id.clone(), token, agent, end, streams: connected };
     let own_pid = rustix::process::getpid().as_raw_nonzero().get();
     let (pid, terminal, watched) = match attachment {

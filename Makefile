@@ -30,7 +30,7 @@ bench: setup
 install:
 	@test -e $(OUT)/guest/manifest.json || { echo "There is nothing to install: run make build first" >&2; exit 1; }
 	install -d $(TO)/bin $(TO)/lib/cofferdam/guest
-	install -m 0755 $(OUT)/bin/cofferdam $(OUT)/bin/cofferdam-vmm $(TO)/bin/
+	install -m 0755 $(OUT)/bin/cofferdam $(OUT)/bin/cofferdam-vmm $(OUT)/bin/containerd-shim-cofferdam-v2 $(TO)/bin/
 	install -m 0644 $(OUT)/guest/vmlinux $(OUT)/guest/initramfs.cpio $(OUT)/guest/manifest.json $(TO)/lib/cofferdam/guest/
 	install -d $(TO)/share/bash-completion/completions $(TO)/share/zsh/site-functions $(TO)/share/fish/vendor_completions.d
 	$(OUT)/bin/cofferdam completion bash > $(TO)/share/bash-completion/completions/cofferdam

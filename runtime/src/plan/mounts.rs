@@ -199,7 +199,8 @@ fn inherited(index: usize, options: &MountOptions, input: &PlanInput<'_>) -> u64
     if !is_made_writable(index, options, input) {
         allowed &= !libc::MS_RDONLY;
     }
-    if options.flags & ACCESS_TIMES != 0 {
+    // In a user namespace the guest's kernel lets nobody keep them otherwise.
+    if options.flags & ACCESS_TIMES != 0 || rules::has_user_namespace(input.spec) {
         allowed |= ACCESS_TIMES;
     }
     flags & !allowed
@@ -440,7 +441,8 @@ mod tests {
         let writable = (SOURCE & !libc::MS_RDONLY, ShareAccess::MadeWritable);
         assert_eq!(bound(r#""rw""#, ""), writable);
         let user = r#"{"type":"user"}"#;
-        assert_eq!(bound(r#""rw""#, user), (SOURCE, ShareAccess::Writable));
+        let kept = SOURCE & !libc::MS_NOATIME;
+        assert_eq!(bound(r#""rw""#, user), (kept, ShareAccess::Writable));
     }
 
     #[test]

@@ -65,3 +65,23 @@ fn who_comes_later_is_in_the_same_namespace() {
     let outcome = container.exec(&["sh", "-c", "id -u; tr -s ' ' < /proc/self/uid_map"]);
     outcome.exits(0).prints("0\n 0 100000 65536\n");
 }
+
+#[test]
+fn a_mount_of_the_hosts_can_be_bound_whatever_it_says_of_access_times() {
+    let host = tempfile::tempdir().unwrap();
+    let mount = |options: &[&str]| {
+        let mut command = std::process::Command::new("mount");
+        assert!(command.args(options).arg(host.path()).status().unwrap().success());
+    };
+    mount(&["-t", "tmpfs", "-o", "mode=755", "tmpfs"]);
+    mount(&["-o", "remount,bind,ro,noatime,nodiratime"]);
+    let script = "grep ' /t ' /proc/self/mounts | cut -d' ' -f4 | cut -d, -f1";
+    for runtime in [Runtime::cofferdam(), Runtime::runc()] {
+        let bundle = mapped(script).mount(json!({
+            "destination": "/t", "type": "bind", "source": host.path().to_str().unwrap(),
+            "options": ["rbind"]
+        }));
+        runtime.run(&bundle).exits(0).prints("ro\n");
+    }
+    std::process::Command::new("umount").arg(host.path()).status().unwrap();
+}

@@ -1,5 +1,11 @@
 //! Standard streams without a terminal: every byte, in order, to the end, in both directions.
 
+// A fixture is part of a test.
+#![allow(clippy::expect_used)]
+
+use std::io::Read as _;
+use std::process::Stdio;
+
 use cofferdam_e2e::{Bundle, Runtime};
 
 #[test]
@@ -60,4 +66,43 @@ fn exec_carries_input_and_output_like_run() {
         .exec_with(&[], &["sh", "-c", "echo a; echo b >&2; exit 5"], b"")
         .exits(5)
         .prints("a\n");
+}
+
+/// All that a container writes that was created with a pipe, and its status right after the end.
+fn read_to_the_end(runtime: &Runtime, bundle: &Bundle, name: &str) -> (String, String) {
+    let id = runtime.id(name);
+    let path = bundle.path().display().to_string();
+    let mut create = runtime
+        .command(&["create", "--bundle", &path, &id])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("create starts");
+    assert!(create.wait().expect("it ends").success());
+    runtime.verb(&["start", &id]).exits(0);
+    let mut output = String::new();
+    let mut reader = create.stdout.take().expect("a pipe");
+    reader.read_to_string(&mut output).expect("text");
+    let state = runtime.verb(&["state", &id]);
+    runtime.verb(&["delete", "--force", &id]).exits(0);
+    let state: serde_json::Value = serde_json::from_str(&state.stdout).expect("a document");
+    (output, state["status"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn who_has_read_to_the_end_finds_the_container_stopped() {
+    let runtime = Runtime::cofferdam();
+    let bundle = Bundle::busybox(&["echo", "out"]);
+    for round in 0..5 {
+        let read = read_to_the_end(&runtime, &bundle, &format!("read-{round}"));
+        assert_eq!(read, ("out\n".to_owned(), "stopped".to_owned()));
+    }
+}
+
+#[test]
+fn an_output_that_a_program_closes_ends_while_it_runs() {
+    let bundle = Bundle::script("echo out; exec >&-; sleep 1000");
+    let read = read_to_the_end(&Runtime::cofferdam(), &bundle, "closed");
+    assert_eq!(read, ("out\n".to_owned(), "running".to_owned()));
 }

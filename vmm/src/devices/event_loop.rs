@@ -137,6 +137,7 @@ impl Loop {
             let now = Instant::now();
             self.devices.vsock.expire(now);
             self.devices.control.expire(now);
+            self.streams.expire(now);
             self.hear_vsock()?;
         }
         self.pass_signals_on();
@@ -149,7 +150,7 @@ impl Loop {
     fn deadline(&self) -> Option<Instant> {
         let checkpoint = self.checkpoint.as_ref().and_then(Checkpoint::deadline);
         let (vsock, control) = (self.devices.vsock.deadline(), self.devices.control.deadline());
-        let deadlines = [vsock, control, checkpoint];
+        let deadlines = [vsock, control, checkpoint, self.streams.deadline()];
         deadlines.into_iter().flatten().min()
     }
 

@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod client;
 pub mod control;
 pub mod event_loop;
+mod held;
 pub mod lifeline;
 pub mod network;
 pub mod signals;

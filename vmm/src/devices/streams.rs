@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use cofferdam_protocol::bounds::STREAM_PORT;
 use cofferdam_protocol::control::{Attach, AttachedStreams};
@@ -18,6 +19,8 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::ioctl_tiocsctty;
 use rustix::termios::tcgetwinsize;
+
+use super::held::Held;
 
 /// Why streams are not attached.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,7 @@ pub struct Streams {
     attached: BTreeMap<ProcessToken, Vec<Stream>>,
     end: Option<ProcessToken>,
     resize: Option<Resize>,
+    held: Held<ConnectionId>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +93,13 @@ impl Streams {
         }
         let mut wiring: Vec<_> = named.into_iter().zip(descriptors).collect();
         let resize = take_terminal(request.streams, &mut wiring)?;
+        let outputs = if request.ends_sandbox { second_outputs(&wiring) } else { Vec::new() };
         let streams = connect(request.process, wiring, vsock)?;
+        for (place, output) in outputs {
+            if let Some(stream) = streams.get(place) {
+                self.held.add(stream.connection, output);
+            }
+        }
         self.attached.insert(request.process, streams);
         if request.ends_sandbox {
             self.end = Some(request.process);
@@ -107,8 +117,20 @@ impl Streams {
         self.end == Some(process)
     }
 
+    /// When [`Self::expire`] has something to do next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.held.deadline()
+    }
+
+    /// Lets the readers of outputs that the guest has closed know.
+    pub fn expire(&mut self, now: Instant) {
+        self.held.expire(now);
+    }
+
     /// A connection is no more.
     pub fn closed(&mut self, id: ConnectionId) {
+        self.held.closed(id, Instant::now());
         self.attached.retain(|process, streams| {
             streams.retain(|stream| stream.connection != id);
             !streams.is_empty() || self.end == Some(*process)
@@ -161,6 +183,15 @@ fn kinds(streams: AttachedStreams) -> Vec<StreamKind> {
             named.into_iter().filter_map(|(there, kind)| there.then_some(kind)).collect()
         }
     }
+}
+
+/// The outputs once more, by their places. Where there is no descriptor left for one, its readers
+/// see the end at once.
+fn second_outputs(wiring: &[(StreamKind, OwnedFd)]) -> Vec<(usize, OwnedFd)> {
+    let is_output = |kind| matches!(kind, StreamKind::Stdout | StreamKind::Stderr);
+    let outputs = wiring.iter().enumerate().filter(|(_, (kind, _))| is_output(*kind));
+    let second = |output: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(output, 0).ok();
+    outputs.filter_map(|(place, (_, output))| Some((place, second(output)?))).collect()
 }
 
 /// Makes the terminal the controlling one where it is to be, and adds the stream of its sizes.

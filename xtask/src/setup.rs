@@ -1,5 +1,8 @@
 //! What a fresh Debian machine lacks to build, test and demonstrate the project.
 
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -36,6 +39,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("crun", "the reference that benchmarks compare with"),
     ("criu", "saves and restores containers in namespaces"),
     ("containerd", "an engine for the scenarios of the shim"),
+    ("docker.io", "an engine for the scenarios of the runtime"),
+    ("iptables", "Docker's networks"),
+    ("iproute2", "the scenarios' networks"),
     ("strace", "puts faults into system calls, for the tests"),
 ];
 
@@ -105,7 +111,41 @@ fn ensure_user() -> Result<()> {
     Ok(())
 }
 
+/// What Debian asks before it starts a package's service: 101 is no. The engines are for the
+/// scenarios, which start their own.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// While this is there, no service is started; unless the machine has a policy already.
+struct NoServices {
+    is_ours: bool,
+}
+
+impl NoServices {
+    fn begin() -> Result<Self> {
+        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(POLICY);
+        let mut file = match file {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Ok(Self { is_ours: false });
+            }
+            other => other.with_context(|| format!("Could not create {POLICY}"))?,
+        };
+        let begun = Self { is_ours: true };
+        file.write_all(b"#!/bin/sh\nexit 101\n")
+            .with_context(|| format!("Could not write {POLICY}"))?;
+        Ok(begun)
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.is_ours {
+            let _ = fs::remove_file(POLICY);
+        }
+    }
+}
+
 fn install(packages: &[(&str, &str)]) -> Result<()> {
+    let _quiet = NoServices::begin()?;
     let mut command = apt();
     command.args(["install", "--yes", "--no-install-recommends"]);
     command.args(packages.iter().map(|(name, _)| name));

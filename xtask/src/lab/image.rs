@@ -50,6 +50,8 @@ const MODULES: &[&str] = &[
     "xt_nat",
     "xt_mark",
     "xt_CHECKSUM",
+    "xt_tcpudp",
+    "xt_multiport",
     "ip_tables",
     "iptable_nat",
     "iptable_filter",

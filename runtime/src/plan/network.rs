@@ -186,6 +186,31 @@ fn interface(
     HostInterface { index, plan }
 }
 
+/// A link that was looked for by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamedLink {
+    /// Its number.
+    pub index: u32,
+}
+
+/// Whether an answer about links is about this one.
+#[must_use]
+pub fn named_link(answer: &Answer, name: &str) -> Option<NamedLink> {
+    let link = Link::parse(answer).filter(|link| link.name == name)?;
+    Some(NamedLink { index: link.index })
+}
+
+/// An address that an interface is to have again once it has moved to another namespace: of global
+/// scope, and set by somebody.
+#[must_use]
+pub fn moving_address(answer: &Answer, of: u32) -> Option<AddressPlan> {
+    let mut moved =
+        address(answer, of).filter(|address| address.scope == libc::RT_SCOPE_UNIVERSE)?;
+    // It names the interface, which may have another name there.
+    moved.attributes.retain(|attribute| attribute.kind != libc::IFA_LABEL);
+    Some(moved)
+}
+
 fn address(answer: &Answer, of: u32) -> Option<AddressPlan> {
     let [family, prefix_bits, low_flags, scope, i0, i1, i2, i3] = answer.fixed::<IFADDR_BYTES>()?;
     let told = |wanted| answer.attributes(IFADDR_BYTES).find(|(kind, _)| *kind == wanted);
@@ -474,6 +499,20 @@ mod tests {
         let neighbours = vec![neighbour(PERMANENT), neighbour(0x02), neighbour(0x40)];
         let plan = only(&NamespaceFacts { neighbours, ..eth0(vec![]) });
         assert_eq!(plan.neighbours.len(), 1);
+    }
+
+    #[test]
+    fn what_moves_with_an_interface_is_of_global_scope_and_without_its_name() {
+        let label = attribute(libc::IFA_LABEL, b"nd0\0");
+        let own = [attribute(libc::IFA_LOCAL, &[192, 0, 2, 2]), label];
+        let moved = moving_address(&address_of(libc::AF_INET, ETH0, &own), ETH0).unwrap();
+        assert_eq!(kinds(&moved.attributes), [libc::IFA_LOCAL, IFA_FLAGS]);
+        let mut on_link = address_of(libc::AF_INET6, ETH0, &own);
+        on_link.content[3] = libc::RT_SCOPE_LINK;
+        assert_eq!(moving_address(&on_link, ETH0), None);
+        let links = eth0(vec![]).links;
+        assert_eq!(named_link(&links[0], "eth0"), Some(NamedLink { index: ETH0 }));
+        assert_eq!(named_link(&links[0], "eth1"), None);
     }
 
     #[test]

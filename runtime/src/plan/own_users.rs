@@ -90,6 +90,10 @@ pub fn refused(spec: &Spec, user: User) -> Vec<Refusal> {
             add(format!("linux.namespaces[{number}].path"), NO_INTERFACES);
         }
     }
+    let devices = spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref());
+    if devices.is_some_and(|devices| !devices.is_empty()) {
+        add("linux.netDevices".to_owned(), NO_INTERFACES);
+    }
     for (number, mount) in spec.mounts().iter().flatten().enumerate() {
         if maps_owners(mount) {
             add(format!("mounts[{number}]"), MAPPED_OWNERS);
@@ -191,5 +195,18 @@ mod tests {
         .unwrap();
         let found: Vec<_> = refused(&spec, USER).into_iter().map(|r| (r.field, r.reason)).collect();
         assert_eq!(found, [("mounts[1]".to_owned(), MAPPED_OWNERS)]);
+    }
+
+    #[test]
+    fn interfaces_are_refused_by_name() {
+        let networks = spec(json!({
+            "namespaces": [{"type": "pid"}, {"type": "network", "path": "/run/netns/a"}],
+            "netDevices": { "eth0": {} }
+        }));
+        let fields: Vec<_> =
+            refused(&networks, USER).into_iter().map(|refusal| refusal.field).collect();
+        assert_eq!(fields, ["linux.namespaces[1].path", "linux.netDevices"]);
+        let alone = spec(json!({ "namespaces": [{"type": "network"}] }));
+        assert_eq!(refused(&alone, USER), []);
     }
 }

@@ -132,8 +132,6 @@ fn refuse_linux(found: &mut Found, linux: &Linux) {
     refuse_namespaces(found, linux);
     refuse_devices(found, linux);
     let some = |there: bool| there;
-    let devices = linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty());
-    found.add(devices, "linux.netDevices", HOST_HARDWARE);
     found.add(some(linux.intel_rdt().is_some()), "linux.intelRdt", HOST_HARDWARE);
     let flags = linux.personality().as_ref().and_then(|personality| personality.flags().as_ref());
     let flags = flags.is_some_and(|flags| !flags.is_empty());

@@ -68,6 +68,19 @@ impl Wire {
         outside
     }
 
+    /// Makes an interface on the host that leads to the bridge, with addresses; its name.
+    #[must_use]
+    pub fn device(&self, name: &str) -> String {
+        let (outside, device) =
+            (format!("c{}{name}", self.number), format!("d{}{name}", self.number));
+        ip(&["link", "add", &outside, "type", "veth", "peer", "name", &device]);
+        ip(&["link", "set", &outside, "master", &self.bridge(), "up"]);
+        ip(&["link", "set", &device, "up"]);
+        ip(&["address", "add", &format!("{INSIDE}/24"), "dev", &device]);
+        ip(&["address", "add", &format!("{INSIDE6}/64"), "dev", &device, "nodad"]);
+        device
+    }
+
     /// `ip` in the namespace; what it prints.
     pub fn inside(&self, args: &[&str]) -> String {
         self.ip_in(None, args)

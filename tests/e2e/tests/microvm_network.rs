@@ -248,6 +248,23 @@ fn several_interfaces_keep_their_names_and_routes() {
 }
 
 #[test]
+fn a_device_of_the_host_moves_in_with_its_addresses_and_under_its_name() {
+    let runtime = Runtime::cofferdam();
+    let wire = Wire::new();
+    let device = wire.device("nd0");
+    let bundle = waiting().edit(|config| {
+        config["linux"]["netDevices"] = json!({ device.as_str(): { "name": "eth5" } });
+    });
+    let container = runtime.start(&bundle);
+    let addresses = inside(&container, "ip address show eth5");
+    assert!(addresses.contains(INSIDE) && addresses.contains(INSIDE6), "{addresses}");
+    inside(&container, &format!("ping -c 2 -W 10 {HOST}"));
+    assert!(!fs::exists(format!("/sys/class/net/{device}")).unwrap());
+    let again = runtime.run(&bundle);
+    again.exits(1).complains(&["linux.netDevices: there is no interface", &device]);
+}
+
+#[test]
 fn a_monitor_that_was_killed_leaves_nothing_in_the_namespace() {
     let runtime = Runtime::cofferdam();
     let before = Leftovers::before(&runtime);

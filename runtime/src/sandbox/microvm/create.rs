@@ -228,7 +228,7 @@ impl Prepared {
             plan.shape.vcpus_max = image.manifest.machine.vcpus_max;
         }
         let network = network::named(&spec)?;
-        let network_slots = network::room(network.as_ref())?;
+        let network_slots = network::room(&spec, network.as_ref())?;
         let kvm = kvm::open().map_err(CreateError::Kvm)?;
         let shares = match &own_users {
             Some(maps) => {
@@ -286,11 +286,12 @@ impl Prepared {
     /// Gives the guest what its namespace has already, so that what is set of an interface before
     /// the program runs can be.
     fn connect(&self, process: ProcessIdentity) -> Result<Connected, CreateError> {
-        if self.network.is_none() {
+        if !network::is_connected(&self.spec) {
             return Ok(Connected::default());
         }
         let restored = self.image.is_some();
         let guest = Guest { state_folder: &self.state_folder, process, restored };
+        guest.move_devices(&self.spec)?;
         guest.follow()?;
         Ok(Connected::of(&guest)?)
     }

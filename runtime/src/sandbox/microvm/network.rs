@@ -14,6 +14,7 @@
 //! What this is not: it decides nothing about addresses ([`crate::plan::network`] does), and moves
 //! no frame (the monitor does).
 
+mod devices;
 mod record;
 mod redirect;
 mod sys;
@@ -71,6 +72,9 @@ pub enum NetworkError {
         /// Why not.
         source: NetlinkError,
     },
+    /// `linux.netDevices`.
+    #[error("linux.netDevices: there is no interface {0}")]
+    NoDevice(String),
     /// There are too many.
     #[error(
         "The network namespace has {found} interfaces, and the microVM has room for {room}: \
@@ -133,15 +137,19 @@ fn path(spec: &Spec) -> Option<PathBuf> {
     network.path().clone().filter(|path| !path.as_os_str().is_empty())
 }
 
+/// Whether the machine has interfaces before any hook or engine puts some there.
+pub(super) fn is_connected(spec: &Spec) -> bool {
+    path(spec).is_some() || devices::count(spec) > 0
+}
+
 /// How many interfaces a machine is to have room for. An ordinary user can have none.
-pub(super) fn room(namespace: Option<&NetworkNamespace>) -> Result<u8, NetworkError> {
+pub(super) fn room(spec: &Spec, namespace: Option<&NetworkNamespace>) -> Result<u8, NetworkError> {
     if User::current().is_ordinary() {
         return Ok(0);
     }
-    let found = match namespace {
-        Some(namespace) => enter(namespace, read)?.count(),
-        None => 0,
-    };
+    let there =
+        namespace.map_or(Ok(0), |namespace| enter(namespace, read).map(|plan| plan.count()));
+    let found = there? + devices::count(spec);
     let room = MAX_INTERFACES.into();
     if found > room {
         return Err(NetworkError::TooMany { found, room });
@@ -162,13 +170,21 @@ pub(super) struct Guest<'a> {
 }
 
 impl Guest<'_> {
+    /// Moves the host's interfaces that the configuration names into the namespace.
+    pub(super) fn move_devices(&self, spec: &Spec) -> Result<(), NetworkError> {
+        devices::move_into(spec, &self.namespace()?)
+    }
+
+    fn namespace(&self) -> Result<NetworkNamespace, NetworkError> {
+        NetworkNamespace::of_process(self.process.pid).map_err(NetworkError::Enter)
+    }
+
     /// Gives the guest what has come into its namespace since the last time.
     pub(super) fn follow(&self) -> Result<(), NetworkError> {
         if User::current().is_ordinary() {
             return Ok(());
         }
-        let namespace =
-            NetworkNamespace::of_process(self.process.pid).map_err(NetworkError::Enter)?;
+        let namespace = self.namespace()?;
         let plan = enter(&namespace, read)?;
         let mut record = NetworkRecord::find(self.state_folder)?;
         self.tell(&plan, &mut record)?;
@@ -360,6 +376,15 @@ fn dump<const FIXED: usize>(
     kind: u16,
 ) -> Result<Vec<cofferdam_protocol::netlink::Answer>, NetworkError> {
     kernel.dump(kind, &[0; FIXED]).map_err(NetworkError::Read)
+}
+
+/// `struct ifinfomsg`.
+fn link(index: u32, flags: u32, change: u32) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[4..8].copy_from_slice(&index.to_le_bytes());
+    bytes[8..12].copy_from_slice(&flags.to_le_bytes());
+    bytes[12..].copy_from_slice(&change.to_le_bytes());
+    bytes
 }
 
 fn changing(what: &'static str) -> impl Fn(NetlinkError) -> NetworkError {

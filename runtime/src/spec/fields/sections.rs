@@ -66,7 +66,7 @@ pub(super) const FIELDS: &[Field] = &[
     field("linux.devices[].fileMode", Guest, Host),
     field("linux.devices[].uid", Guest, Host),
     field("linux.devices[].gid", Guest, Host),
-    field("linux.netDevices.*.name", Refused(HOST_HARDWARE), Host),
+    field("linux.netDevices.*.name", Host, Host),
     field("linux.cgroupsPath", Host, Host),
     field("linux.sysctl", Guest, Host),
     field("linux.seccomp.defaultAction", Guest, Host),

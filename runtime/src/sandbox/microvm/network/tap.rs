@@ -12,7 +12,7 @@ use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::sys;
-use super::{NetworkError, changing};
+use super::{NetworkError, changing, link};
 
 /// By which name taps are known to whoever looks; the kernel puts a number in.
 const NAME: &str = "cofferdam%d";
@@ -75,13 +75,4 @@ impl Tap {
         }
         kernel.request(Message::new(SET_LINK, 0, &link(self.index, up, up))).map_err(&change)
     }
-}
-
-/// `struct ifinfomsg`.
-fn link(index: u32, flags: u32, change: u32) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[4..8].copy_from_slice(&index.to_le_bytes());
-    bytes[8..12].copy_from_slice(&flags.to_le_bytes());
-    bytes[12..].copy_from_slice(&change.to_le_bytes());
-    bytes
 }

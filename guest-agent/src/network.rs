@@ -70,7 +70,8 @@ pub(crate) fn add(device: u32, plan: &InterfacePlan) -> Result<(), InterfaceErro
     let socket = socket.map_err(|errno| InterfaceError::Socket(errno.into()))?;
     let mut interface = Interface { kernel: Netlink::new(socket.into()), index };
     interface.name(plan)?;
-    if plan.ipv6 {
+    let ipv6 = plan.ipv6 && !is_without_ipv6(&plan.name);
+    if ipv6 {
         // The one that the host's interface has is among its addresses.
         interface.change("leaving the link-local address to the plan", generate_no_address)?;
         if plan.accept_ra != KERNELS_ACCEPT_RA {
@@ -80,7 +81,13 @@ pub(crate) fn add(device: u32, plan: &InterfacePlan) -> Result<(), InterfaceErro
         set_ipv6(&plan.name, "disable_ipv6", 1)?;
     }
     interface.up()?;
-    interface.configure(plan)
+    interface.configure(plan, ipv6)
+}
+
+/// The container's own parameters may have switched it off before the interface came.
+fn is_without_ipv6(interface: &str) -> bool {
+    let file = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+    fs::read_to_string(file).is_ok_and(|value| value.trim() == "1")
 }
 
 fn set_ipv6(interface: &str, parameter: &'static str, value: u8) -> Result<(), InterfaceError> {
@@ -127,14 +134,15 @@ impl Interface {
         self.request("bringing it up", Message::new(SET_LINK, 0, &link(self.index, up, up)))
     }
 
-    fn configure(&mut self, plan: &InterfacePlan) -> Result<(), InterfaceError> {
-        for address in &plan.addresses {
+    fn configure(&mut self, plan: &InterfacePlan, ipv6: bool) -> Result<(), InterfaceError> {
+        let is_possible = |family: u8| ipv6 || i32::from(family) != libc::AF_INET6;
+        for address in plan.addresses.iter().filter(|address| is_possible(address.family)) {
             self.request("adding an address", address_message(self.index, address))?;
         }
-        for neighbour in &plan.neighbours {
+        for neighbour in plan.neighbours.iter().filter(|other| is_possible(other.family)) {
             self.request("adding a neighbour", neighbour_message(self.index, neighbour))?;
         }
-        for route in &plan.routes {
+        for route in plan.routes.iter().filter(|route| is_possible(route.family)) {
             match self.kernel.request(route_message(self.index, route)) {
                 // The kernel made it with the address.
                 Err(error) if error.is(io::ErrorKind::AlreadyExists) => {}

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -167,6 +167,49 @@ fn packets_larger_than_the_link_are_cut_and_put_together() {
         &container,
         &format!("ping -c 2 -s 20000 -W 10 {HOST} && ping -6 -c 2 -s 20000 -W 10 {HOST6}"),
     );
+}
+
+#[test]
+fn the_largest_datagram_comes_whole_and_goes_back() {
+    let runtime = Runtime::cofferdam();
+    let wire = Wire::connected();
+    let server = Bundle::probe(&[])
+        .edit(|config| config["process"]["args"] = json!(["/probe", "--echo-datagrams", "[::]:7"]));
+    let _container = runtime.start(&joining(&wire.path().display().to_string(), server));
+    for (own, address) in [
+        (format!("{HOST}:0"), format!("{INSIDE}:7")),
+        (format!("[{HOST6}]:0"), format!("[{INSIDE6}]:7")),
+    ] {
+        let socket = UdpSocket::bind(own).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let content = &much()[..65_000];
+        let mut back = vec![0; 70_000];
+        let end = Instant::now() + PATIENCE;
+        // It may not listen yet.
+        let length = loop {
+            socket.send_to(content, &address).unwrap();
+            match socket.recv(&mut back) {
+                Ok(length) => break length,
+                Err(error) => assert!(Instant::now() < end, "{address}: {error}"),
+            }
+        };
+        assert!(back[..length] == *content, "{address}: {length} bytes");
+    }
+}
+
+#[test]
+fn a_switch_that_turns_ipv6_off_in_the_container_holds_for_an_interface_that_comes_later() {
+    let runtime = Runtime::cofferdam();
+    let wire = Wire::new();
+    let bundle = waiting().edit(|config| {
+        config["linux"]["sysctl"] = json!({ "net.ipv6.conf.all.disable_ipv6": "1" });
+    });
+    let container = runtime.create(&bundle);
+    wire.connect(Some(container.pid()), "eth0", 1500);
+    container.verb("start").exits(0);
+    let addresses = inside(&container, "ip address show eth0");
+    assert!(addresses.contains(INSIDE) && !addresses.contains("inet6"), "{addresses}");
+    inside(&container, &format!("ping -c 2 -W 10 {HOST}"));
 }
 
 #[test]

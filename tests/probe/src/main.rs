@@ -5,8 +5,9 @@
 //! happens when PATH is opened for reading and for writing.
 //!
 //! `--files FOLDER` is another program in the same file: what a file system must do ([`files`]),
-//! and so is `--notify FILE PATH…` ([`notify`]).
+//! and so are `--notify FILE PATH…` ([`notify`]) and `--echo-datagrams ADDRESS:PORT` ([`datagrams`]).
 
+mod datagrams;
 mod files;
 mod notify;
 mod sys;
@@ -63,6 +64,7 @@ fn main() -> io::Result<()> {
     match arguments.split_first() {
         Some((flag, rest)) if flag == "--files" => return files::run(rest),
         Some((flag, rest)) if flag == "--notify" => return notify::run(rest),
+        Some((flag, rest)) if flag == "--echo-datagrams" => return datagrams::echo(rest),
         Some((flag, rest)) if flag == "--as" => return files::play(rest),
         _ => {}
     }

@@ -11,10 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use containerd_shim_protos::api::{CheckpointTaskRequest, CreateTaskRequest, ExecProcessRequest};
-use containerd_shim_protos::events::task as event;
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::shim::oci::CheckpointOptions;
-use containerd_shim_protos::topics;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -22,7 +20,7 @@ use tempfile::NamedTempFile;
 use tokio::sync::oneshot;
 
 use crate::console::ConsoleSocket;
-use crate::events::{Publisher, timestamp};
+use crate::events::Publisher;
 use crate::options::Options;
 use crate::process::{Process, State};
 use crate::reaper::{Exit, Reaper};
@@ -30,6 +28,7 @@ use crate::rootfs;
 use crate::runtime::{Runtime, RuntimeError};
 use crate::stdio::{ChildStreams, Names, Streams};
 use crate::step::StepError;
+use crate::told::Told;
 use crate::watch::{self, OutOfMemory};
 
 /// What a process is said to have ended with whose end nobody saw.
@@ -55,6 +54,8 @@ pub(crate) struct Container {
     pub(crate) bundle: PathBuf,
     /// Its first process.
     pub(crate) init: Arc<Process>,
+    /// Whether the runtime knows it.
+    is_made: AtomicBool,
     /// Whether `pause` was last.
     pub(crate) is_paused: AtomicBool,
     runtime: Runtime,
@@ -86,26 +87,10 @@ impl Container {
         let container = Arc::new(Self::planned(shared, request)?);
         rootfs::mount_all(&request.rootfs, &container.rootfs())?;
         if let Err(error) = container.make().await {
-            rootfs::unmount(&container.rootfs());
+            container.unmake().await;
             return Err(error);
         }
-        let io = event::TaskIO {
-            stdin: request.stdin.clone(),
-            stdout: request.stdout.clone(),
-            stderr: request.stderr.clone(),
-            terminal: request.terminal,
-            ..Default::default()
-        };
-        let told = event::TaskCreate {
-            container_id: container.id.clone(),
-            bundle: request.bundle.clone(),
-            rootfs: request.rootfs.clone(),
-            io: Some(io).into(),
-            checkpoint: request.checkpoint.clone(),
-            pid: container.init.state().pid(),
-            ..Default::default()
-        };
-        shared.events.publish(topics::TASK_CREATE_EVENT_TOPIC, &told);
+        container.told().created(request, container.init.state().pid());
         Ok(container)
     }
 
@@ -121,6 +106,7 @@ impl Container {
             id: request.id.clone(),
             bundle: request.bundle.clone().into(),
             init: Arc::new(Process::new(String::new(), names)),
+            is_made: AtomicBool::default(),
             is_paused: AtomicBool::default(),
             runtime: Runtime::of(&options, &shared.namespace),
             options,
@@ -143,6 +129,15 @@ impl Container {
             process.set(State::Created(pid));
         });
         pid.await.map(drop)
+    }
+
+    /// After a failure: of the shim's own when the runtime has made the container.
+    async fn unmake(&self) {
+        if self.is_made.load(Ordering::Relaxed) {
+            // It is told why the container is not there, and not why it is.
+            let _ = self.run(&["delete", "--force", &self.id]).await;
+        }
+        rootfs::unmount(&self.rootfs());
     }
 
     /// `create`, or `restore`, with what they have in common.
@@ -215,7 +210,7 @@ impl Container {
         let pid = fs::read_to_string(&pid_file).map_err(|error| self.unusable(error))?;
         let pid: i32 = pid.trim().parse().map_err(|_| self.unusable(io::ErrorKind::InvalidData))?;
         let _ = fs::remove_file(&pid_file);
-        *process.streams() = Some(streams);
+        process.connect(streams);
         reached(process, pid);
         tokio::spawn(self.clone().attend(process.clone(), pid, expectation.claim(pid)));
         Ok(pid)
@@ -232,12 +227,14 @@ impl Container {
             let (child, streams) = process.names.open()?;
             let verb: Vec<&str> = verb.iter().map(String::as_str).collect();
             self.runtime.run_with(reaper, &verb, child, log).await?;
+            self.is_made.store(true, Ordering::Relaxed);
             return Ok(streams);
         }
         let socket = ConsoleSocket::listen().map_err(StepError::Terminal)?;
         verb.splice(1..1, ["--console-socket".to_owned(), socket.path().display().to_string()]);
         let verb: Vec<&str> = verb.iter().map(String::as_str).collect();
         self.runtime.run_with(reaper, &verb, ChildStreams::none(), log).await?;
+        self.is_made.store(true, Ordering::Relaxed);
         let master = socket.receive().map_err(StepError::Terminal)?;
         Ok(process.names.connect(master)?)
     }
@@ -263,20 +260,11 @@ impl Container {
         if process.exec_id.is_empty() {
             self.end_the_rest().await;
         }
-        let streams = process.streams().take();
-        if let Some(streams) = streams {
+        if let Some(streams) = process.disconnect() {
             streams.finish().await;
         }
         process.set(State::Stopped(pid, exit));
-        let told = event::TaskExit {
-            container_id: self.id.clone(),
-            id: self.name_of(&process).to_owned(),
-            pid: pid.cast_unsigned(),
-            exit_status: exit.code,
-            exited_at: timestamp(exit.at),
-            ..Default::default()
-        };
-        self.shared.events.publish(topics::TASK_EXIT_EVENT_TOPIC, &told);
+        self.told().exited(self.name_of(&process), pid.cast_unsigned(), exit);
     }
 
     /// Where the container has no process namespace of its own, its other processes outlive the first.
@@ -289,24 +277,19 @@ impl Container {
     }
 
     fn tell_start(self: &Arc<Self>, exec_id: &str, pid: u32) {
-        let container_id = self.id.clone();
-        if exec_id.is_empty() {
-            let watched = OutOfMemory::watch(&self.runtime, &self.id, &self.bundle, {
-                let shared = self.shared.clone();
-                let container_id = container_id.clone();
-                move || {
-                    let container_id = container_id.clone();
-                    let told = event::TaskOOM { container_id, ..Default::default() };
-                    shared.events.publish(topics::TASK_OOM_EVENT_TOPIC, &told);
-                }
-            });
-            *self.out_of_memory() = watched;
-            let told = event::TaskStart { container_id, pid, ..Default::default() };
-            return self.shared.events.publish(topics::TASK_START_EVENT_TOPIC, &told);
+        if !exec_id.is_empty() {
+            return self.told().exec_started(exec_id, pid);
         }
-        let exec_id = exec_id.to_owned();
-        let told = event::TaskExecStarted { container_id, exec_id, pid, ..Default::default() };
-        self.shared.events.publish(topics::TASK_EXEC_STARTED_EVENT_TOPIC, &told);
+        let container = self.clone();
+        let watched = OutOfMemory::watch(&self.runtime, &self.id, &self.bundle, move || {
+            container.told().out_of_memory();
+        });
+        *self.out_of_memory() = watched;
+        self.told().started(pid);
+    }
+
+    fn told(&self) -> Told<'_> {
+        Told { events: &self.shared.events, container_id: &self.id }
     }
 
     /// A further process, to be started.
@@ -328,9 +311,8 @@ impl Container {
             return Err(StepError::Exists(format!("The process {exec_id}")));
         }
         execs.insert(exec_id.clone(), exec);
-        let container_id = self.id.clone();
-        let told = event::TaskExecAdded { container_id, exec_id, ..Default::default() };
-        self.shared.events.publish(topics::TASK_EXEC_ADDED_EVENT_TOPIC, &told);
+        drop(execs);
+        self.told().exec_added(&request.exec_id);
         Ok(())
     }
 
@@ -360,19 +342,8 @@ impl Container {
         }
         let exit = if matches!(state, State::Created(_)) { process.exit().await } else { ended };
         rootfs::unmount(&self.rootfs());
-        self.tell_delete(state.pid(), exit);
+        self.told().deleted(state.pid(), exit);
         Ok((state.pid(), exit))
-    }
-
-    fn tell_delete(&self, pid: u32, exit: Exit) {
-        let told = event::TaskDelete {
-            container_id: self.id.clone(),
-            pid,
-            exit_status: exit.code,
-            exited_at: timestamp(exit.at),
-            ..Default::default()
-        };
-        self.shared.events.publish(topics::TASK_DELETE_EVENT_TOPIC, &told);
     }
 
     /// Sends a signal.
@@ -407,17 +378,7 @@ impl Container {
     pub(crate) async fn set_paused(&self, paused: bool) -> Result<(), StepError> {
         self.run(&[if paused { "pause" } else { "resume" }, &self.id]).await?;
         self.is_paused.store(paused, Ordering::Relaxed);
-        let container_id = self.id.clone();
-        match paused {
-            true => {
-                let told = event::TaskPaused { container_id, ..Default::default() };
-                self.shared.events.publish(topics::TASK_PAUSED_EVENT_TOPIC, &told);
-            }
-            false => {
-                let told = event::TaskResumed { container_id, ..Default::default() };
-                self.shared.events.publish(topics::TASK_RESUMED_EVENT_TOPIC, &told);
-            }
-        }
+        self.told().paused(paused);
         Ok(())
     }
 
@@ -434,12 +395,7 @@ impl Container {
         verb.push(self.id.clone());
         let verb: Vec<&str> = verb.iter().map(String::as_str).collect();
         self.run(&verb).await?;
-        let told = event::TaskCheckpointed {
-            container_id: self.id.clone(),
-            checkpoint: request.path.clone(),
-            ..Default::default()
-        };
-        self.shared.events.publish(topics::TASK_CHECKPOINTED_EVENT_TOPIC, &told);
+        self.told().checkpointed(&request.path);
         Ok(())
     }
 

@@ -39,6 +39,7 @@ mod statistics;
 mod stdio;
 mod step;
 mod task;
+mod told;
 mod watch;
 
 use std::error::Error;

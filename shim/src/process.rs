@@ -6,6 +6,7 @@
 //!     └── an exec is not made before it is started
 //! ```
 
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -54,7 +55,15 @@ pub(crate) struct Process {
     /// Held from before its start to after the start's event: its exit's event comes later.
     pub(crate) starting: tokio::sync::Mutex<()>,
     state: watch::Sender<State>,
-    streams: Mutex<Option<Streams>>,
+    streams: Mutex<Connected>,
+}
+
+/// A process's streams, from when it is made until it has ended.
+#[derive(Debug, Default)]
+struct Connected {
+    streams: Option<Streams>,
+    /// An engine may close the input of a process that is not made yet.
+    input_is_closed: bool,
 }
 
 impl Process {
@@ -97,8 +106,39 @@ impl Process {
         }
     }
 
-    /// Its streams, from when it is made.
-    pub(crate) fn streams(&self) -> MutexGuard<'_, Option<Streams>> {
+    /// It is made, and has these.
+    pub(crate) fn connect(&self, mut streams: Streams) {
+        let mut connected = self.connected();
+        if connected.input_is_closed {
+            streams.close_input();
+        }
+        connected.streams = Some(streams);
+    }
+
+    /// No input any more.
+    pub(crate) fn close_input(&self) {
+        let mut connected = self.connected();
+        connected.input_is_closed = true;
+        if let Some(streams) = &mut connected.streams {
+            streams.close_input();
+        }
+    }
+
+    /// The size of its terminal, if it has one.
+    ///
+    /// # Errors
+    /// The terminal refuses.
+    pub(crate) fn resize(&self, columns: u16, rows: u16) -> io::Result<()> {
+        let connected = self.connected();
+        connected.streams.as_ref().map_or(Ok(()), |streams| streams.resize(columns, rows))
+    }
+
+    /// It has ended: its streams, to be finished.
+    pub(crate) fn disconnect(&self) -> Option<Streams> {
+        self.connected().streams.take()
+    }
+
+    fn connected(&self) -> MutexGuard<'_, Connected> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -108,6 +148,22 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+
+    #[test]
+    fn input_that_is_closed_before_there_is_a_process_ends_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("in");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let names = Names { stdin: fifo.to_str().unwrap().to_owned(), ..Names::default() };
+        let process = Process::new("exec".to_owned(), names);
+        process.close_input();
+        let (child, streams) = process.names.open().unwrap();
+        // Somebody holds the other end: it is no end of file.
+        let _writer = std::fs::File::options().read(true).write(true).open(&fifo).unwrap();
+        process.connect(streams);
+        let cat = std::process::Command::new("cat").stdin(child.stdin).output().unwrap();
+        assert!(cat.status.success());
+    }
 
     #[tokio::test]
     async fn who_has_ended_does_not_run_again_and_everyone_who_waits_is_told() {

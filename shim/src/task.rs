@@ -147,17 +147,14 @@ impl Task for Service {
     async fn resize_pty(&self, _: &TtrpcContext, asked: ResizePtyRequest) -> Result<Empty> {
         let process = self.find_process(&asked.id, &asked.exec_id)?;
         let size = |length: u32| u16::try_from(length).unwrap_or(u16::MAX);
-        if let Some(streams) = &*process.streams() {
-            let resized = streams.resize(size(asked.width), size(asked.height));
-            resized.map_err(StepError::Terminal)?;
-        }
+        process.resize(size(asked.width), size(asked.height)).map_err(StepError::Terminal)?;
         Ok(Empty::default())
     }
 
     async fn close_io(&self, _: &TtrpcContext, asked: CloseIORequest) -> Result<Empty> {
         let process = self.find_process(&asked.id, &asked.exec_id)?;
-        if let Some(streams) = process.streams().as_mut().filter(|_| asked.stdin) {
-            streams.close_input();
+        if asked.stdin {
+            process.close_input();
         }
         Ok(Empty::default())
     }

@@ -4,7 +4,7 @@
 //!   vCPU threads                    worker threads
 //!  ┌───────────────┐  hand-over   ┌──────────────────────────────┐
 //!  │ MmioTransport │ ───────────▶ │ Vsock, Rng   (devices thread)│──▶ host descriptors
-//!  │  device half  │   queues,    │ Net          (net thread)    │──▶ taps
+//!  │  device half  │   queues,    │ Net          (devices thread)│──▶ taps
 //!  │               │   interrupt  │ FsServer     (fs thread)     │──▶ shared trees
 //!  └───────────────┘              └──────────────────────────────┘
 //! ```

@@ -53,7 +53,6 @@ use crate::machine::layout::{self, MemoryLayout};
 use crate::machine::memory::{self, Memory, MemoryError};
 use crate::machine::vcpu_state::VcpuStateError;
 use crate::machine::{boot_params, command_line, memory_file, mptable, registers};
-use crate::net_server::{self, NetServer};
 use crate::parking::Parking;
 use crate::report::{BootClock, chain};
 use crate::slots::Slots;
@@ -413,7 +412,14 @@ impl Loaded {
             .map_err(BootError::Device)?;
         let resident = ResidentSource::new(self.smaps, memory::host_ranges(&self.memory));
         let parking = Arc::new(Parking::default());
-        let (network, net_server) = network(&self.vm, &bus, &self.memory, self.network_slots)?;
+        let network = (self.network_slots > 0).then(|| Network {
+            vm: Arc::clone(&self.vm),
+            bus: Arc::clone(&bus),
+            memory: Arc::clone(&self.memory),
+            poller: Arc::clone(&poller),
+            first_owner: owner::FIRST_NETWORK,
+            workers: Vec::new(),
+        });
         let saver = Saver {
             vm: Arc::clone(&self.vm),
             bus: Arc::clone(&bus),
@@ -443,27 +449,11 @@ impl Loaded {
             beginning: self.beginning,
             vcpus: self.vcpus,
             devices,
-            net_server,
             bus,
             crew: self.crew,
             happenings: self.happenings,
         })
     }
-}
-
-/// What makes network devices and what serves them, in a machine that has room for any.
-fn network(
-    vm: &Arc<Vm>,
-    bus: &Arc<Bus>,
-    memory: &Arc<Memory>,
-    slots: u8,
-) -> Result<(Option<Network>, Option<NetServer>), BootError> {
-    if slots == 0 {
-        return Ok((None, None));
-    }
-    let (entrance, server) = net_server::open().map_err(BootError::Device)?;
-    let (vm, bus, memory) = (Arc::clone(vm), Arc::clone(bus), Arc::clone(memory));
-    Ok((Some(Network { vm, bus, memory, entrance }), Some(server)))
 }
 
 /// Each device at its window, with its interrupt and notifications.
@@ -498,7 +488,6 @@ struct Equipped {
     beginning: Beginning,
     vcpus: u8,
     devices: Devices,
-    net_server: Option<NetServer>,
     bus: Arc<Bus>,
     crew: Crew,
     happenings: Receiver<Happening>,
@@ -549,9 +538,6 @@ impl Equipped {
                 Ok(move || chain(&vcpu::run(id, vcpu, &bus, &saving)))
             };
             self.crew.spawn(format!("vcpu-{id}"), Role::Vcpu, prepare)?;
-        }
-        if let Some(server) = self.net_server {
-            self.crew.spawn("net".to_owned(), Role::Net, || Ok(|| chain(&server.run())))?;
         }
         let devices = self.devices;
         self.crew.spawn("devices".to_owned(), Role::Devices, || Ok(|| chain(&devices.run())))?;

@@ -3,8 +3,7 @@
 //! ```text
 //!   main      reads the VmConfig, builds the machine and the jail, then waits: reports the boot,
 //!             records the exit
-//!   devices   one event loop: vsock, entropy, control socket, standard streams
-//!   net       network devices, which come while the guest runs
+//!   devices   one event loop: vsock, entropy, network, control socket, standard streams
 //!   fs        the file server, in a mount namespace of the shares alone
 //!   vcpu-N    the guest
 //! ```
@@ -29,7 +28,6 @@ pub mod jail;
 mod locking;
 pub mod log;
 pub mod machine;
-pub mod net_server;
 pub mod parking;
 pub mod probe;
 pub mod report;

@@ -52,6 +52,8 @@ pub mod owner {
     pub const SIGNALS: u32 = 4;
     /// The event of a file server with little room.
     pub const CROWDED: u32 = 5;
+    /// The first network device; the others come after it.
+    pub const FIRST_NETWORK: u32 = 16;
 }
 
 /// Why the loop ended.
@@ -171,6 +173,11 @@ impl Loop {
                 self.take_signals();
             }
             owner::CROWDED => self.make_room(),
+            owner::FIRST_NETWORK.. => {
+                if let Some(network) = &mut self.devices.network {
+                    network.handle(token, readiness);
+                }
+            }
             _ => {}
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! The devices thread: one event loop for vsock, entropy, the control socket and the standard
+//! The devices thread: one event loop for vsock, entropy, network, the control socket and the standard
 //! streams.
 //!
 //! Hostile: what the guest sends (handled in `cofferdam-virtio`, but for the lifeline's frames)

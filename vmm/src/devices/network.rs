@@ -3,21 +3,25 @@
 //!
 //! ```text
 //!  request, tap ─▶ device half ─▶ slot (interrupt, notifications)
-//!             └──▶ worker ─▶ net thread
+//!             └──▶ worker, served by this thread
 //! ```
+//!
+//! No thread of its own: it would have to be there from the boot on, since none can be made behind the
+//! filters, and costs each guest half a millisecond, with interfaces or without. A worker does so much
+//! in one go, and then others have their turn.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use cofferdam_protocol::control::AttachNetwork;
 use cofferdam_virtio::mmio::{MmioTransport, QUEUE_NOTIFY_OFFSET};
-use cofferdam_virtio::net::{self, NetConfig};
+use cofferdam_virtio::net::{self, Net, NetConfig};
+use cofferdam_virtio::poll::{Poller, Readiness, Token};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::machine::command_line;
 use crate::machine::kvm::{KvmError, Vm};
 use crate::machine::memory::Memory;
-use crate::net_server::Entrance;
 use crate::vcpu::Bus;
 
 /// Why there is no device.
@@ -37,7 +41,7 @@ pub enum AttachNetworkError {
     Kvm(#[from] KvmError),
 }
 
-/// What it takes to make one.
+/// The devices, and what it takes to make one.
 pub struct Network {
     /// Where interrupts and notifications are wired.
     pub vm: Arc<Vm>,
@@ -45,11 +49,24 @@ pub struct Network {
     pub bus: Arc<Bus>,
     /// The guest's memory.
     pub memory: Arc<Memory>,
-    /// The way to the thread that serves.
-    pub entrance: Entrance,
+    /// Where they wait.
+    pub poller: Arc<Poller>,
+    /// Whose events are the first's; the others' come after it.
+    pub first_owner: u32,
+    /// What serves them.
+    pub workers: Vec<Net>,
 }
 
 impl Network {
+    /// Deals with an event of one of them.
+    pub fn handle(&mut self, token: Token, readiness: Readiness) {
+        let index = token.owner.checked_sub(self.first_owner);
+        let worker = index.and_then(|index| self.workers.get_mut(index as usize));
+        if let Some(worker) = worker {
+            worker.handle(token, readiness);
+        }
+    }
+
     /// Makes a device of a tap; its number among the virtio-mmio devices.
     ///
     /// # Errors
@@ -66,9 +83,10 @@ impl Network {
         // Both are at most a few.
         let number = (self.bus.devices.len() + slot) as u32;
         let AttachNetwork { mac, mtu, uncut_udp } = request;
-        let (poller, owner) = self.entrance.next();
-        let (device, worker) = net::open(poller, owner, tap, NetConfig { mac, mtu, uncut_udp })?;
-        self.entrance.bring(worker);
+        let owner = self.first_owner + self.workers.len() as u32;
+        let config = NetConfig { mac, mtu, uncut_udp };
+        let (device, worker) = net::open(Arc::clone(&self.poller), owner, tap, config)?;
+        self.workers.push(worker);
         let line = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
         self.vm.set_interrupt(&line, command_line::device_irq(number))?;
         let transport = MmioTransport::new(Arc::clone(&self.memory), Box::new(device), line)?;

@@ -10,10 +10,8 @@ pub enum Role {
     Main,
     /// Runs the guest.
     Vcpu,
-    /// Serves vsock, entropy and the control socket.
+    /// Serves vsock, entropy, network and the control socket.
     Devices,
-    /// Serves network devices.
-    Net,
     /// Serves files.
     Fs,
     /// Watches the host's folders for the file server.
@@ -43,7 +41,6 @@ fn program(role: Role) -> Vec<sock_filter> {
         Role::Main => include_bytes!(concat!(env!("OUT_DIR"), "/main.bpf")),
         Role::Vcpu => include_bytes!(concat!(env!("OUT_DIR"), "/vcpu.bpf")),
         Role::Devices => include_bytes!(concat!(env!("OUT_DIR"), "/devices.bpf")),
-        Role::Net => include_bytes!(concat!(env!("OUT_DIR"), "/net.bpf")),
         Role::Fs => include_bytes!(concat!(env!("OUT_DIR"), "/fs.bpf")),
         Role::Watch => include_bytes!(concat!(env!("OUT_DIR"), "/watch.bpf")),
     };
@@ -69,11 +66,10 @@ mod tests {
 
     /// The whole-process list of Kata's Dragonball has 168.
     const MAX_SYSCALLS: usize = 40;
-    const FILES: [(&str, &str, Role); 6] = [
+    const FILES: [(&str, &str, Role); 5] = [
         ("main", include_str!("../../seccomp/main.json"), Role::Main),
         ("vcpu", include_str!("../../seccomp/vcpu.json"), Role::Vcpu),
         ("devices", include_str!("../../seccomp/devices.json"), Role::Devices),
-        ("net", include_str!("../../seccomp/net.json"), Role::Net),
         ("fs", include_str!("../../seccomp/fs.json"), Role::Fs),
         ("watch", include_str!("../../seccomp/watch.json"), Role::Watch),
     ];

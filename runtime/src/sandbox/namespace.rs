@@ -44,6 +44,7 @@ mod members;
 mod mount_table;
 mod mounts;
 mod notices;
+mod orphans;
 mod own_users;
 mod proc_mounts;
 mod process;

@@ -158,7 +158,10 @@ pub fn create(request: CreateRequest, config: &Config) -> Result<Created, Create
     let seccomp = write_seccomp(&hardened.spec, &request.state_folder)?;
     // Before anything is made: a caller that is killed from here on leaves to `delete` what it
     // needs to find the rest.
-    let record = Record { cgroups: planned.clone(), seccomp: seccomp.clone(), ..Record::default() };
+    let maker = ProcessIdentity::of(std::process::id().cast_signed());
+    let maker = Some(maker.map_err(host("find this process"))?);
+    let (cgroups, filter) = (planned.clone(), seccomp.clone());
+    let record = Record { cgroups, seccomp: filter, maker, ..Record::default() };
     record.save(&request.state_folder).map_err(host("write the record of the container"))?;
     let mut undo = Undo::new(&request.state_folder, planned);
     let plan = Prepared { hardened, seccomp, cgroups_path, rootless };

@@ -13,6 +13,7 @@ use super::children;
 use super::create;
 use super::freezer;
 use super::members;
+use super::orphans;
 use super::record::Record;
 use super::sys;
 use crate::host::process::ProcessIdentity;
@@ -184,6 +185,9 @@ pub fn delete(sandbox: &SandboxRef) -> Result<(), DeleteError> {
     let record = Record::find(&sandbox.state_folder).map_err(DeleteError::Record)?;
     // Without a record `create` did not get as far as making anything that outlives it.
     let record = record.unwrap_or_default();
+    if let Some(maker) = record.maker {
+        orphans::kill(maker, deadline);
+    }
     cgroup::destroy(&record.cgroups, deadline).map_err(DeleteError::Cgroups)?;
     if let Some(mount) = &record.host_mount {
         mount.take_away();

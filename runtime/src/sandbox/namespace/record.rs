@@ -19,6 +19,9 @@ const FILE: &str = "namespace.json";
 pub(super) struct Record {
     /// Its first process.
     pub(super) init: Option<ProcessIdentity>,
+    /// Who makes it, as long as there is none.
+    #[serde(default)]
+    pub(super) maker: Option<ProcessIdentity>,
     /// The file system and the number of the folder that is its root.
     pub(super) root: Option<(u64, u64)>,
     /// Its root on the host, where its mounts are the host's.

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The bridge's addresses, in networks of documentation's.
 pub const HOST: &str = "192.0.2.1";
@@ -14,10 +15,14 @@ pub const INSIDE: &str = "192.0.2.2";
 /// The same for IPv6.
 pub const INSIDE6: &str = "2001:db8::2";
 
+/// One at a time: each bridge has the same addresses on the same host.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// A bridge with one network namespace on it; both go when this is dropped.
 #[derive(Debug)]
 pub struct Wire {
     number: u32,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Wire {
@@ -26,7 +31,9 @@ impl Wire {
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = std::process::id() * 100 % 100_000 + NEXT.fetch_add(1, Ordering::Relaxed);
-        let wire = Self { number };
+        // Another scenario that failed has taken its bridge away all the same.
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let wire = Self { number, _alone: alone };
         let (bridge, namespace) = (wire.bridge(), wire.namespace());
         ip(&["link", "add", &bridge, "type", "bridge"]);
         ip(&["address", "add", &format!("{HOST}/24"), "dev", &bridge]);

@@ -29,6 +29,9 @@ pub(crate) enum CleanupError {
     /// The runtime's options.
     #[error(transparent)]
     Options(#[from] OptionError),
+    /// The options that the container was made with.
+    #[error("Cannot read the options that the container was made with")]
+    Saved(#[source] io::Error),
     /// The container.
     #[error("Cannot delete the container {0}")]
     Runtime(String, #[source] RuntimeError),
@@ -46,11 +49,15 @@ pub(crate) enum CleanupError {
 /// What is left.
 pub(crate) fn delete(flags: &Flags) -> Result<(), CleanupError> {
     let call = bootstrap::read_call(flags).map_err(CleanupError::Input)?;
-    let options = Options::of(call.options.as_ref())?;
+    let bundle = flags.bundle.clone().unwrap_or_else(|| PathBuf::from("."));
+    // Those that it was made with.
+    let options = match Options::saved(&bundle).map_err(CleanupError::Saved)? {
+        Some(saved) => saved,
+        None => Options::of(call.options.as_ref())?,
+    };
     let runtime = Runtime::of(&options, &flags.namespace);
     // One that is not there is no error to `delete --force`.
     let deleted = runtime.run_here(&["delete", "--force", &flags.id]);
-    let bundle = flags.bundle.clone().unwrap_or_else(|| PathBuf::from("."));
     rootfs::unmount(&bundle.join("rootfs"));
     // A killed shim's. That of a pod may be another container's, and alive.
     if let Ok(address) = fs::read_to_string(bundle.join(socket::FILE)) {

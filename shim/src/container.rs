@@ -13,8 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use containerd_shim_protos::api::{CheckpointTaskRequest, CreateTaskRequest, ExecProcessRequest};
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::shim::oci::CheckpointOptions;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::NamedTempFile;
 use tokio::sync::oneshot;
@@ -85,6 +84,8 @@ impl Container {
         request: &CreateTaskRequest,
     ) -> Result<Arc<Self>, StepError> {
         let container = Arc::new(Self::planned(shared, request)?);
+        let saved = container.options.save(&container.bundle);
+        saved.map_err(|error| container.unusable(error))?;
         rootfs::mount_all(&request.rootfs, &container.rootfs())?;
         if let Err(error) = container.make().await {
             container.unmake().await;
@@ -281,9 +282,9 @@ impl Container {
             return self.told().exec_started(exec_id, pid);
         }
         let container = self.clone();
-        let watched = OutOfMemory::watch(&self.runtime, &self.id, &self.bundle, move || {
-            container.told().out_of_memory();
-        });
+        let reaper = &self.shared.reaper;
+        let tell = move || container.told().out_of_memory();
+        let watched = OutOfMemory::watch(&self.runtime, reaper, &self.id, &self.bundle, tell);
         *self.out_of_memory() = watched;
         self.told().started(pid);
     }
@@ -367,7 +368,18 @@ impl Container {
                 verb.extend([self.id.as_str(), signal.as_str()]);
                 self.run(&verb).await.map(drop)
             }
-            (State::Created(pid) | State::Running(pid), false) => send(pid, signal),
+            (State::Created(pid) | State::Running(pid), false) => self.send(exec_id, pid, signal),
+        }
+    }
+
+    /// To the process of the host that stands for an exec's.
+    fn send(&self, exec_id: &str, pid: i32, signal: u32) -> Result<(), StepError> {
+        let known = i32::try_from(signal).ok().and_then(|number| Signal::try_from(number).ok());
+        let known = known.ok_or(StepError::Signal(signal, nix::Error::EINVAL))?;
+        match self.shared.reaper.signal(pid, known) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(StepError::NotFound(self.called(exec_id))),
+            Err(errno) => Err(StepError::Signal(signal, errno)),
         }
     }
 
@@ -496,17 +508,6 @@ impl Container {
 
     fn out_of_memory(&self) -> MutexGuard<'_, Option<OutOfMemory>> {
         self.out_of_memory.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// To the process of the host that stands for an exec's.
-fn send(pid: i32, signal: u32) -> Result<(), StepError> {
-    let known = i32::try_from(signal).ok().and_then(|number| Signal::try_from(number).ok());
-    let known = known.ok_or(StepError::Signal(signal, nix::Error::EINVAL))?;
-    match kill(Pid::from_raw(pid), known) {
-        Ok(()) => Ok(()),
-        Err(nix::Error::ESRCH) => Err(StepError::NotFound(format!("The process {pid}"))),
-        Err(errno) => Err(StepError::Signal(signal, errno)),
     }
 }
 

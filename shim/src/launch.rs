@@ -57,27 +57,32 @@ pub(crate) fn start(flags: &Flags) -> Result<(), LaunchError> {
     let folder = call.socket_folder.as_deref();
     let address = Address::of(folder, &flags.address, &flags.namespace, &group);
     let failed = |error| LaunchError::Socket(address.url(), error);
-    if let Found::Ours(listener) = address.claim().map_err(failed)? {
-        launch(flags, listener, &call.events_address, &options)
-            .inspect_err(|_| address.remove())?;
+    let tell = || {
+        fs::write(socket::FILE, address.url()).map_err(LaunchError::Bundle)?;
+        call.answer(&address.url()).map_err(LaunchError::Answer)
+    };
+    match address.claim().map_err(failed)? {
+        Found::Theirs => tell(),
+        Found::Ours(listener) => launch(flags, listener, &call.events_address, &options, tell)
+            .inspect_err(|_| address.remove()),
     }
-    fs::write(socket::FILE, address.url()).map_err(LaunchError::Bundle)?;
-    call.answer(&address.url()).map_err(LaunchError::Answer)
 }
 
+/// A server that containerd is not told of would stay for ever.
 fn launch(
     flags: &Flags,
     listener: UnixListener,
     events_address: &str,
     options: &Options,
+    tell: impl FnOnce() -> Result<(), LaunchError>,
 ) -> Result<(), LaunchError> {
     let mut server = spawn(flags, listener, events_address).map_err(LaunchError::Server)?;
-    let confined = confine(&server, options);
-    if confined.is_err() {
+    let known = confine(&server, options).and_then(|()| tell());
+    if known.is_err() {
         let _ = server.kill();
         let _ = server.wait();
     }
-    confined
+    known
 }
 
 fn spawn(flags: &Flags, listener: UnixListener, events_address: &str) -> io::Result<Child> {

@@ -1,14 +1,21 @@
 //! The runtime's options, as engines hand them over: runc's own type, or that of any other runtime,
 //! whose body is ours to understand.
 
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{self, Message};
 use containerd_shim_protos::shim::oci;
+use serde::{Deserialize, Serialize};
+
+/// Where they are kept in a bundle: containerd does not repeat them when it calls `delete`.
+const FILE: &str = "cofferdam-options.json";
 
 /// What an engine's configuration says about the runtime.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Options {
     /// Another `cofferdam` than the one beside the shim.
     pub(crate) program: Option<PathBuf>,
@@ -59,6 +66,28 @@ impl Options {
                 of_any_runtime(&any.value)
             }
             other => Err(OptionError::Type(other.to_owned())),
+        }
+    }
+}
+
+impl Options {
+    /// Keeps them, for whoever deletes the container when its shim is gone.
+    ///
+    /// # Errors
+    /// The bundle cannot be written to.
+    pub(crate) fn save(&self, bundle: &Path) -> io::Result<()> {
+        fs::write(bundle.join(FILE), serde_json::to_vec(self)?)
+    }
+
+    /// What was kept. None: the container was never made.
+    ///
+    /// # Errors
+    /// They cannot be read: by others, the container would not be found.
+    pub(crate) fn saved(bundle: &Path) -> io::Result<Option<Self>> {
+        match fs::read(bundle.join(FILE)) {
+            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
 }
@@ -137,6 +166,17 @@ mod tests {
         assert_eq!(config, Some("/c".into()));
         assert!(matches!(options(b"\x1a\x01x"), Err(OptionError::Body)));
         assert!(matches!(options(b"\x12\x09/c"), Err(OptionError::Encoding(_))));
+    }
+
+    #[test]
+    fn what_is_kept_comes_back_and_nothing_is_no_error() {
+        let bundle = tempfile::tempdir().unwrap();
+        assert_eq!(Options::saved(bundle.path()).unwrap(), None);
+        let options = Options { root: Some("/r".into()), no_pivot: true, ..Options::default() };
+        options.save(bundle.path()).unwrap();
+        assert_eq!(Options::saved(bundle.path()).unwrap(), Some(options));
+        fs::write(bundle.path().join(FILE), "{").unwrap();
+        assert!(Options::saved(bundle.path()).is_err());
     }
 
     #[test]

@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use tokio::sync::oneshot;
 
 /// What a shell adds to the number of the signal that ended a process.
@@ -51,9 +53,9 @@ impl Reaper {
 
     /// Collects everyone who has ended, on each SIGCHLD.
     pub(crate) fn collect(&self) {
+        let mut children = self.children();
         while let Some((pid, code)) = next() {
             let exit = Exit { code, at: SystemTime::now() };
-            let mut children = self.children();
             match children.claimed.remove(&pid) {
                 // Nobody waits any more: a verb's caller went away.
                 Some(claim) => drop(claim.send(exit)),
@@ -61,6 +63,18 @@ impl Reaper {
                 None => {}
             }
         }
+    }
+
+    /// Sends a signal to a child that was claimed; false: it has ended. Its number is nobody else's
+    /// until it is collected, which only this does.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(crate) fn signal(&self, pid: i32, signal: Signal) -> nix::Result<bool> {
+        if !self.children().claimed.contains_key(&pid) {
+            return Ok(false);
+        }
+        kill(Pid::from_raw(pid), signal).map(|()| true)
     }
 
     fn children(&self) -> MutexGuard<'_, Children> {
@@ -139,6 +153,12 @@ mod tests {
             code.is_some()
         });
         assert_eq!(code, Some(7));
+        let mut killed = expectation.claim(child("exec sleep 1000"));
+        let sleeping = *reaper.children().claimed.keys().next().unwrap();
+        assert!(reaper.signal(sleeping, Signal::SIGTERM).unwrap());
+        ended(&reaper, || killed.try_recv().is_ok_and(|exit| exit.code == 143));
+        // Its number may be anybody's now.
+        assert!(!reaper.signal(sleeping, Signal::SIGTERM).unwrap());
         let pid = child("kill -9 $$");
         ended(&reaper, || reaper.children().unclaimed.contains_key(&pid));
         assert_eq!(expectation.claim(pid).try_recv().unwrap().code, 137);

@@ -3,10 +3,13 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
+use std::sync::Arc;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::reaper::Reaper;
 use crate::runtime::Runtime;
 
 /// Nobody asks for statistics here, and they cannot be turned off.
@@ -15,7 +18,9 @@ const NEVER: &str = "8760h";
 /// Watches a container, until it is dropped or the container ends.
 #[derive(Debug)]
 pub(crate) struct OutOfMemory {
-    events: Child,
+    reaper: Arc<Reaper>,
+    /// `events`, which ends by itself with the container.
+    pid: i32,
 }
 
 impl OutOfMemory {
@@ -23,6 +28,7 @@ impl OutOfMemory {
     /// limit of its own, or cannot be watched.
     pub(crate) fn watch(
         runtime: &Runtime,
+        reaper: &Arc<Reaper>,
         id: &str,
         bundle: &Path,
         tell: impl Fn() + Send + 'static,
@@ -32,7 +38,12 @@ impl OutOfMemory {
         }
         let mut command = runtime.command(&["events", "--interval", NEVER, id]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let expectation = reaper.expect();
         let mut events = command.spawn().ok()?;
+        let pid = events.id().cast_signed();
+        // Nobody asks how it ended; until it has, its number is its own.
+        drop(expectation.claim(pid));
+        let watch = Self { reaper: reaper.clone(), pid };
         let output = BufReader::new(events.stdout.take()?);
         let lines = move || {
             output
@@ -42,14 +53,14 @@ impl OutOfMemory {
                 .for_each(|_| tell());
         };
         std::thread::Builder::new().name("oom".to_owned()).spawn(lines).ok()?;
-        Some(Self { events })
+        Some(watch)
     }
 }
 
 impl Drop for OutOfMemory {
     fn drop(&mut self) {
-        // It ends by itself with the container; who has ended is collected with all others.
-        let _ = self.events.kill();
+        // It may have ended.
+        let _ = self.reaper.signal(self.pid, Signal::SIGKILL);
     }
 }
 

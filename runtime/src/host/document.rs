@@ -35,7 +35,7 @@ pub fn find<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) if is_damage(&error) => {
             let path = path.display();
-            tracing::warn!("{path} is damaged, and control groups may be left: {error}");
+            tracing::warn!("{path} is damaged, and what it names may be left: {error}");
             Ok(None)
         }
         Err(error) => Err(error),

@@ -13,6 +13,9 @@ const IFADDR_BYTES: usize = 8;
 const ROUTE_BYTES: usize = 12;
 const NEIGHBOUR_BYTES: usize = 12;
 
+/// What the names of the taps that lead to guests begin with.
+pub const TAP_NAME: &str = "cofferdam";
+
 const ETHERNET: u16 = libc::ARPHRD_ETHER;
 const IPV6: u16 = libc::AF_INET6 as u16;
 
@@ -146,10 +149,11 @@ impl Link {
     }
 
     /// Whether the container has it: what is up, but the loopback interface, which a guest has
-    /// itself, and the taps that lead to guests.
+    /// itself, and the taps that lead to guests. Somebody else's tap is an interface like any other.
     fn counts(&self) -> bool {
         let is = |flag: libc::c_int| self.flags & flag.cast_unsigned() != 0;
-        is(libc::IFF_UP) && !is(libc::IFF_LOOPBACK) && !self.is_tap
+        let is_ours = self.is_tap && self.name.starts_with(TAP_NAME);
+        is(libc::IFF_UP) && !is(libc::IFF_LOOPBACK) && !is_ours
     }
 }
 
@@ -396,6 +400,14 @@ mod tests {
         ];
         let plan = NetworkPlan::new(&NamespaceFacts { links, ..NamespaceFacts::default() });
         assert_eq!(plan, NetworkPlan::default());
+    }
+
+    #[test]
+    fn somebody_elses_tap_is_an_interface() {
+        let tap = attribute(libc::IFLA_LINKINFO, &attribute(IFLA_INFO_KIND, b"tun\0"));
+        let links = vec![link(ETH0, "tap0", ETHERNET, UP, &[mac(), tap])];
+        let plan = only(&NamespaceFacts { links, ..NamespaceFacts::default() });
+        assert_eq!(plan.name, "tap0");
     }
 
     #[test]

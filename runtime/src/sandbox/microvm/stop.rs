@@ -105,18 +105,18 @@ pub fn kill_at_once(sandbox: &SandboxRef) -> Result<(), KillError> {
 /// # Errors
 /// When something is left.
 pub fn delete(sandbox: &SandboxRef) -> Result<(), DeleteError> {
-    let remains = Remains::find(&sandbox.state_folder, sandbox.process, || sandbox.spec().ok())?;
+    // Found while the monitor keeps its network namespace. What refuses there keeps nothing else.
+    let remains = Remains::find(&sandbox.state_folder, sandbox.process, || sandbox.spec().ok());
     if let Some(process) = sandbox.process {
         end(process)?;
     }
-    if let Some(remains) = remains {
-        remains.remove()?;
-    }
+    let network = remains.and_then(|remains| remains.map_or(Ok(()), Remains::remove));
     // Without a record `create` did not get as far as making a group.
     if let Some(record) = Record::find(&sandbox.state_folder).map_err(DeleteError::Record)? {
         group::remove(&record.cgroups).map_err(DeleteError::Group)?;
     }
-    control::remove(&sandbox.state_folder.join(control::SOCKET)).map_err(DeleteError::Socket)
+    control::remove(&sandbox.state_folder.join(control::SOCKET)).map_err(DeleteError::Socket)?;
+    Ok(network?)
 }
 
 /// Kills a monitor that lives, and waits for its end.

@@ -13,9 +13,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::sys;
 use super::{NetworkError, changing, link};
+use crate::plan::network::TAP_NAME;
 
-/// By which name taps are known to whoever looks; the kernel puts a number in.
-const NAME: &str = "cofferdam%d";
 const TUN: &str = "/dev/net/tun";
 /// A virtio header with the number of buffers.
 const HEADER_BYTES: i32 = 12;
@@ -40,7 +39,8 @@ impl Tap {
     pub(super) fn create() -> io::Result<Self> {
         let file =
             OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN)?;
-        let name = sys::make_tap(&file, NAME)?;
+        // The kernel puts a number in.
+        let name = sys::make_tap(&file, &format!("{TAP_NAME}%d"))?;
         sys::set_header_bytes(&file, HEADER_BYTES)?;
         let uncut_udp = sys::set_offload(&file, UNCUT_UDP).is_ok();
         sys::set_offload(&file, 0)?;

@@ -8,14 +8,12 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::patience::{until, until_nothing_is_left};
 use crate::runtime::finish;
 use crate::{Bundle, Mode, Outcome, setting};
 
 /// containerd is up in a second; on a processor in software in twenty.
 const READY: Duration = Duration::from_secs(120);
-
-/// What ends asynchronously has this long to go.
-const GRACE: Duration = Duration::from_secs(60);
 
 const RUNTIME: &str = "io.containerd.cofferdam.v2";
 
@@ -125,11 +123,7 @@ impl Containerd {
     /// Waits until [`Self::status`] is this.
     #[track_caller]
     pub fn becomes(&self, id: &str, status: &str) {
-        let end = Instant::now() + GRACE;
-        while self.status(id).as_deref() != Some(status) {
-            assert!(Instant::now() < end, "{id} is {:?}", self.status(id));
-            thread::sleep(Duration::from_millis(50));
-        }
+        until(&format!("{id} is {status}"), || self.status(id).as_deref() == Some(status));
     }
 
     /// The root file system that the containers share.
@@ -161,15 +155,7 @@ impl Containerd {
     /// No shim, no mount and no state of a container is there any more.
     #[track_caller]
     pub fn has_left_nothing(&self) {
-        let end = Instant::now() + GRACE;
-        loop {
-            let left = self.left();
-            if left.is_empty() {
-                return;
-            }
-            assert!(Instant::now() < end, "left behind: {left:#?}");
-            thread::sleep(Duration::from_millis(50));
-        }
+        until_nothing_is_left(|| self.left());
     }
 
     fn left(&self) -> Vec<String> {

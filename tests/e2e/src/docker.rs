@@ -15,14 +15,12 @@ use nix::unistd::Pid;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::patience::until_nothing_is_left;
 use crate::runtime::finish;
 use crate::{Bundle, Mode, Outcome, setting};
 
 /// The daemon is up in three seconds; on a processor in software in a minute.
 const READY: Duration = Duration::from_secs(180);
-
-/// What ends asynchronously has this long to go.
-const GRACE: Duration = Duration::from_secs(60);
 
 /// The image of busybox.
 pub const IMAGE: &str = "busybox:test";
@@ -118,15 +116,7 @@ impl Docker {
     /// No container is known, and none has left a mount, a process or a state.
     #[track_caller]
     pub fn has_left_nothing(&self) {
-        let end = Instant::now() + GRACE;
-        loop {
-            let left = self.left();
-            if left.is_empty() {
-                return;
-            }
-            assert!(Instant::now() < end, "left behind: {left:#?}");
-            thread::sleep(Duration::from_millis(50));
-        }
+        until_nothing_is_left(|| self.left());
     }
 
     fn left(&self) -> Vec<String> {

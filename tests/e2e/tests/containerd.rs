@@ -5,16 +5,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use cofferdam_e2e::{Containerd, Mode};
+use cofferdam_e2e::{Bundle, Containerd, Mode, Runtime, setting, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-const DEADLINE: Duration = Duration::from_secs(60);
+use serde_json::json;
 
 /// What the specification promises: `docs/specification.md`.
 const SHIM_MEMORY_KIB: u64 = 12 << 10;
@@ -162,6 +159,37 @@ fn a_shim_that_is_killed_leaves_nothing_of_its_container() {
     until("the shim's socket is gone", || sockets() == 0);
 }
 
+/// containerd does not repeat the options when it has a killed shim's container deleted.
+#[test]
+fn a_container_is_deleted_by_the_options_that_it_was_made_with() {
+    let runtime = Runtime::cofferdam();
+    let bundle = Bundle::busybox(&["sleep", "1000"]);
+    let container = runtime.start(&bundle);
+    let (root, namespace) = (runtime.root().parent().unwrap(), runtime.root().file_name().unwrap());
+    let options = json!({
+        "program": null, "root": root, "config": null, "systemd_cgroup": false,
+        "no_pivot": false, "no_new_keyring": false, "shim_group": null
+    });
+    let file = bundle.path().join("cofferdam-options.json");
+    fs::write(&file, options.to_string()).unwrap();
+    let delete = || {
+        let mut shim = Command::new(shim());
+        shim.arg("-namespace").arg(namespace).args(["-id", &container.id, "-bundle"]);
+        shim.arg(bundle.path()).arg("delete").stdin(Stdio::null()).output().unwrap()
+    };
+    assert!(delete().status.success());
+    container.verb("state").exits(1).complains(&["does not exist"]);
+    // Without them it would not be found, and nobody would know.
+    fs::write(&file, "damaged").unwrap();
+    let refused = delete();
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("the options"), "{refused:?}");
+}
+
+fn shim() -> PathBuf {
+    Path::new(&setting("COFFERDAM_BIN")).join("containerd-shim-cofferdam-v2")
+}
+
 #[test]
 fn a_container_outlives_containerd_and_is_found_again() {
     let mut containerd = Containerd::start();
@@ -190,7 +218,7 @@ fn an_image_s_layers_are_mounted_and_what_is_written_goes_with_the_container() {
 }
 
 /// A Docker archive of one layer.
-fn image_of(rootfs: &Path, folder: &Path) -> std::path::PathBuf {
+fn image_of(rootfs: &Path, folder: &Path) -> PathBuf {
     let image = folder.join("image");
     fs::create_dir(&image).unwrap();
     let tar = |arguments: &[&str]| {
@@ -224,8 +252,7 @@ fn image_of(rootfs: &Path, folder: &Path) -> std::path::PathBuf {
 
 #[test]
 fn the_shim_describes_the_runtime_and_refuses_what_it_does_not_know() {
-    let shim =
-        Path::new(&cofferdam_e2e::setting("COFFERDAM_BIN")).join("containerd-shim-cofferdam-v2");
+    let shim = shim();
     let mut info = Command::new(&shim);
     let mut info = info.arg("-info").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     info.stdin.take().unwrap().flush().unwrap();
@@ -247,13 +274,4 @@ fn the_isolation_is_that_of_the_configuration_that_the_engine_names() {
     let kernel = outcome.exits(0).stdout.trim().to_owned();
     let own = fs::read_to_string("/proc/sys/kernel/version").unwrap();
     assert_eq!(kernel == own.trim(), Mode::current() == Mode::Namespace, "{kernel}");
-}
-
-#[track_caller]
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + DEADLINE;
-    while !is_so() {
-        assert!(Instant::now() < end, "not so: {what}");
-        thread::sleep(Duration::from_millis(50));
-    }
 }

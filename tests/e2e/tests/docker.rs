@@ -3,12 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
-use std::thread;
-use std::time::{Duration, Instant};
 
-use cofferdam_e2e::{DOCKER_IMAGE, Docker, Mode};
-
-const DEADLINE: Duration = Duration::from_secs(60);
+use cofferdam_e2e::{DOCKER_IMAGE, Docker, Mode, until};
 
 #[test]
 fn run_has_the_streams_the_code_and_the_restrictions_that_its_flags_say() {
@@ -130,13 +126,4 @@ fn an_image_is_built_and_a_container_that_ends_is_started_again() {
     assert_eq!(docker.docker(&["logs", "again"]).stdout, "tried\n".repeat(3));
     docker.docker(&["rm", "again"]).exits(0);
     docker.has_left_nothing();
-}
-
-#[track_caller]
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + DEADLINE;
-    while !is_so() {
-        assert!(Instant::now() < end, "not so: {what}");
-        thread::sleep(Duration::from_millis(50));
-    }
 }

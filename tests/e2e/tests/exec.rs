@@ -4,7 +4,7 @@
 
 use std::process::Stdio;
 
-use cofferdam_e2e::{Bundle, Container, Runtime};
+use cofferdam_e2e::{Bundle, Container, Runtime, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -67,17 +67,6 @@ fn detached(runtime: &Runtime, container: &Container<'_>, script: &str) -> i32 {
     let mut command = runtime.command(&args);
     assert!(command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
     std::fs::read_to_string(&file).unwrap().trim().parse().unwrap()
-}
-
-#[track_caller]
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    for _ in 0..400 {
-        if is_so() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    panic!("not so: {what}");
 }
 
 #[test]

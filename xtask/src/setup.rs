@@ -1,12 +1,13 @@
 //! What a fresh Debian machine lacks to build, test and demonstrate the project.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
+use tempfile::TempDir;
 
 use crate::build::MUSL;
 use crate::{process, progress};
@@ -111,42 +112,35 @@ fn ensure_user() -> Result<()> {
     Ok(())
 }
 
-/// What Debian asks before it starts a package's service: 101 is no. The engines are for the
-/// scenarios, which start their own.
-const POLICY: &str = "/usr/sbin/policy-rc.d";
+/// What packages' scripts start services with: by other programs of these names nothing is started.
+/// The engines are for the scenarios, which start their own.
+const STARTERS: [&str; 2] = ["invoke-rc.d", "deb-systemd-invoke"];
 
-/// While this is there, no service is started; unless the machine has a policy already.
-struct NoServices {
-    is_ours: bool,
-}
+/// Where dpkg looks for programs.
+const DPKG_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-impl NoServices {
-    fn begin() -> Result<Self> {
-        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(POLICY);
-        let mut file = match file {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Ok(Self { is_ours: false });
-            }
-            other => other.with_context(|| format!("Could not create {POLICY}"))?,
-        };
-        let begun = Self { is_ours: true };
-        file.write_all(b"#!/bin/sh\nexit 101\n")
-            .with_context(|| format!("Could not write {POLICY}"))?;
-        Ok(begun)
+/// A folder with starters that start nothing. Outside of it nothing is changed, so that a setup which is
+/// killed leaves a machine that starts its services as before.
+fn no_services() -> Result<TempDir> {
+    let folder = TempDir::with_prefix("cofferdam-setup-").context("Could not make a folder")?;
+    for name in STARTERS {
+        let path = folder.path().join(name);
+        let mut options = fs::OpenOptions::new();
+        options
+            .write(true)
+            .create_new(true)
+            .mode(0o755)
+            .open(&path)
+            .and_then(|mut file| file.write_all(b"#!/bin/sh\nexit 0\n"))
+            .with_context(|| format!("Could not write {}", path.display()))?;
     }
-}
-
-impl Drop for NoServices {
-    fn drop(&mut self) {
-        if self.is_ours {
-            let _ = fs::remove_file(POLICY);
-        }
-    }
+    Ok(folder)
 }
 
 fn install(packages: &[(&str, &str)]) -> Result<()> {
-    let _quiet = NoServices::begin()?;
+    let starters = no_services()?;
     let mut command = apt();
+    command.arg("-o").arg(format!("DPkg::Path={}:{DPKG_PATH}", starters.path().display()));
     command.args(["install", "--yes", "--no-install-recommends"]);
     command.args(packages.iter().map(|(name, _)| name));
     process::output(&mut command).map(drop)

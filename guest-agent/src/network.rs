@@ -10,11 +10,9 @@ use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
 
-use cofferdam_protocol::netlink::numbers::{
-    APPEND, CREATE, NEW_ADDRESS, NEW_NEIGHBOUR, NEW_ROUTE, REPLACE, SET_LINK,
-};
+use cofferdam_protocol::netlink::numbers::{APPEND, CREATE, NEW_NEIGHBOUR, NEW_ROUTE, REPLACE};
 use cofferdam_protocol::netlink::{Message, Netlink, NetlinkError};
-use cofferdam_protocol::network::{AddressPlan, InterfacePlan, NeighbourPlan, RoutePlan};
+use cofferdam_protocol::network::{InterfacePlan, NeighbourPlan, RoutePlan};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 const BIND: &str = "/sys/bus/platform/drivers/virtio-mmio/bind";
@@ -131,13 +129,13 @@ impl Interface {
 
     fn up(&mut self) -> Result<(), InterfaceError> {
         let up = libc::IFF_UP.cast_unsigned();
-        self.request("bringing it up", Message::new(SET_LINK, 0, &link(self.index, up, up)))
+        self.request("bringing it up", Message::of_link(self.index, up))
     }
 
     fn configure(&mut self, plan: &InterfacePlan, ipv6: bool) -> Result<(), InterfaceError> {
         let is_possible = |family: u8| ipv6 || i32::from(family) != libc::AF_INET6;
         for address in plan.addresses.iter().filter(|address| is_possible(address.family)) {
-            self.request("adding an address", address_message(self.index, address))?;
+            self.request("adding an address", address.message(self.index))?;
         }
         for neighbour in plan.neighbours.iter().filter(|other| is_possible(other.family)) {
             self.request("adding a neighbour", neighbour_message(self.index, neighbour))?;
@@ -157,7 +155,7 @@ impl Interface {
         step: &'static str,
         attributes: impl FnOnce(Message) -> Message,
     ) -> Result<(), InterfaceError> {
-        self.request(step, attributes(Message::new(SET_LINK, 0, &link(self.index, 0, 0))))
+        self.request(step, attributes(Message::of_link(self.index, 0)))
     }
 
     fn request(&mut self, step: &'static str, message: Message) -> Result<(), InterfaceError> {
@@ -167,21 +165,6 @@ impl Interface {
 
 fn failed(step: &'static str) -> impl FnOnce(NetlinkError) -> InterfaceError {
     move |source| InterfaceError::Change { step, source }
-}
-
-/// `struct ifinfomsg`.
-fn link(index: u32, flags: u32, change: u32) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[4..8].copy_from_slice(&index.to_le_bytes());
-    bytes[8..12].copy_from_slice(&flags.to_le_bytes());
-    bytes[12..].copy_from_slice(&change.to_le_bytes());
-    bytes
-}
-
-fn address_message(index: u32, plan: &AddressPlan) -> Message {
-    let [i0, i1, i2, i3] = index.to_le_bytes();
-    let fixed = [plan.family, plan.prefix_bits, 0, plan.scope, i0, i1, i2, i3];
-    Message::new(NEW_ADDRESS, CREATE | REPLACE, &fixed).attributes(&plan.attributes)
 }
 
 fn neighbour_message(index: u32, plan: &NeighbourPlan) -> Message {

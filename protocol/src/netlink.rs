@@ -134,6 +134,17 @@ impl Message {
         Self { bytes }
     }
 
+    /// A change of a link: these of its flags (`IFF_*`) are set, no other is touched.
+    #[must_use]
+    pub fn of_link(index: u32, flags: u32) -> Self {
+        // `struct ifinfomsg`.
+        let mut fixed = [0; 16];
+        fixed[4..8].copy_from_slice(&index.to_le_bytes());
+        fixed[8..12].copy_from_slice(&flags.to_le_bytes());
+        fixed[12..].copy_from_slice(&flags.to_le_bytes());
+        Self::new(numbers::SET_LINK, 0, &fixed)
+    }
+
     /// Adds an attribute.
     #[must_use]
     pub fn attribute(mut self, kind: u16, value: &[u8]) -> Self {

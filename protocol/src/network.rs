@@ -6,7 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::netlink::Attribute;
+use crate::netlink::numbers::{CREATE, NEW_ADDRESS, REPLACE};
+use crate::netlink::{Attribute, Message};
 
 /// One interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +43,16 @@ pub struct AddressPlan {
     pub scope: u8,
     /// `IFA_*`.
     pub attributes: Vec<Attribute>,
+}
+
+impl AddressPlan {
+    /// Gives it to the interface of this number.
+    #[must_use]
+    pub fn message(&self, index: u32) -> Message {
+        let [i0, i1, i2, i3] = index.to_le_bytes();
+        let fixed = [self.family, self.prefix_bits, 0, self.scope, i0, i1, i2, i3];
+        Message::new(NEW_ADDRESS, CREATE | REPLACE, &fixed).attributes(&self.attributes)
+    }
 }
 
 /// `struct rtmsg`.

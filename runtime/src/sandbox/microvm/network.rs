@@ -378,15 +378,6 @@ fn dump<const FIXED: usize>(
     kernel.dump(kind, &[0; FIXED]).map_err(NetworkError::Read)
 }
 
-/// `struct ifinfomsg`.
-fn link(index: u32, flags: u32, change: u32) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[4..8].copy_from_slice(&index.to_le_bytes());
-    bytes[8..12].copy_from_slice(&flags.to_le_bytes());
-    bytes[12..].copy_from_slice(&change.to_le_bytes());
-    bytes
-}
-
 fn changing(what: &'static str) -> impl Fn(NetlinkError) -> NetworkError {
     move |source| NetworkError::Change { what, source }
 }

@@ -5,15 +5,13 @@
 use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
-use cofferdam_protocol::netlink::numbers::{
-    CREATE, GET_ADDRESS, GET_LINK, NEW_ADDRESS, REPLACE, SET_LINK,
-};
+use cofferdam_protocol::netlink::numbers::{GET_ADDRESS, GET_LINK};
 use cofferdam_protocol::netlink::{Message, Netlink};
 use cofferdam_protocol::network::AddressPlan;
 use nix::libc;
 use oci_spec::runtime::Spec;
 
-use super::{NetworkError, changing, enter, link};
+use super::{NetworkError, changing, enter};
 use crate::host::network_namespace::{self, NetworkNamespace};
 use crate::plan::network::{NamedLink, moving_address, named_link};
 
@@ -52,9 +50,8 @@ fn send(
     let addresses = super::dump::<8>(&mut kernel, GET_ADDRESS)?;
     let addresses = addresses.iter().filter_map(|answer| moving_address(answer, index)).collect();
     let target = namespace.as_fd().as_raw_fd().cast_unsigned().to_le_bytes();
-    let message = Message::new(SET_LINK, 0, &link(index, 0, 0))
-        .attribute(IFLA_NET_NS_FD, &target)
-        .name(libc::IFLA_IFNAME, new);
+    let message =
+        Message::of_link(index, 0).attribute(IFLA_NET_NS_FD, &target).name(libc::IFLA_IFNAME, new);
     kernel.request(message).map_err(changing("a device of linux.netDevices"))?;
     Ok(addresses)
 }
@@ -64,14 +61,11 @@ fn revive(name: &str, addresses: &[AddressPlan]) -> Result<(), NetworkError> {
     let mut kernel = network_namespace::netlink().map_err(NetworkError::Enter)?;
     let NamedLink { index } = find(&mut kernel, name)?;
     let change = changing("a device of linux.netDevices");
-    for AddressPlan { family, prefix_bits, scope, attributes } in addresses {
-        let [i0, i1, i2, i3] = index.to_le_bytes();
-        let fixed = [*family, *prefix_bits, 0, *scope, i0, i1, i2, i3];
-        let message = Message::new(NEW_ADDRESS, CREATE | REPLACE, &fixed).attributes(attributes);
-        kernel.request(message).map_err(&change)?;
+    for address in addresses {
+        kernel.request(address.message(index)).map_err(&change)?;
     }
     let up = libc::IFF_UP.cast_unsigned();
-    kernel.request(Message::new(SET_LINK, 0, &link(index, up, up))).map_err(&change)
+    kernel.request(Message::of_link(index, up)).map_err(&change)
 }
 
 fn find(kernel: &mut Netlink<File>, name: &str) -> Result<NamedLink, NetworkError> {

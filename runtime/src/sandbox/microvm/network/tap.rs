@@ -5,14 +5,13 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 
-use cofferdam_protocol::netlink::numbers::SET_LINK;
 use cofferdam_protocol::netlink::{Message, Netlink};
 use nix::libc;
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::sys;
-use super::{NetworkError, changing, link};
+use super::{NetworkError, changing};
 use crate::plan::network::TAP_NAME;
 
 const TUN: &str = "/dev/net/tun";
@@ -55,7 +54,7 @@ impl Tap {
         kernel: &mut Netlink<File>,
         mtu: u16,
     ) -> Result<(), NetworkError> {
-        let quiet = Message::new(SET_LINK, 0, &link(self.index, 0, 0))
+        let quiet = Message::of_link(self.index, 0)
             .attribute(libc::IFLA_MTU, &u32::from(mtu).to_le_bytes())
             .nested(IFLA_AF_SPEC, |families| {
                 families.nested(libc::AF_INET6 as u16, |family| {
@@ -68,11 +67,11 @@ impl Tap {
             // There is no IPv6 here, so it finds itself no address.
             Err(error) if error.is(io::ErrorKind::Unsupported) => {
                 let mtu = u32::from(mtu).to_le_bytes();
-                let plain = Message::new(SET_LINK, 0, &link(self.index, 0, 0));
+                let plain = Message::of_link(self.index, 0);
                 kernel.request(plain.attribute(libc::IFLA_MTU, &mtu)).map_err(&change)?;
             }
             done => done.map_err(&change)?,
         }
-        kernel.request(Message::new(SET_LINK, 0, &link(self.index, up, up))).map_err(&change)
+        kernel.request(Message::of_link(self.index, up)).map_err(&change)
     }
 }

@@ -188,7 +188,7 @@ impl Runtime {
 /// A container that exists.
 #[derive(Debug)]
 pub struct Container<'a> {
-    runtime: &'a Runtime,
+    pub(crate) runtime: &'a Runtime,
     /// Its id.
     pub id: String,
     _bundle: Bundle,

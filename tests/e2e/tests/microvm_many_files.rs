@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use cofferdam_e2e::{Bundle, Runtime};
+use cofferdam_e2e::{Bundle, Runtime, monitor_kib};
 use serde_json::json;
 
 /// As many as the lab has time for.
@@ -14,28 +14,6 @@ const MOST_KIB: u64 = FILES as u64 + 2048;
 
 fn descriptors(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
-}
-
-/// Memory of the process's own, without the guest's.
-fn anonymous_kib(pid: i32) -> u64 {
-    let heaps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
-    let (mut is_heap, mut sum) = (false, 0);
-    for line in heaps.lines() {
-        if line.split(' ').next().is_some_and(|range| range.contains('-')) {
-            // Guest memory is one large mapping; what has a file behind it is not the heap.
-            let own = line.split_whitespace().count() == 5 || line.contains("[heap]");
-            is_heap = own && size_kib(line) <= 32 << 10;
-        } else if let (true, Some(rest)) = (is_heap, line.strip_prefix("Rss:")) {
-            sum += rest.split_whitespace().next().and_then(|kib| kib.parse().ok()).unwrap_or(0);
-        }
-    }
-    sum
-}
-
-fn size_kib(line: &str) -> u64 {
-    let range = line.split(' ').next().and_then(|range| range.split_once('-'));
-    let number = |text| u64::from_str_radix(text, 16).unwrap_or(0);
-    range.map_or(0, |(from, to)| (number(to) - number(from)) >> 10)
 }
 
 fn fill(folder: &Path) -> std::io::Result<()> {
@@ -63,13 +41,13 @@ fn what_the_guest_forgets_costs_nothing() {
     let runtime = Runtime::cofferdam();
     let container = runtime.start(&bundle);
     let pid = container.pid();
-    let (few, small) = (descriptors(pid), anonymous_kib(pid));
+    let (few, small) = (descriptors(pid), monitor_kib(&container));
     for round in 0..2 {
         container
             .exec(&["sh", "-c", "find /many -type f | wc -l"])
             .exits(0)
             .prints(&format!("{FILES}\n"));
-        let (many, large) = (descriptors(pid), anonymous_kib(pid));
+        let (many, large) = (descriptors(pid), monitor_kib(&container));
         assert!(many >= few + FILES, "round {round}: {few} to {many} descriptors");
         assert!(many <= few + FILES + 500, "round {round}: {few} to {many} descriptors");
         assert!(large <= small + MOST_KIB, "round {round}: {small} to {large} KiB");

@@ -60,4 +60,4 @@ pub const MAX_SHARES: usize = 1024;
 pub const MAX_INTERFACES: u8 = 8;
 /// How many an engine may add to a VM after its boot without having said so before: a network or
 /// two, and a service mesh's.
-pub const SPARE_INTERFACES: u8 = 3;
+pub const SPARE_INTERFACES: u8 = 2;

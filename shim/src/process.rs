@@ -148,9 +148,11 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::reaper::CHILDREN_OF_TESTS;
 
     #[test]
     fn input_that_is_closed_before_there_is_a_process_ends_at_once() {
+        let _alone = CHILDREN_OF_TESTS.blocking_lock();
         let folder = tempfile::tempdir().unwrap();
         let fifo = folder.path().join("in");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();

@@ -120,6 +120,10 @@ fn next() -> Option<(i32, u32)> {
     }
 }
 
+/// A reaper takes every child of the process: whichever test has children holds this.
+#[cfg(test)]
+pub(crate) static CHILDREN_OF_TESTS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;
@@ -136,10 +140,10 @@ mod tests {
         }
     }
 
-    /// One test: the children of a process are everybody's.
     #[test]
     #[allow(clippy::zombie_processes, reason = "the reaper waits for them")]
     fn an_exit_reaches_who_claims_it_before_or_after_and_is_forgotten_where_nobody_expects_it() {
+        let _alone = CHILDREN_OF_TESTS.blocking_lock();
         let reaper = Arc::new(Reaper::default());
         let child = |script: &str| {
             let child = Command::new("sh").args(["-c", script]).spawn().unwrap();

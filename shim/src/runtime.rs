@@ -199,6 +199,7 @@ fn last_error(log: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reaper::CHILDREN_OF_TESTS;
 
     #[test]
     fn a_failure_is_told_in_the_runtime_s_words() {
@@ -220,6 +221,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_verb_prints_and_how_it_fails_comes_back() {
+        let _alone = CHILDREN_OF_TESTS.lock().await;
         let reaper = Arc::new(Reaper::default());
         let collecting = reaper.clone();
         let collector = tokio::spawn(async move {

@@ -204,6 +204,7 @@ mod tests {
     use std::io::Read;
 
     use super::*;
+    use crate::reaper::CHILDREN_OF_TESTS;
 
     fn fifo(folder: &Path, name: &str) -> String {
         let path = folder.join(name);
@@ -213,6 +214,7 @@ mod tests {
 
     #[test]
     fn output_goes_into_a_fifo_without_a_reader_and_ends_when_the_shim_lets_go() {
+        let _alone = CHILDREN_OF_TESTS.blocking_lock();
         let folder = tempfile::tempdir().unwrap();
         let stdout = fifo(folder.path(), "out");
         let names = Names { stdout: stdout.clone(), ..Names::default() };
@@ -229,6 +231,7 @@ mod tests {
 
     #[test]
     fn input_ends_when_it_is_closed_though_the_fifo_has_a_writer() {
+        let _alone = CHILDREN_OF_TESTS.blocking_lock();
         let folder = tempfile::tempdir().unwrap();
         let stdin = fifo(folder.path(), "in");
         let names = Names { stdin: stdin.clone(), ..Names::default() };

@@ -1,5 +1,6 @@
 //! The throw-away VM: one vCPU, 2 MiB of memory, the code of [`super::program`].
 
+use std::arch::x86_64::__cpuid;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,10 @@ use super::program;
 use crate::machine::kvm::{CapableKvm, KvmError, Vm, set_ring0};
 use crate::machine::memory::{self, Memory, MemoryError};
 use crate::machine::registers;
+
+// The processor's features, in ecx.
+const FEATURES: u32 = 1;
+const CMPXCHG16B: u32 = 1 << 13;
 
 const MEMORY_BYTES: u64 = 2 << 20;
 /// A line of the interrupt controller that nothing else in the VM uses.
@@ -125,7 +130,8 @@ impl Bench {
     /// Each instruction that a kernel needs, after the loop.
     pub(super) fn check_instructions(&mut self) -> Result<(), BenchError> {
         self.time_loop(1)?;
-        for (index, step) in program::STEPS.iter().enumerate() {
+        let has_cmpxchg16b = __cpuid(FEATURES).ecx & CMPXCHG16B != 0;
+        for (index, step) in program::steps(has_cmpxchg16b).iter().enumerate() {
             self.run_to(program::mark(index), step.name)?;
         }
         self.notification.read().map(drop).map_err(|_| BenchError::NoNotification)

@@ -36,11 +36,9 @@ pub(super) struct Step {
 
 /// In the order in which they are executed. Registers: rdi the wide bytes, rsi the state, r8 an
 /// address whose writes raise an event.
-pub(super) const STEPS: [Step; 4] = [
+const STEPS: [Step; 4] = [
     // int3
     Step { name: "int3", code: &[0xcc] },
-    // lock cmpxchg16b [rdi]
-    Step { name: "cmpxchg16b", code: &[0xf0, 0x48, 0x0f, 0xc7, 0x0f] },
     // mov eax, 3; xor edx, edx; xsave [rsi]; xrstor [rsi]
     Step {
         name: "xsave and xrstor",
@@ -48,7 +46,15 @@ pub(super) const STEPS: [Step; 4] = [
     },
     // mov dword [r8], 0
     Step { name: "a write to a device", code: &[0x41, 0xc7, 0x00, 0, 0, 0, 0] },
+    // lock cmpxchg16b [rdi]
+    Step { name: "cmpxchg16b", code: &[0xf0, 0x48, 0x0f, 0xc7, 0x0f] },
 ];
+
+/// The last of the steps is not for a processor without that instruction: a kernel asks before it
+/// uses it.
+pub(super) fn steps(has_cmpxchg16b: bool) -> &'static [Step] {
+    if has_cmpxchg16b { &STEPS } else { &STEPS[..STEPS.len() - 1] }
+}
 
 /// The mark after the step at `index`.
 pub(super) fn mark(index: usize) -> u8 {
@@ -97,6 +103,13 @@ mod tests {
         let code = code();
         let after_jump = 5_i64;
         assert_eq!(after_jump + i64::from(code[4] as i8), 0);
+    }
+
+    #[test]
+    fn a_processor_without_the_wide_exchange_is_not_asked_for_it() {
+        let names = |has_it| steps(has_it).iter().map(|step| step.name).collect::<Vec<_>>();
+        assert_eq!(names(true).last(), Some(&"cmpxchg16b"));
+        assert_eq!(names(false), ["int3", "xsave and xrstor", "a write to a device"]);
     }
 
     #[test]

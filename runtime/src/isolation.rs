@@ -110,11 +110,19 @@ pub fn decide(
     }
 }
 
-/// Every refused field with its reason.
+/// Every refused field, once for each reason the reason: an engine that gives a container all devices of
+/// its host cuts what is longer than a few thousand bytes.
 fn list(refused: &[Refusal]) -> String {
-    let texts: Vec<_> =
-        refused.iter().map(|Refusal { field, reason }| format!("{field} ({reason})")).collect();
-    texts.join("; ")
+    let mut by_reason: Vec<(&str, Vec<&str>)> = Vec::new();
+    for Refusal { field, reason } in refused {
+        match by_reason.iter_mut().find(|(known, _)| known == reason) {
+            Some((_, fields)) => fields.push(field),
+            None => by_reason.push((reason, vec![field])),
+        }
+    }
+    let texts =
+        by_reason.iter().map(|(reason, fields)| format!("{} ({reason})", fields.join(", ")));
+    texts.collect::<Vec<_>>().join("; ")
 }
 
 fn fallback(reason: &str) -> String {
@@ -278,6 +286,13 @@ mod tests {
             let probe = || if fit { Ok(()) } else { Err("slow".to_owned()) };
             assert_eq!(short(&decide(asked, refused, probe)), expected, "{request:?}");
         }
+    }
+
+    #[test]
+    fn a_reason_is_given_once() {
+        let refusal = |field: &str, reason| Refusal { field: field.to_owned(), reason };
+        let refused = [refusal("a[0]", "no"), refusal("b", "never"), refusal("a[1]", "no")];
+        assert_eq!(list(&refused), "a[0], a[1] (no); b (never)");
     }
 
     #[test]

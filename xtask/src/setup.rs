@@ -41,7 +41,12 @@ const PACKAGES: &[(&str, &str)] = &[
     ("criu", "saves and restores containers in namespaces"),
     ("containerd", "an engine for the scenarios of the shim"),
     ("docker.io", "an engine for the scenarios of the runtime"),
-    ("iptables", "Docker's networks"),
+    ("podman", "an engine for the scenarios of the runtime"),
+    ("buildah", "builds images in those scenarios"),
+    ("netavark", "Podman's networks"),
+    ("aardvark-dns", "names in Podman's networks"),
+    ("catatonit", "Podman's init, and what keeps its pods"),
+    ("iptables", "Docker's and Podman's networks"),
     ("iproute2", "the scenarios' networks"),
     ("strace", "puts faults into system calls, for the tests"),
 ];

@@ -74,7 +74,7 @@ impl Leftovers {
 
 /// Processes whose command line or cgroup has the tag: the runtime's (`--root`), the monitor's
 /// (the sandbox's id) and, in namespaces, the container's (a cgroup named after it).
-fn processes(tag: &str) -> BTreeSet<String> {
+pub(crate) fn processes(tag: &str) -> BTreeSet<String> {
     let Ok(entries) = fs::read_dir("/proc") else { return BTreeSet::new() };
     let text = |path: &Path, name| fs::read(path.join(name)).unwrap_or_default();
     entries
@@ -90,7 +90,7 @@ fn processes(tag: &str) -> BTreeSet<String> {
         .collect()
 }
 
-fn mounts(tag: &str) -> BTreeSet<String> {
+pub(crate) fn mounts(tag: &str) -> BTreeSet<String> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     text.lines().filter(|line| line.contains(tag)).map(str::to_owned).collect()
 }

@@ -2,6 +2,7 @@
 //! will be done: nothing here looks at the machine.
 
 mod checkpoint;
+mod install;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ use crate::host::log::LogFormat;
 use crate::spec::process::UserOverride;
 
 pub use checkpoint::{CheckpointArgs, CriuArgs, RestoreArgs};
+pub use install::InstallArgs;
 
 /// In the lines in which Docker and Podman look for it.
 const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.2.0");
@@ -115,6 +117,8 @@ pub enum Verb {
     Features,
     /// Check what this machine has of what containers need
     Doctor(DoctorArgs),
+    /// Make this a runtime of an engine, in the engine's configuration
+    Install(InstallArgs),
     /// Print the completions for a shell
     #[command(alias = "completions")]
     Completion(CompletionArgs),

@@ -10,6 +10,7 @@ mod doctor;
 mod events;
 mod exec;
 mod features;
+mod install;
 mod kill;
 mod list;
 mod man;
@@ -38,6 +39,7 @@ pub use creation::CreationError;
 pub use delete::DeleteError;
 pub use events::EventsError;
 pub use exec::ExecError;
+pub use install::InstallError;
 pub use kill::KillError;
 pub use pause::PauseError;
 pub use ps::PsError;
@@ -101,6 +103,9 @@ pub enum CommandError {
     /// `doctor`.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
+    /// `install`.
+    #[error(transparent)]
+    Install(#[from] InstallError),
     /// Nowhere to keep the containers' state.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -128,6 +133,7 @@ impl CommandError {
             | Self::Ps(_)
             | Self::Spec(_)
             | Self::Config(_)
+            | Self::Install(_)
             | Self::Place(_)
             | Self::Output(_) => None,
         };
@@ -179,6 +185,7 @@ pub fn run(cli: Cli) -> Result<u8, CommandError> {
         Verb::Spec(args) => spec::run(&context, &args)?,
         Verb::Features => features::run().map_err(CommandError::Output)?,
         Verb::Doctor(args) => return doctor::run(&context, &args),
+        Verb::Install(args) => install::run(&context, &args)?,
         Verb::Completion(args) => completion::run(&args).map_err(CommandError::Output)?,
         Verb::Man(args) => man::run(&args).map_err(CommandError::Output)?,
     }

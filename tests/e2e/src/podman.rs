@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::leftovers::{mounts, processes};
 use crate::patience::until_nothing_is_left;
 use crate::runtime::finish;
-use crate::{Bundle, Mode, Outcome, setting};
+use crate::{Bundle, Mode, Outcome, User, setting};
 
 /// The image of busybox.
 pub const IMAGE: &str = "localhost/busybox:test";
@@ -24,18 +24,32 @@ pub const IMAGE: &str = "localhost/busybox:test";
 #[derive(Debug)]
 pub struct Podman {
     folder: TempDir,
+    /// Who runs it, if not root.
+    user: Option<User>,
 }
 
 impl Podman {
     /// One that has the image [`IMAGE`].
     #[must_use]
     pub fn new() -> Self {
+        Self::of(None)
+    }
+
+    /// The same of an ordinary user, in the host's own network.
+    #[must_use]
+    pub fn rootless() -> Self {
+        Self::of(Some(User::ordinary()))
+    }
+
+    fn of(user: Option<User>) -> Self {
         // In memory: an overlay cannot lie on the lab's root, which is one.
         let folder = TempDir::with_prefix_in("cofferdam-podman-", "/run").unwrap();
-        write_settings(folder.path());
-        let podman = Self { folder };
-        run(Command::new("ip").args(["netns", "add", &podman.tag()]));
-        run(Command::new("ip").args(["-n", &podman.tag(), "link", "set", "lo", "up"]));
+        write_settings(folder.path(), user.as_ref());
+        let podman = Self { folder, user };
+        if podman.user.is_none() {
+            run(Command::new("ip").args(["netns", "add", &podman.tag()]));
+            run(Command::new("ip").args(["-n", &podman.tag(), "link", "set", "lo", "up"]));
+        }
         podman.import();
         podman
     }
@@ -43,6 +57,9 @@ impl Podman {
     fn import(&self) {
         let (bundle, archive) = (Bundle::busybox(&[]), self.folder().join("image.tar"));
         run(Command::new("tar").arg("-C").arg(bundle.rootfs()).arg("-cf").arg(&archive).arg("."));
+        if let Some(user) = &self.user {
+            user.give(self.folder());
+        }
         self.podman(&["import", "--quiet", archive.to_str().unwrap(), IMAGE]).exits(0);
         fs::remove_file(archive).unwrap();
     }
@@ -100,9 +117,16 @@ impl Podman {
     }
 
     fn on_its_host(&self, program: &[&str]) -> Command {
-        // `ip netns exec` would hide the control groups.
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.tag())).args(program);
+        let mut command = match &self.user {
+            Some(user) => user.command(Path::new(program[0])),
+            None => {
+                // `ip netns exec` would hide the control groups.
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{}", self.tag())).arg(program[0]);
+                command
+            }
+        };
+        command.args(&program[1..]);
         // conmon writes of a container that has run out of memory where it was started.
         command
             .current_dir(self.folder())
@@ -145,15 +169,17 @@ impl Podman {
         let images = format!("{}/images/overlay ", self.folder().display());
         let mounts = mounts(&self.folder().display().to_string());
         left.extend(mounts.into_iter().filter(|line| !line.contains(&images)));
-        let links = self.on_the_host(&["ip", "-o", "link", "show", "type", "veth"]).stdout;
-        left.extend(links.lines().map(str::to_owned));
+        if self.user.is_none() {
+            let links = self.on_the_host(&["ip", "-o", "link", "show", "type", "veth"]).stdout;
+            left.extend(links.lines().map(str::to_owned));
+        }
         left.extend(self.states());
         left
     }
 
     /// The runtime's states of containers whose bundle is in the folder.
     fn states(&self) -> Vec<String> {
-        let folders = fs::read_dir("/run/cofferdam").into_iter().flatten().filter_map(Result::ok);
+        let folders = fs::read_dir(self.state_root()).into_iter().flatten().filter_map(Result::ok);
         let files = folders.flat_map(|folder| fs::read_dir(folder.path())).flatten();
         let paths = files.filter_map(|file| Some(file.ok()?.path()));
         let is_ours = |path: &PathBuf| {
@@ -161,6 +187,13 @@ impl Podman {
             String::from_utf8_lossy(&text).contains(&self.tag())
         };
         paths.filter(is_ours).map(|path| path.display().to_string()).collect()
+    }
+
+    fn state_root(&self) -> PathBuf {
+        self.user
+            .as_ref()
+            .map_or_else(|| "/run".into(), |user| user.home().to_owned())
+            .join("cofferdam")
     }
 }
 
@@ -174,18 +207,28 @@ impl Drop for Podman {
     fn drop(&mut self) {
         let _ = self.podman(&["pod", "rm", "--all", "--force", "--time", "0"]);
         let _ = self.podman(&["rm", "--all", "--force", "--time", "0"]);
+        if self.user.is_some() {
+            // Ends the process that holds the user's namespaces.
+            let _ = self.podman(&["system", "migrate"]);
+        }
         for process in processes(&self.tag()) {
             let pid = process.split(' ').next().and_then(|pid| pid.parse().ok());
             let _ = pid.map(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL));
         }
-        let images = self.folder().join("images/overlay");
-        let _ = Command::new("umount").args(["-q", "-l"]).arg(images).status();
-        let _ = Command::new("ip").args(["netns", "del", &self.tag()]).status();
+        if self.user.is_none() {
+            let images = self.folder().join("images/overlay");
+            let _ = Command::new("umount").args(["-q", "-l"]).arg(images).status();
+            let _ = Command::new("ip").args(["netns", "del", &self.tag()]).status();
+        }
     }
 }
 
-fn write_settings(folder: &Path) {
-    let cofferdam = Path::new(&setting("COFFERDAM_BIN")).join("cofferdam");
+fn write_settings(folder: &Path, user: Option<&User>) {
+    let programs = PathBuf::from(setting("COFFERDAM_BIN"));
+    let programs = user.map_or_else(|| programs.clone(), |user| user.reachable(&programs));
+    // What a user may mount depends on the kernel and on the file system: this needs nothing of them.
+    let driver = if user.is_some() { "vfs" } else { "overlay" };
+    let cofferdam = programs.join("cofferdam");
     let (folder, cofferdam) = (folder.display(), cofferdam.display());
     // Limits of a container that a machine has which lets nobody raise its own; subnets of
     // documentation's, which are no network of this machine's.
@@ -200,7 +243,7 @@ fn write_settings(folder: &Path) {
          default_subnet_pools = [{{ base = \"198.51.100.0/24\", size = 28 }}]\n"
     );
     let storage = format!(
-        "[storage]\ndriver = \"overlay\"\ngraphroot = \"{folder}/images\"\nrunroot = \"{folder}/run\"\n"
+        "[storage]\ndriver = \"{driver}\"\ngraphroot = \"{folder}/images\"\nrunroot = \"{folder}/run\"\n"
     );
     fs::write(format!("{folder}/containers.conf"), containers).unwrap();
     fs::write(format!("{folder}/storage.conf"), storage).unwrap();

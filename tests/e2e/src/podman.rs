@@ -4,6 +4,7 @@
 //! it takes for the host's network is a namespace, with which its bridges, its packet filter and its
 //! published ports go.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,6 +27,8 @@ pub struct Podman {
     folder: TempDir,
     /// Who runs it, if not root.
     user: Option<User>,
+    /// Whether it was seen that nothing is left: each start of Podman takes seconds in the lab.
+    is_clean: Cell<bool>,
 }
 
 impl Podman {
@@ -45,7 +48,7 @@ impl Podman {
         // In memory: an overlay cannot lie on the lab's root, which is one.
         let folder = TempDir::with_prefix_in("cofferdam-podman-", "/run").unwrap();
         write_settings(folder.path(), user.as_ref());
-        let podman = Self { folder, user };
+        let podman = Self { folder, user, is_clean: Cell::new(false) };
         if podman.user.is_none() {
             run(Command::new("ip").args(["netns", "add", &podman.tag()]));
             run(Command::new("ip").args(["-n", &podman.tag(), "link", "set", "lo", "up"]));
@@ -157,6 +160,7 @@ impl Podman {
     #[track_caller]
     pub fn has_left_nothing(&self) {
         until_nothing_is_left(|| self.left());
+        self.is_clean.set(true);
     }
 
     fn left(&self) -> Vec<String> {
@@ -205,8 +209,10 @@ impl Default for Podman {
 
 impl Drop for Podman {
     fn drop(&mut self) {
-        let _ = self.podman(&["pod", "rm", "--all", "--force", "--time", "0"]);
-        let _ = self.podman(&["rm", "--all", "--force", "--time", "0"]);
+        if !self.is_clean.get() {
+            let _ = self.podman(&["pod", "rm", "--all", "--force", "--time", "0"]);
+            let _ = self.podman(&["rm", "--all", "--force", "--time", "0"]);
+        }
         if self.user.is_some() {
             // Ends the process that holds the user's namespaces.
             let _ = self.podman(&["system", "migrate"]);

@@ -28,7 +28,7 @@ use crate::caches;
 use crate::cgroup::{self, Cgroup};
 use crate::changes;
 use crate::inside::channel;
-use crate::inside::container::{ContainerInit, NAMESPACES};
+use crate::inside::container::{self, ContainerInit};
 use crate::inside::failure::{StartError, Step};
 use crate::inside::newcomer::Newcomer;
 use crate::inside::{identity, users};
@@ -118,8 +118,9 @@ impl Agent {
         if self.table().containers.contains_key(id) || self.table().knows(token) {
             return Err(RequestError::Exists(id.clone()));
         }
+        let sandbox = self.sandbox_of(plan)?;
         let cgroup = Cgroup::create(&self.layout.cgroups, id.as_str(), &plan.cgroup)?;
-        let made = self.create_in(&cgroup, plan).await;
+        let made = self.create_in(&cgroup, sandbox.as_deref(), plan).await;
         let registered = made.and_then(|birth| {
             let (process, channel, exit) = birth.into_process(id.clone(), token)?;
             Ok((Arc::new(process), channel, exit))
@@ -147,15 +148,30 @@ impl Agent {
         }
     }
 
-    async fn create_in(&self, cgroup: &Cgroup, plan: &ContainerPlan) -> Result<Birth, StartError> {
+    /// The first process of the container that another one joins.
+    fn sandbox_of(&self, plan: &ContainerPlan) -> Result<Option<Arc<Process>>, RequestError> {
+        let Some(pod) = &plan.pod else { return Ok(None) };
+        let table = self.table();
+        let sandbox = table.containers.get(&pod.sandbox);
+        let sandbox = sandbox.ok_or_else(|| RequestError::NoContainer(pod.sandbox.clone()))?;
+        Ok(Some(Arc::clone(&sandbox.init)))
+    }
+
+    async fn create_in(
+        &self,
+        cgroup: &Cgroup,
+        sandbox: Option<&Process>,
+        plan: &ContainerPlan,
+    ) -> Result<Birth, StartError> {
         let step = || "starting the container's first process".to_owned();
         let (ours, theirs) = stdio::pipes(plan.process.stdio).step(step)?;
         users::prepare(plan, &theirs)?;
-        changes::enter_shares(&self.layout, &plan.mounts);
+        changes::enter_shares(&self.layout, plan);
         let (agent_end, child_end) = channel::pair().step(step)?;
-        let init =
-            ContainerInit { plan, layout: &self.layout, streams: theirs, channel: child_end };
-        let namespaces = NAMESPACES | users::namespace(plan);
+        let layout = &self.layout;
+        let sandbox = sandbox.map(AsFd::as_fd);
+        let init = ContainerInit { plan, layout, streams: theirs, sandbox, channel: child_end };
+        let namespaces = container::namespaces(plan);
         let child = sys::spawn(namespaces, cgroup.as_fd(), || init.run()).step(step)?;
         let exit = self.reaper.watch(child.pid);
         let mut birth = Birth::new(child, exit, agent_end, ours);
@@ -281,12 +297,13 @@ impl Agent {
         }
     }
 
-    /// Sends a signal to the first process of the one container. False: there is none.
+    /// Sends a signal to the first process of the container that the machine was made for. False:
+    /// there is none.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub(crate) fn signal_first(&self, signal: u32) -> io::Result<bool> {
-        let first = self.table().only_container().map(|container| Arc::clone(&container.init));
+        let first = self.table().process(ProcessToken::FIRST);
         first.map_or(Ok(false), |init| init.signal(signal))
     }
 

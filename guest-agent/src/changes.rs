@@ -21,7 +21,7 @@ use std::path::Path;
 use cofferdam_protocol::bounds::MAX_CHANGE_BYTES;
 use cofferdam_protocol::change::{Change, ChangeEvent, Name, Place};
 use cofferdam_protocol::frame;
-use cofferdam_protocol::plan::{MountPlan, MountSource};
+use cofferdam_protocol::plan::{ContainerPlan, MountSource};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, StatxFlags, Timespec,
     Timestamps, UTIME_NOW, UTIME_OMIT, fstat, mkdirat, mknodat, openat, openat2, renameat_with,
@@ -47,10 +47,11 @@ pub(crate) fn start(connection: impl AsFd, layout: &Layout) -> std::io::Result<(
 /// Has the shares mounted here before a container's mount namespace is copied from this one: each
 /// is a file system of its own that the kernel mounts when it is first entered, and in a namespace
 /// where it was not entered before it would be another, with inodes that the repeater never sees.
-pub(crate) fn enter_shares(layout: &Layout, mounts: &[MountPlan]) {
-    for mount in mounts {
+pub(crate) fn enter_shares(layout: &Layout, plan: &ContainerPlan) {
+    let shares = layout.shares_of(plan);
+    for mount in &plan.mounts {
         if let MountSource::Share { index, folder: true, .. } = mount.source {
-            let path = Path::new(&layout.shares).join(index.to_string());
+            let path = Path::new(&shares).join(index.to_string());
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             // What is wrong with it is said where it is mounted.
             let _ = openat(CWD, path, flags, Mode::empty());

@@ -1,5 +1,7 @@
 //! Where the agent keeps what it works on.
 
+use cofferdam_protocol::plan::ContainerPlan;
+
 /// Folders of the guest.
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -13,6 +15,15 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// The folder with a container's shares, each by its index.
+    #[must_use]
+    pub fn shares_of(&self, plan: &ContainerPlan) -> String {
+        match &plan.pod {
+            Some(pod) => format!("{}/{}", self.shares, pod.place.shares()),
+            None => self.shares.clone(),
+        }
+    }
+
     /// The guest's.
     #[must_use]
     pub fn of_guest() -> Self {

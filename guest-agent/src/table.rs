@@ -68,12 +68,6 @@ impl Table {
         self.processes.values()
     }
 
-    /// The one container. `None` when there is none, or another beside it.
-    pub(crate) fn only_container(&self) -> Option<&Container> {
-        let mut containers = self.containers.values();
-        containers.next().filter(|_| containers.next().is_none())
-    }
-
     /// Gives the one container another name. False when there is not one.
     pub(crate) fn rename(&mut self, name: ContainerId) -> bool {
         let mut names = self.containers.keys();

@@ -56,6 +56,9 @@ pub const MEMORY_BLOCK_MIB: u32 = 128;
 pub const MAX_GROWING_MEMORY_MIB: u32 = 60 << 10;
 /// Host trees and files that one VM sees at boot: the root file system and the bind mounts.
 pub const MAX_SHARES: usize = 1024;
+/// Containers that a pod's VM has room for beside the first: as many as Kubernetes lets a node have
+/// pods is far more than one of them has containers, those that are restarted included.
+pub const MAX_POD_PLACES: u8 = 64;
 /// Network interfaces of one VM: each has a window and an interrupt of its own kept for it.
 pub const MAX_INTERFACES: u8 = 8;
 /// How many an engine may add to a VM after its boot without having said so before: a network or

@@ -73,6 +73,11 @@ impl fmt::Display for ContainerId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ProcessToken(pub u64);
 
+impl ProcessToken {
+    /// The first process of the container that a machine was made for. Its end is the machine's.
+    pub const FIRST: Self = Self(1);
+}
+
 impl fmt::Display for ProcessToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)

@@ -12,10 +12,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::ContainerId;
+use crate::vm_config::PodPlace;
+
 /// One container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerPlan {
+    /// It joins the machine of another container. Absent: the machine is its own.
+    pub pod: Option<PodPlan>,
     /// Index of the share that is its root file system ([`crate::vm_config::VmConfig::shares`]).
     pub rootfs_share: u32,
     /// The root file system is read-only for the container (after the mount points are made).
@@ -52,6 +57,20 @@ pub struct ContainerPlan {
     pub hook_state: String,
     /// The first process.
     pub process: ProcessPlan,
+}
+
+/// A container that joins another's machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PodPlan {
+    /// The container that the machine was made for, as it was called then.
+    pub sandbox: ContainerId,
+    /// Where this one's shares are: its root file system is no index, the others count from there.
+    pub place: PodPlace,
+    /// It has that container's IPC namespace.
+    pub ipc: bool,
+    /// It has that container's UTS namespace.
+    pub uts: bool,
 }
 
 /// A mount in the container. Targets are resolved by the agent inside the container's root

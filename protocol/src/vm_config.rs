@@ -7,7 +7,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bounds::{
-    MAX_INTERFACES, MAX_MEMORY_MIB, MAX_SHARES, MAX_VCPUS, MEMORY_BLOCK_MIB, MIN_MEMORY_MIB,
+    MAX_INTERFACES, MAX_MEMORY_MIB, MAX_POD_PLACES, MAX_SHARES, MAX_VCPUS, MEMORY_BLOCK_MIB,
+    MIN_MEMORY_MIB,
 };
 use crate::id::ContainerId;
 
@@ -32,6 +33,9 @@ pub struct VmConfig {
     pub memory_blocks_max: u32,
     /// How many network devices it can get while the guest runs, at most [`MAX_INTERFACES`].
     pub network_slots: u8,
+    /// For how many further containers there is a place among the shares ([`PodPlace`]), at most
+    /// [`MAX_POD_PLACES`].
+    pub pod_places: u8,
     /// The guest kernel: an uncompressed x86-64 ELF `vmlinux`, read-only.
     pub kernel: Descriptor,
     /// The guest's first file system, a cpio archive with the agent as `/init`, read-only.
@@ -81,6 +85,38 @@ pub struct Share {
     pub kind: ShareKind,
 }
 
+/// The name of the thread that serves the shares: its mount namespace has nothing else.
+pub const FILE_SERVER_THREAD: &str = "fs";
+
+/// A place among the shares of a pod's machine, for a container that joins it: two empty folders
+/// at first, on which the host mounts that container's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodPlace(pub u8);
+
+/// What the names of places' root file systems begin with.
+const PLACE_ROOT: &str = "root";
+
+impl PodPlace {
+    /// The name of the container's root file system.
+    #[must_use]
+    pub fn root(self) -> String {
+        format!("{PLACE_ROOT}{}", self.0)
+    }
+
+    /// The name of the folder with its other shares, each by its index.
+    #[must_use]
+    pub fn shares(self) -> String {
+        format!("pod{}", self.0)
+    }
+}
+
+/// Whether an entry among the shares is a container's root file system: that of the machine's own
+/// container, or one at a [`PodPlace`].
+#[must_use]
+pub fn is_root_share(name: &[u8]) -> bool {
+    name == b"0" || name.starts_with(PLACE_ROOT.as_bytes())
+}
+
 /// What the root of a share is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -111,6 +147,9 @@ pub enum InvalidVmConfig {
     /// Network devices.
     #[error("{0} network devices: at most {MAX_INTERFACES} are possible")]
     NetworkSlots(u8),
+    /// Places.
+    #[error("{0} places for further containers: at most {MAX_POD_PLACES} are possible")]
+    PodPlaces(u8),
     /// Shares.
     #[error("{0} shares: at most {MAX_SHARES} are possible")]
     Shares(usize),
@@ -136,6 +175,9 @@ impl VmConfig {
         }
         if self.network_slots > MAX_INTERFACES {
             return Err(InvalidVmConfig::NetworkSlots(self.network_slots));
+        }
+        if self.pod_places > MAX_POD_PLACES {
+            return Err(InvalidVmConfig::PodPlaces(self.pod_places));
         }
         if self.shares.len() > MAX_SHARES {
             return Err(InvalidVmConfig::Shares(self.shares.len()));

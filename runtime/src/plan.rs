@@ -24,6 +24,7 @@ pub(crate) mod mount_options;
 mod mounts;
 pub mod network;
 pub mod own_users;
+pub mod pod;
 mod process;
 mod refusal;
 mod scheduling;

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cofferdam_protocol::boot::BootStage;
-use cofferdam_protocol::vm_config::{ShareKind, VmConfig};
+use cofferdam_protocol::vm_config::{FILE_SERVER_THREAD, ShareKind, VmConfig};
 use cofferdam_virtio::device::VirtioDevice;
 use cofferdam_virtio::fs::{AttachedFs, FsConfig, FsDevice, FsError, FsSaver, FsServer};
 use cofferdam_virtio::mmio::{MmioTransport, QUEUE_NOTIFY_OFFSET};
@@ -196,6 +196,7 @@ impl Confined {
         let (sender, happenings) = mpsc::channel();
         let mut crew = Crew::new(provisions.config.vcpus_max, sender);
         let saved = read_saved(&provisions)?;
+        let places = provisions.config.pod_places;
         let (fs_device, mut server) = fs::open(file_server::TAG, FsConfig::default())?;
         let files = server.saver().map_err(BootError::Device)?;
         let crowded = server.crowded_event().map_err(BootError::Device)?;
@@ -205,10 +206,13 @@ impl Confined {
         // A guest that goes on has an agent that hears of nothing any more.
         let changes = match &saved {
             Some(_) => None,
-            None => follow_host(&mut server, &mut crew, &shares, &proc)?,
+            None if shares.len() > 1 || places > 0 => {
+                Some(follow_host(&mut server, &mut crew, &proc)?)
+            }
+            None => None,
         };
-        crew.spawn("fs".to_owned(), Role::Fs, move || {
-            let server = file_server::confine(server, shares, &proc)?;
+        crew.spawn(FILE_SERVER_THREAD.to_owned(), Role::Fs, move || {
+            let server = file_server::confine(server, shares, places, &proc)?;
             drop(proc);
             Ok(move || serve_files(server))
         })?;
@@ -279,12 +283,8 @@ impl Confined {
 fn follow_host(
     server: &mut FsServer,
     crew: &mut Crew,
-    shares: &[(OwnedFd, ShareKind)],
     proc: &OwnedFd,
-) -> Result<Option<OwnedFd>, BootError> {
-    if shares.len() <= 1 {
-        return Ok(None);
-    }
+) -> Result<OwnedFd, BootError> {
     let (ours, theirs) = UnixStream::pair().map_err(BootError::Device)?;
     let watcher = server.follow_host(theirs.into()).map_err(BootError::Device)?;
     let proc = proc.try_clone().map_err(BootError::Device)?;
@@ -293,7 +293,7 @@ fn follow_host(
         drop(proc);
         Ok(move || chain(&watcher.run()))
     })?;
-    Ok(Some(ours.into()))
+    Ok(ours.into())
 }
 
 /// The machine that goes on, if one does: read behind the first walls, before anything is made.

@@ -48,9 +48,10 @@ pub enum FileServerError {
 pub fn confine(
     server: FsServer,
     shares: Vec<(OwnedFd, ShareKind)>,
+    places: u8,
     proc: &OwnedFd,
 ) -> Result<AttachedFs, FileServerError> {
-    let root = root::enter_shares(shares, proc)?;
+    let root = root::enter_shares(shares, places, proc)?;
     let server = server.prepare()?;
     root.seal()?;
     privileges::separate_from_user()?;

@@ -1,9 +1,10 @@
 //! The first process of a container: it makes the container around itself.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use cofferdam_protocol::plan::{ContainerPlan, StdioPlan};
+use nix::sched::CloneFlags;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::UnmountFlags;
 use rustix::process::DumpableBehavior;
@@ -18,7 +19,7 @@ use crate::stdio::ChildStreams;
 use crate::sys;
 
 /// Namespaces that the process is born into; its cgroup namespace comes when it is in its cgroup.
-pub(crate) const NAMESPACES: sys::CloneFlags =
+const NAMESPACES: sys::CloneFlags =
     libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
 
 /// How many open files Linux allows its first process: what a container gets whose plan says
@@ -34,8 +35,25 @@ pub(crate) struct ContainerInit<'a> {
     pub(crate) layout: &'a Layout,
     /// Its standard streams.
     pub(crate) streams: ChildStreams,
+    /// The first process of the container whose namespaces it joins.
+    pub(crate) sandbox: Option<BorrowedFd<'a>>,
     /// The wire to the agent.
     pub(crate) channel: ChildEnd,
+}
+
+/// Namespaces that a container's first process is born into: not those that it joins.
+pub(crate) fn namespaces(plan: &ContainerPlan) -> sys::CloneFlags {
+    NAMESPACES & !joined(plan).bits() | users::namespace(plan)
+}
+
+/// Namespaces that a container has of another.
+fn joined(plan: &ContainerPlan) -> CloneFlags {
+    let mut joined = CloneFlags::empty();
+    if let Some(pod) = &plan.pod {
+        joined.set(CloneFlags::CLONE_NEWIPC, pod.ipc);
+        joined.set(CloneFlags::CLONE_NEWUTS, pod.uts);
+    }
+    joined
 }
 
 impl ContainerInit<'_> {
@@ -52,7 +70,10 @@ impl ContainerInit<'_> {
     }
 
     fn make(&self) -> Result<Program, StartError> {
-        begin(&self.streams, &[self.channel.raw()])?;
+        let sandbox = self.sandbox.map(|process| process.as_raw_fd());
+        let needed: Vec<RawFd> = sandbox.into_iter().chain([self.channel.raw()]).collect();
+        begin(&self.streams, &needed)?;
+        self.join_pod()?;
         match self.plan.user_namespace {
             Some(_) => self.enter_users()?,
             None => identity::set_oom_score(&self.plan.process)?,
@@ -67,6 +88,15 @@ impl ContainerInit<'_> {
         }
         identity::assume(&self.plan.process)?;
         Program::find(&self.plan.process)
+    }
+
+    fn join_pod(&self) -> Result<(), StartError> {
+        let joined = joined(self.plan);
+        match self.sandbox {
+            Some(sandbox) if !joined.is_empty() => nix::sched::setns(sandbox, joined)
+                .step(|| "joining the namespaces of the pod".to_owned()),
+            _ => Ok(()),
+        }
     }
 
     /// The process was born into a user namespace that owns the others. The agent maps its users,
@@ -97,7 +127,8 @@ impl ContainerInit<'_> {
     fn make_root(&self) -> Result<(), StartError> {
         let plan = self.plan;
         let root = self.mount_root()?;
-        let shares = Root::open(&self.layout.shares).step(|| "opening the shares".to_owned())?;
+        let shares = Root::open(&self.layout.shares_of(plan));
+        let shares = shares.step(|| "opening the shares".to_owned())?;
         mounts::make_all(&root, shares.as_fd(), &plan.mounts)?;
         devices::make_nodes(&root, &plan.devices)?;
         devices::make_links(&root, &plan.symlinks)?;
@@ -122,11 +153,15 @@ impl ContainerInit<'_> {
 
     /// The root share, as a mount of its own that nothing propagates out of.
     fn mount_root(&self) -> Result<Root, StartError> {
-        let step = || format!("mounting the root from share {}", self.plan.rootfs_share);
+        let name = match &self.plan.pod {
+            Some(pod) => pod.place.root(),
+            None => self.plan.rootfs_share.to_string(),
+        };
+        let step = || format!("mounting the root from share {name}");
         let all = Root::open("/").step(step)?;
         mounts::set_propagation(all.as_fd(), libc::MS_PRIVATE | libc::MS_REC).step(step)?;
         let shares = Root::open(&self.layout.shares).step(step)?;
-        let tree = mounts::clone_tree(shares.as_fd(), &self.plan.rootfs_share.to_string(), true);
+        let tree = mounts::clone_tree(shares.as_fd(), &name, true);
         let tree = tree.step(step)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let point = rustix::fs::openat(CWD, &*self.layout.scratch, flags, Mode::empty());

@@ -175,6 +175,7 @@ pub(crate) fn process(args: &[&str]) -> ProcessPlan {
 
 pub(crate) fn plan(args: &[&str]) -> ContainerPlan {
     ContainerPlan {
+        pod: None,
         rootfs_share: 0,
         rootfs_readonly: false,
         rootfs_propagation: libc::MS_PRIVATE | libc::MS_REC,

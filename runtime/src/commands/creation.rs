@@ -16,6 +16,7 @@ use cofferdam_protocol::id::ContainerId;
 use oci_spec::runtime::Spec;
 
 use crate::cli::CreateArgs;
+use crate::commands::pod::{self, Pod, PodError};
 use crate::commands::{Context, IdError, checkpoint, parse_id};
 use crate::config::{Config, ConfigError};
 use crate::host::hooks::{self, HookError};
@@ -73,6 +74,9 @@ pub enum CreationError {
     /// No isolation that everyone accepts.
     #[error(transparent)]
     Isolation(#[from] IsolationError),
+    /// Its pod.
+    #[error(transparent)]
+    Pod(#[from] PodError),
     /// The state folder.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -170,6 +174,7 @@ struct Checked {
     rootfs: PathBuf,
     loaded: LoadedSpec,
     effective: Effective,
+    pod: Pod,
     owner: TerminalOwner,
 }
 
@@ -238,11 +243,17 @@ fn check(
     // The rules have seen that there is a root.
     let root_path = spec.root().as_ref().map_or(Path::new(""), |root| root.path().as_path());
     let rootfs = rootfs::resolve(&bundle, root_path)?;
-    let effective = decide(context, &config, spec)?;
+    let pod = pod::find(&context.store, spec, &id)?;
+    let effective = decide(context, &config, pod.inside().unwrap_or(spec));
+    let effective = effective.map_err(|error| match pod.explain(&error) {
+        Some(reason) => CreationError::Pod(reason),
+        None => CreationError::Isolation(error),
+    })?;
+    pod.check(&effective)?;
     if rules::shares_mounts(spec) {
         tracing::warn!("{}: its mounts are the host's", InvalidSpec::NoMountNamespace);
     }
-    Ok(Checked { id, config, bundle, rootfs, loaded, effective, owner })
+    Ok(Checked { id, config, bundle, rootfs, loaded, effective, pod, owner })
 }
 
 /// As runc, `--compat` takes a container that mounts on the host.
@@ -331,6 +342,7 @@ fn request(
         preserve_fds: args.preserve_fds,
         compat: context.global.compat,
         interrupts: interrupts.clone(),
+        pod: checked.pod.part(),
         restore: image(args)?,
     })
 }

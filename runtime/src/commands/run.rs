@@ -24,6 +24,7 @@ use crate::host::signals::{Interrupted, Interrupts, SignalStream};
 use crate::host::terminal::WindowSize;
 use crate::kind::SandboxKind;
 use crate::sandbox;
+use crate::sandbox::microvm::POD_NOTE;
 use crate::sandbox::request::{KillRequest, SandboxRef, StartFailureKind};
 use crate::state::status::Status;
 use crate::state::store::{Entry, StoreError};
@@ -156,7 +157,9 @@ impl SignalSink for ToContainer<'_> {
 /// container that did not succeed, whatever it did before: said on standard error.
 fn exit_code(entry: &Entry, end: ProcessEnd) -> u8 {
     const KILLED: u8 = 137;
-    if entry.record.isolation == SandboxKind::Namespace {
+    // Of a pod's member this process is its proxy, which ends as its program does.
+    let is_member = entry.record.notes.contains_key(POD_NOTE);
+    if entry.record.isolation == SandboxKind::Namespace || is_member {
         return end.shell_code();
     }
     match (end, read_exit_record(entry).map(|record| record.cause)) {

@@ -16,6 +16,7 @@ pub(super) fn plan(input: &PlanInput<'_>) -> Result<(ContainerPlan, Vec<SharePla
     let no_process = || PlanError::Process(process::ProcessError::NoArguments);
     let first = spec.process().as_ref().ok_or_else(no_process)?;
     let container = ContainerPlan {
+        pod: None,
         rootfs_share: 0,
         rootfs_readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
         rootfs_propagation: rootfs_propagation(spec)?,

@@ -29,6 +29,7 @@ mod monitor;
 mod network;
 mod opener;
 mod owners;
+mod pod;
 mod proxy;
 mod record;
 mod rpc;
@@ -37,8 +38,6 @@ mod statistics;
 mod stdio;
 mod stop;
 mod update;
-
-use cofferdam_protocol::id::ProcessToken;
 
 pub use agent::AgentError;
 pub use checkpoint::{CheckpointError, checkpoint};
@@ -52,6 +51,7 @@ pub use kvm::KvmError;
 pub use machine::MachineError;
 pub use monitor::MonitorError;
 pub use network::NetworkError;
+pub use pod::{JoinError, LockError, POD_NOTE, PlaceError, PodError};
 pub use proxy::ProxyError;
 pub use rpc::CallError;
 pub use shares::ShareError;
@@ -61,9 +61,6 @@ pub use stop::{DeleteError, KillError, delete, kill, kill_at_once};
 pub use update::{UpdateError, update};
 
 use crate::sandbox::request::{ProcessRow, SandboxRef, StartFailureKind};
-
-/// The container's first process. Later ones have tokens drawn at random.
-const INIT: ProcessToken = ProcessToken(1);
 
 /// Why a container was not started.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +115,10 @@ pub fn start(sandbox: &SandboxRef) -> Result<(), StartError> {
 /// When one cannot be given, or the machine was `restored` and must not get any.
 pub fn follow_network(sandbox: &SandboxRef, restored: bool) -> Result<(), NetworkError> {
     let Some(process) = sandbox.process else { return Ok(()) };
+    if pod::Membership::find(&sandbox.state_folder).map_err(NetworkError::Record)?.is_some() {
+        // Its network is the sandbox's, which has seen to it.
+        return Ok(());
+    }
     network::Guest { state_folder: &sandbox.state_folder, process, restored }.follow()
 }
 

@@ -9,6 +9,7 @@ use oci_spec::runtime::Spec;
 use crate::host::process::ProcessIdentity;
 use crate::host::signals::Interrupts;
 use crate::host::stdio::ProcessStdio;
+use crate::plan::pod::Joined;
 use crate::spec::SpecError;
 use crate::spec::resources::ResourceChange;
 
@@ -40,8 +41,28 @@ pub struct CreateRequest {
     pub compat: bool,
     /// Ends a wait for the guest.
     pub interrupts: Interrupts,
+    /// Its part in a pod.
+    pub pod: Option<PodPart>,
     /// The container goes on from an image instead of beginning, and is frozen until it is resumed.
     pub restore: Option<ImageRequest>,
+}
+
+/// A container's part in a pod of microVMs. In namespaces the engine's paths are all there is to it.
+#[derive(Debug)]
+pub enum PodPart {
+    /// Others may join its machine.
+    Sandbox,
+    /// It joins a machine.
+    Member(Box<PodMember>),
+}
+
+/// A container that joins a machine.
+#[derive(Debug)]
+pub struct PodMember {
+    /// The container that the machine was made for.
+    pub sandbox: SandboxRef,
+    /// The configuration, as it is there.
+    pub joined: Joined,
 }
 
 /// An image of a container, to be written or to go on from.

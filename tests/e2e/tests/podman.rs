@@ -151,17 +151,11 @@ fn the_containers_of_a_pod_share_its_network() {
     let create = ["pod", "create", "--share-parent=false", "--name", "pod", "--publish", "8080:80"];
     podman.podman(&create).exits(0);
     let serve = ["nc", "-ll", "-p", "80", "-e", "echo", "served"];
-    let first = podman.run(&["--detach", "--pod", "pod"], &serve);
-    if Mode::current() == Mode::MicroVm {
-        // It would share more than the network with the microVM of the pod's own container.
-        first.exits(126).complains(&["joining a namespace of the host"]);
-    } else {
-        first.exits(0);
-        let fetch = ["busybox", "nc", "127.0.0.1", "8080"];
-        until("its port is published", || podman.on_the_host(&fetch).stdout == "served\n");
-        let second = podman.run(&["--rm", "--pod", "pod"], &["nc", "127.0.0.1", "80"]);
-        second.exits(0).prints("served\n");
-    }
+    podman.run(&["--detach", "--pod", "pod"], &serve).exits(0);
+    let fetch = ["busybox", "nc", "127.0.0.1", "8080"];
+    until("its port is published", || podman.on_the_host(&fetch).stdout == "served\n");
+    let second = podman.run(&["--rm", "--pod", "pod"], &["nc", "127.0.0.1", "80"]);
+    second.exits(0).prints("served\n");
     podman.podman(&["pod", "rm", "--force", "--time", "0", "pod"]).exits(0);
     podman.has_left_nothing();
 }

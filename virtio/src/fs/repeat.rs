@@ -109,11 +109,13 @@ impl State {
         if !inode.shared {
             return;
         }
+        // A file is mounted by itself: nobody watches the folder that it is in on the host.
+        let mounted = inodes.get(folder).is_ok_and(|folder| folder.key.mount != inode.key.mount);
         changes.learn(folder, name.to_bytes(), (number, inodes.generation(number)));
         let at = (folder, Box::from(name.to_bytes()));
         match inode.kind {
             FileType::Directory => changes.watch(number, &inode.file, None),
-            FileType::RegularFile if folder == ROOT_ID => {
+            FileType::RegularFile if folder == ROOT_ID || mounted => {
                 changes.watch(number, &inode.file, Some(at));
             }
             _ => {}

@@ -20,6 +20,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use cofferdam_protocol::vm_config::is_root_share;
 use fuse_backend_rs::api::filesystem::{Entry, OpenOptions, ROOT_ID};
 use rustix::fs::{FileType, Mode, OFlags, Statx, fcntl_setfl, openat};
 use rustix::io::Errno;
@@ -35,9 +36,6 @@ use super::table::Table;
 
 /// `fuse_attr.flags`: the folder is the root of another file system.
 const ATTR_SUBMOUNT: u32 = 1;
-
-/// The root file system's entry among the shares.
-const ROOT_SHARE: &CStr = c"0";
 
 /// What of a guest's `open` flags reaches the host. `O_DIRECT` does not: it constrains how the
 /// guest's memory is aligned, and its purpose, past the guest's page cache, is served by the guest.
@@ -139,8 +137,9 @@ impl Tree {
     pub(super) fn find(&self, state: &mut State, parent: u64, name: &CStr) -> io::Result<Entry> {
         let folder = state.inodes.get(parent)?;
         let parent_mount = folder.key.mount;
-        // In the root is one entry for each share, the root file system's first.
-        let shared = if parent == ROOT_ID { name != ROOT_SHARE } else { folder.shared };
+        // In the root is one entry for each share.
+        let shared =
+            if parent == ROOT_ID { !is_root_share(name.to_bytes()) } else { folder.shared };
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(&folder.file, name, flags, Mode::empty())?;
         let seen = attributes::look(&file)?;

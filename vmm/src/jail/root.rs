@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
-use cofferdam_protocol::vm_config::ShareKind;
+use cofferdam_protocol::vm_config::{PodPlace, ShareKind};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -57,18 +57,19 @@ pub fn leave_host() -> Result<Luggage, RootError> {
     Ok(Luggage { proc, smaps: smaps.into() })
 }
 
-/// Makes a root of the shares alone, in a mount namespace of the calling thread's own. `/proc` is
+/// Makes a root of the shares and the empty places alone, in a mount namespace of the calling thread's own. `/proc` is
 /// visible in it until [`SharesRoot::seal`].
 ///
 /// # Errors
 /// Names the step that failed.
 pub fn enter_shares(
     shares: Vec<(OwnedFd, ShareKind)>,
+    places: u8,
     proc: &OwnedFd,
 ) -> Result<SharesRoot, RootError> {
     super::sys::unshare_mounts().map_err(step("Making a mount namespace"))?;
     // One inode for each mount point, and some for the root and `/proc`.
-    let inodes = (shares.len() + 4).to_string();
+    let inodes = (shares.len() + 2 * usize::from(places) + 4).to_string();
     let root = detached_tmpfs(&inodes, MountAttrFlags::empty())?;
     enter(&root)?;
     mkdirat(&root, PROC, Mode::RWXU).map_err(step("Making the mount point of /proc"))?;
@@ -77,6 +78,10 @@ pub fn enter_shares(
         let name = index.to_string();
         make_mount_point(&root, &name, *kind)?;
         attach(tree, &name)?;
+    }
+    for place in (0..places).map(PodPlace) {
+        make_mount_point(&root, &place.root(), ShareKind::Folder)?;
+        make_mount_point(&root, &place.shares(), ShareKind::Folder)?;
     }
     Ok(SharesRoot { root })
 }

@@ -323,6 +323,16 @@ impl Agent {
         Ok(self.connection.send("Wait", &request, REQUEST_TIMEOUT)?)
     }
 
+    /// The end that was asked for: waits until then.
+    pub(super) fn end_before(
+        &mut self,
+        pending: Pending,
+        deadline: Instant,
+    ) -> Result<u8, AgentError> {
+        let answer: WaitResponse = self.connection.receive(pending, Some(deadline))?;
+        Ok(exit_code(&answer))
+    }
+
     /// The end that was asked for: waits as long as it takes.
     pub(super) fn end(&mut self, pending: Pending) -> Result<u8, AgentError> {
         let answer: WaitResponse = self.connection.receive(pending, None)?;

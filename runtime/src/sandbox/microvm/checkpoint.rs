@@ -18,6 +18,7 @@ use serde_json::Value;
 use super::control::{ControlError, SavedMachine};
 use super::image::{Draft, ImageError, Size};
 use super::network::{self, NetworkError};
+use super::pod;
 use super::record::{Origin, Record};
 use super::shares::{ShareError, Sources};
 use crate::host::digest;
@@ -82,6 +83,9 @@ pub enum CheckpointError {
          saved: update its memory limit and its CPU quota back first"
     )]
     Grown,
+    /// Others.
+    #[error("A microVM of several containers (a pod) cannot be saved")]
+    Pod,
     /// The network.
     #[error(
         "A microVM with network interfaces cannot be saved: its connections would not come back. \
@@ -133,6 +137,9 @@ const UNKNOWN: &str = "nothing in a machine answers to it; leave the flag out";
 /// Then it runs on, and there is no image, or that of before.
 pub fn checkpoint(sandbox: &SandboxRef, request: &ImageRequest) -> Result<(), CheckpointError> {
     refuse_flags(request)?;
+    if pod::is_shared(&sandbox.state_folder).map_err(CheckpointError::Record)? {
+        return Err(CheckpointError::Pod);
+    }
     let record = Record::load(&sandbox.state_folder).map_err(CheckpointError::Record)?;
     if record.vm.has_grown() {
         return Err(CheckpointError::Grown);

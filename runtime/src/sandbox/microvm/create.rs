@@ -8,11 +8,11 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use cofferdam_protocol::bounds::MAX_POD_PLACES;
 use cofferdam_protocol::control::Attach;
-use cofferdam_protocol::id::ContainerId;
+use cofferdam_protocol::id::{ContainerId, ProcessToken};
 use oci_spec::runtime::Spec;
 
-use super::INIT;
 use super::agent::{Agent, AgentError};
 use super::checkpoint::{self, CheckpointError};
 use super::control::{self, ControlError, ControlSocket, StreamsConnection};
@@ -23,6 +23,7 @@ use super::machine;
 use super::monitor::{Monitor, MonitorError, MonitorSetup};
 use super::network::{self, Connected, Guest, NetworkError};
 use super::opener::{self, OpenerError};
+use super::pod::{self, JoinError};
 use super::record::{Origin, Record};
 use super::shares::{OpenShare, ShareError, Sources};
 use super::stdio::{HostStreams, StdioError};
@@ -35,7 +36,7 @@ use crate::host::subordinate::Subordinate;
 use crate::host::user::User;
 use crate::plan::own_users::{self, UserMaps};
 use crate::plan::{PlanError, PlanInput, RunningVm, SandboxPlan};
-use crate::sandbox::request::{CreateRequest, Created, ImageRequest, StartFailureKind};
+use crate::sandbox::request::{CreateRequest, Created, ImageRequest, PodPart, StartFailureKind};
 
 /// As much as the guest kernel's generator is seeded with.
 const ENTROPY_BYTES: usize = 64;
@@ -90,6 +91,9 @@ pub enum CreateError {
     /// The network.
     #[error("The container cannot be connected")]
     Network(#[from] NetworkError),
+    /// The pod.
+    #[error("The container cannot join its pod")]
+    Pod(#[from] JoinError),
     /// The agent.
     #[error("The container cannot be made in the guest")]
     Agent(#[source] AgentError),
@@ -101,6 +105,7 @@ impl CreateError {
     pub const fn start_failure(&self) -> Option<StartFailureKind> {
         match self {
             Self::Agent(error) => error.start_failure(),
+            Self::Pod(error) => error.start_failure(),
             _ => None,
         }
     }
@@ -110,10 +115,15 @@ impl CreateError {
 ///
 /// # Errors
 /// What failed, in which phase; nothing is left behind then but files in the state folder.
-pub fn create(request: CreateRequest, config: &Config) -> Result<Created, CreateError> {
+pub fn create(mut request: CreateRequest, config: &Config) -> Result<Created, CreateError> {
+    let part = request.pod.take();
+    if let Some(PodPart::Member(member)) = part {
+        return Ok(pod::join(request, *member, config)?);
+    }
+    let pod_places = if part.is_some() { MAX_POD_PLACES } else { 0 };
     let timeout = Duration::from_millis(config.microvm.request_timeout_ms);
     let mut group = SandboxGroup::prepare(&request).map_err(CreateError::Group)?;
-    let prepared = Prepared::new(request, config)?;
+    let prepared = Prepared { pod_places, ..Prepared::new(request, config)? };
     // Before anything is made: a create that is killed from here on leaves to `delete` what it
     // needs to find the rest.
     let planned = group.folders().to_vec();
@@ -175,6 +185,8 @@ struct Prepared {
     /// come to have.
     network: Option<NetworkNamespace>,
     network_slots: u8,
+    /// For how many containers that join it.
+    pod_places: u8,
     own_users: Option<UserMaps>,
     origin: Origin,
     /// What the container goes on from, if it does not begin.
@@ -247,6 +259,7 @@ impl Prepared {
             shares,
             network,
             network_slots,
+            pod_places: 0,
             own_users,
             origin,
             image,
@@ -271,6 +284,7 @@ impl Prepared {
             shares: &self.shares,
             network: self.network.as_ref(),
             network_slots: self.network_slots,
+            pod_places: self.pod_places,
             restore: self.image.as_ref(),
             boot_timeout,
             console_log: config.microvm.console_log,
@@ -302,7 +316,7 @@ impl Prepared {
         }
         let connection = control::connect_agent(&self.state_folder, timeout);
         Agent::new(connection.map_err(CreateError::Control)?)
-            .create_container(&self.id, INIT, &self.plan.container, timeout)
+            .create_container(&self.id, ProcessToken::FIRST, &self.plan.container, timeout)
             .map_err(CreateError::Agent)
     }
 
@@ -319,7 +333,7 @@ impl Prepared {
 
     fn attach(&self, timeout: Duration) -> Result<(), CreateError> {
         let (streams, descriptors) = self.streams.attachment(true);
-        let attach = Attach { process: INIT, streams, ends_sandbox: true };
+        let attach = Attach { process: ProcessToken::FIRST, streams, ends_sandbox: true };
         StreamsConnection::attach(&self.state_folder, attach, &descriptors, timeout)
             .map_err(CreateError::Control)?;
         Ok(())

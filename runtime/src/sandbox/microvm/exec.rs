@@ -252,7 +252,7 @@ pub(super) fn signal_request(
 }
 
 /// A name that no other process of the sandbox has: other execs draw theirs at the same time.
-fn random_token() -> std::io::Result<ProcessToken> {
+pub(super) fn random_token() -> std::io::Result<ProcessToken> {
     let mut bytes = [0; 8];
     getrandom(&mut bytes, GetRandomFlags::empty())?;
     // Even ones, so that none is the first process's.

@@ -10,6 +10,7 @@
 //! Hostile: what the guest says it has. It decides only how much of its own is taken away.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::thread;
 
@@ -20,7 +21,7 @@ use super::control::{self, ControlError};
 use super::group::{self, GroupError};
 use super::record::Record;
 use crate::config::MicroVmConfig;
-use crate::plan::{MachineSize, VmDefaults};
+use crate::plan::{MachineSize, RunningVm, VmDefaults};
 
 /// With this policy the kernel counts all that is mapped, touched or not: room to grow would be
 /// taken from everyone else.
@@ -50,6 +51,9 @@ pub enum MachineError {
         /// In the guest's words.
         reason: String,
     },
+    /// A file in the state folder.
+    #[error("The record of the microVM cannot be written")]
+    Record(#[source] io::Error),
     /// The sandbox's control group.
     #[error("The microVM cannot be limited on the host")]
     Group(#[from] GroupError),
@@ -88,13 +92,30 @@ fn total_mib(meminfo: &str) -> u32 {
     kib.and_then(|kib| u32::try_from(kib / 1024).ok()).unwrap_or(0)
 }
 
-/// Makes a machine larger. The record has the larger size from before the first step on, so that
-/// nothing the guest may use is ever taken for free.
-pub(super) fn grow(
+/// Brings a machine to a size, and its record with it.
+pub(super) fn resize(
     state_folder: &Path,
     record: &mut Record,
-    larger: MachineSize,
+    size: MachineSize,
 ) -> Result<(), MachineError> {
+    let now = record.vm.size;
+    if size == now {
+        return Ok(());
+    }
+    let resized = if size.larger_of(now) == size {
+        let larger = Record { vm: RunningVm { size, ..record.vm }, ..record.clone() };
+        larger.save(state_folder).map_err(MachineError::Record)?;
+        grow(state_folder, record, size)
+    } else {
+        shrink(state_folder, record, size)
+    };
+    record.save(state_folder).map_err(MachineError::Record)?;
+    resized
+}
+
+/// Makes a machine larger. The record has the larger size from before the first step on, so that
+/// nothing the guest may use is ever taken for free.
+fn grow(state_folder: &Path, record: &mut Record, larger: MachineSize) -> Result<(), MachineError> {
     let before = record.vm.size;
     record.vm.size = larger;
     let grown = try_grow(state_folder, record);
@@ -120,7 +141,7 @@ fn try_grow(state_folder: &Path, record: &Record) -> Result<(), MachineError> {
 }
 
 /// Makes a machine smaller, as far as its guest gives back.
-pub(super) fn shrink(
+fn shrink(
     state_folder: &Path,
     record: &mut Record,
     smaller: MachineSize,

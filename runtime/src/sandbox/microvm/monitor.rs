@@ -150,6 +150,8 @@ pub(super) struct MonitorSetup<'a> {
     pub(super) network: Option<&'a NetworkNamespace>,
     /// How many network devices it can get.
     pub(super) network_slots: u8,
+    /// For how many containers that join it there is a place.
+    pub(super) pod_places: u8,
     /// The machine that goes on, if one does.
     pub(super) restore: Option<&'a Image>,
     pub(super) boot_timeout: Duration,
@@ -327,6 +329,7 @@ fn config_file(
         memory_mib: setup.shape.memory_mib,
         memory_blocks_max: setup.shape.memory_blocks_max,
         network_slots: setup.network_slots,
+        pod_places: setup.pod_places,
         kernel: number(&setup.artifacts.kernel),
         initramfs: number(&setup.artifacts.initramfs),
         kvm: number(setup.kvm),

@@ -100,6 +100,13 @@ impl HostStreams {
         }
     }
 
+    /// The same, where this is still needed.
+    pub(super) fn clone_terminal(&self) -> Result<Option<(OwnedFd, OwnedFd)>, StdioError> {
+        let Self::Terminal { master, slave, .. } = self else { return Ok(None) };
+        let clone = || Ok((master.try_clone()?, slave.try_clone()?));
+        clone().map(Some).map_err(StdioError::Terminal)
+    }
+
     /// The terminal's two sides, master first.
     pub(super) fn into_terminal(self) -> Option<(OwnedFd, OwnedFd)> {
         match self {

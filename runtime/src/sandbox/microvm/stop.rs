@@ -13,11 +13,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::INIT;
 use super::agent::{Agent, AgentError, REQUEST_TIMEOUT};
 use super::control::{self, ControlError};
 use super::group;
 use super::network::{NetworkError, Remains};
+use super::pod::{self, Membership, PodError};
 use super::record::Record;
 use crate::host::process::ProcessIdentity;
 use crate::sandbox::request::{KillRequest, SandboxRef};
@@ -34,6 +34,9 @@ pub enum KillError {
     /// The monitor cannot be reached.
     #[error("The container's microVM cannot be reached")]
     Control(#[source] ControlError),
+    /// The state folder was changed, or cannot be read now.
+    #[error("The record of the container cannot be read")]
+    Record(#[source] io::Error),
     /// The guest did not take it.
     #[error("The guest did not take the signal")]
     Agent(#[source] AgentError),
@@ -59,6 +62,9 @@ pub enum DeleteError {
     /// It does not end.
     #[error("The monitor (process {0}) was killed and does not end")]
     Alive(i32),
+    /// The pod.
+    #[error("The container cannot leave its pod")]
+    Pod(#[from] PodError),
     /// The network.
     #[error("The microVM's part of the container's network namespace cannot be removed")]
     Network(#[from] NetworkError),
@@ -105,6 +111,10 @@ pub fn kill_at_once(sandbox: &SandboxRef) -> Result<(), KillError> {
 /// # Errors
 /// When something is left.
 pub fn delete(sandbox: &SandboxRef) -> Result<(), DeleteError> {
+    if let Some(pod) = Membership::find(&sandbox.state_folder).map_err(DeleteError::Record)? {
+        sandbox.process.map_or(Ok(()), end)?;
+        return Ok(pod::leave(sandbox, &pod)?);
+    }
     // Found while the monitor keeps its network namespace. What refuses there keeps nothing else.
     let remains = Remains::find(&sandbox.state_folder, sandbox.process, || sandbox.spec().ok());
     if let Some(process) = sandbox.process {
@@ -133,11 +143,12 @@ fn ask_guest(
     request: KillRequest,
     timeout: Duration,
 ) -> Result<(), KillError> {
+    let first = Membership::first_process(&sandbox.state_folder).map_err(KillError::Record)?;
     let connection =
         control::connect_agent(&sandbox.state_folder, timeout).map_err(KillError::Control)?;
     let request = SignalRequest {
         container_id: sandbox.id.to_string(),
-        process: INIT.0,
+        process: first.0,
         signal: request.signal.unsigned_abs(),
         all: request.all,
         ..Default::default()

@@ -12,9 +12,11 @@ use super::agent::{self, Agent, AgentError};
 use super::control::{self, ControlError};
 use super::group::{self, GroupError};
 use super::machine::{self, MachineError};
+use super::pod::{Changing, Membership, PodError};
 use super::record::Record;
 use crate::cgroup::usage::{self, BelowUsage};
-use crate::plan::{MachineSize, RunningVm, UpdatePlan, UpdatePlanError};
+use crate::plan::pod::PodTooLarge;
+use crate::plan::{UpdatePlan, UpdatePlanError};
 use crate::sandbox::request::{SandboxRef, UpdateRequest};
 
 /// Why the limits are as they were.
@@ -41,6 +43,17 @@ pub enum UpdateError {
     /// The machine.
     #[error("The microVM cannot have the size that the limits take")]
     Resize(#[from] MachineError),
+    /// The pod.
+    #[error("The pod's limits cannot be changed")]
+    Pod(#[from] PodError),
+    /// The pod's machine.
+    #[error(transparent)]
+    PodTooLarge(#[from] PodTooLarge),
+    /// The host's processors of a machine that is not the container's alone.
+    #[error(
+        "linux.resources.cpu.cpus is not possible for a container of a pod: its machine is the whole pod's"
+    )]
+    Placed,
     /// Less memory than the workload uses, where that was not to be.
     #[error(transparent)]
     BelowUsage(#[from] BelowUsage),
@@ -59,17 +72,49 @@ pub fn update(sandbox: &SandboxRef, request: &UpdateRequest) -> Result<(), Updat
     if said(&request.l3_cache_schema) || said(&request.memory_bandwidth_schema) {
         return Err(UpdateError::CacheAllocation);
     }
+    if let Some(pod) = Membership::find(&sandbox.state_folder).map_err(UpdateError::Record)? {
+        return update_member(sandbox, &pod, request);
+    }
     let mut record = Record::load(&sandbox.state_folder).map_err(UpdateError::Record)?;
     let plan = UpdatePlan::new(&request.change.written, record.vm)?;
     check_usage(sandbox, &request.change.written)?;
     let before = record.vm.size;
-    resize(sandbox, &mut record, before.larger_of(plan.size))?;
+    let folder = &sandbox.state_folder;
+    machine::resize(folder, &mut record, before.larger_of(plan.size))?;
     if let Err(error) = set_limits(sandbox, &record, &plan, request) {
         // The error that matters is the first.
-        let _ = resize(sandbox, &mut record, before);
+        let _ = machine::resize(folder, &mut record, before);
         return Err(error);
     }
-    resize(sandbox, &mut record, plan.size)
+    Ok(machine::resize(folder, &mut record, plan.size)?)
+}
+
+/// The machine is the whole pod's: it gets as large as all its containers' limits are together.
+fn update_member(
+    sandbox: &SandboxRef,
+    pod: &Membership,
+    request: &UpdateRequest,
+) -> Result<(), UpdateError> {
+    let written = &request.change.written;
+    let changing = Changing::begin(&sandbox.id, pod, written)?;
+    let folder = changing.sandbox().to_owned();
+    let mut record = Record::load(&folder).map_err(UpdateError::Record)?;
+    let plan = UpdatePlan::new(written, record.vm)?;
+    if plan.host_cpus.is_some() {
+        return Err(UpdateError::Placed);
+    }
+    check_usage(sandbox, written)?;
+    let (before, after) = (record.vm.size, changing.needed(&record.vm)?);
+    machine::resize(&folder, &mut record, before.larger_of(after))?;
+    if !plan.files.is_empty()
+        && let Err(error) = update_guest(sandbox, &plan)
+    {
+        // The error that matters is the first.
+        let _ = machine::resize(&folder, &mut record, before);
+        return Err(error);
+    }
+    changing.finish().map_err(UpdateError::Record)?;
+    Ok(machine::resize(&folder, &mut record, after)?)
 }
 
 /// Where it is asked for: a limit below what is used would kill.
@@ -86,24 +131,6 @@ fn check_usage(sandbox: &SandboxRef, wanted: &LinuxResources) -> Result<(), Upda
         Some(used) => Ok(usage::check(wanted, used)?),
         None => Ok(()),
     }
-}
-
-/// Brings the machine to a size, and the record with it.
-fn resize(sandbox: &SandboxRef, record: &mut Record, size: MachineSize) -> Result<(), UpdateError> {
-    let now = record.vm.size;
-    if size == now {
-        return Ok(());
-    }
-    let folder = &sandbox.state_folder;
-    let resized = if size.larger_of(now) == size {
-        let larger = Record { vm: RunningVm { size, ..record.vm }, ..record.clone() };
-        larger.save(folder).map_err(UpdateError::Record)?;
-        machine::grow(folder, record, size)
-    } else {
-        machine::shrink(folder, record, size)
-    };
-    record.save(folder).map_err(UpdateError::Record)?;
-    Ok(resized?)
 }
 
 fn set_limits(

@@ -1,0 +1,177 @@
+//! A pod: several containers in one microVM, as a Kubernetes runtime and Podman ask for it by
+//! annotations and namespace paths.
+
+use std::fs;
+
+use cofferdam_e2e::{Bundle, Container, Leftovers, Outcome, Runtime, until};
+use serde_json::{Value, json};
+
+const KIND: &str = "io.kubernetes.cri.container-type";
+const SANDBOX: &str = "io.kubernetes.cri.sandbox-id";
+
+/// A bundle for the container that the pod's machine is made for.
+fn sandbox() -> Bundle {
+    Bundle::busybox(&["sleep", "10000"])
+        .edit(|config| config["annotations"] = json!({ KIND: "sandbox" }))
+}
+
+/// A bundle for a container of its pod.
+fn member(sandbox: &Container<'_>, script: &str) -> Bundle {
+    let pid = sandbox.pid();
+    let annotations = json!({ KIND: "container", SANDBOX: sandbox.id });
+    Bundle::busybox(&["sh", "-c", script]).edit(|config| {
+        config["annotations"] = annotations;
+        for (kind, file) in [("network", "net"), ("ipc", "ipc"), ("uts", "uts")] {
+            set_path(config, kind, &format!("/proc/{pid}/ns/{file}"));
+        }
+    })
+}
+
+fn set_path(config: &mut Value, kind: &str, path: &str) {
+    let namespaces = config["linux"]["namespaces"].as_array_mut().into_iter().flatten();
+    for namespace in namespaces.filter(|namespace| namespace["type"] == kind) {
+        namespace["path"] = json!(path);
+    }
+}
+
+/// How many mounts the machine's file server has.
+fn mounts(sandbox: &Container<'_>) -> usize {
+    let tasks = fs::read_dir(format!("/proc/{}/task", sandbox.pid())).into_iter().flatten();
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let mut servers = tasks
+        .filter_map(|task| Some(task.ok()?.path()))
+        .filter(|task| read(task.join("comm")).trim() == "fs");
+    servers.next().map_or(0, |task| read(task.join("mountinfo")).lines().count())
+}
+
+fn exec(container: &Container<'_>, script: &str) -> Outcome {
+    container.exec(&["sh", "-c", script])
+}
+
+#[test]
+fn containers_of_a_pod_share_a_kernel_a_network_and_no_file() {
+    let runtime = Runtime::cofferdam();
+    let sandbox = runtime.start(&sandbox());
+    let bundle = member(&sandbox, "echo first > /mine; exec httpd -f -p 8080 -h /");
+    let first = runtime.start(&bundle);
+    let second = runtime.start(&member(&sandbox, "echo second > /mine; exec sleep 1000"));
+    let boot = |container| exec(container, "cat /proc/sys/kernel/random/boot_id").stdout;
+    assert_eq!(boot(&sandbox), boot(&first));
+    assert_eq!(boot(&first), boot(&second));
+    exec(&first, "cat /mine").exits(0).prints("first\n");
+    exec(&second, "cat /mine").exits(0).prints("second\n");
+    let seen =
+        exec(&second, "printf 'GET /mine HTTP/1.0\\r\\n\\r\\n' | nc 127.0.0.1 8080 | tail -1");
+    seen.exits(0).prints("first\n");
+    let ipc = |container| exec(container, "readlink /proc/self/ns/ipc /proc/self/ns/uts").stdout;
+    assert_eq!(ipc(&sandbox), ipc(&first));
+    assert_eq!(ipc(&first), ipc(&second));
+    // Processes are each container's own.
+    exec(&second, "ps -o comm | grep -c httpd").exits(1).prints("0\n");
+    assert_eq!(first.status(), "running");
+}
+
+#[test]
+fn a_member_has_its_own_output_and_code_and_leaves_the_pod_as_it_was() {
+    let runtime = Runtime::cofferdam();
+    let sandbox = runtime.start(&sandbox());
+    let (before, alone) = (Leftovers::before(&runtime), mounts(&sandbox));
+    for code in [0, 7] {
+        let bundle =
+            member(&sandbox, &format!("echo said; cat /etc/hostname; exit {code}")).mount(json!({
+                "destination": "/etc/hostname", "type": "bind", "source": "/etc/hostname",
+                "options": ["rbind", "ro"]
+            }));
+        let host = fs::read_to_string("/etc/hostname").unwrap();
+        runtime.run(&bundle).exits(code).prints(&format!("said\n{host}"));
+    }
+    assert!(alone > 0);
+    assert_eq!(mounts(&sandbox), alone);
+    before.none_since(&runtime);
+    assert_eq!(sandbox.status(), "running");
+}
+
+#[test]
+fn a_member_that_is_killed_is_gone_and_the_others_run_on() {
+    let runtime = Runtime::cofferdam();
+    let sandbox = runtime.start(&sandbox());
+    let first = runtime.start(&member(&sandbox, "exec sleep 1000"));
+    let second = runtime.start(&member(&sandbox, "exec sleep 1000"));
+    let third = runtime.start(&member(&sandbox, "exec sleep 1000"));
+    first.kill("KILL").exits(0);
+    first.becomes("stopped");
+    // Its process on the host stands for it.
+    let pid = nix::unistd::Pid::from_raw(second.pid());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    second.becomes("stopped");
+    sandbox.exec(&["true"]).exits(0);
+    third.verb("pause").exits(0);
+    assert_eq!(third.status(), "paused");
+    third.verb("resume").exits(0);
+    third.exec(&["true"]).exits(0);
+    drop(first);
+    drop(second);
+    assert_eq!(third.status(), "running");
+}
+
+#[test]
+fn the_sandboxs_end_is_the_end_of_its_containers() {
+    let runtime = Runtime::cofferdam();
+    let sandbox = runtime.start(&sandbox());
+    let first = runtime.start(&member(&sandbox, "exec sleep 1000"));
+    sandbox.kill("KILL").exits(0);
+    sandbox.becomes("stopped");
+    first.becomes("stopped");
+    drop(sandbox);
+    drop(first);
+}
+
+#[test]
+fn limits_are_each_containers_and_the_machine_grows_with_their_sum() {
+    let runtime = Runtime::cofferdam();
+    let sandbox = runtime.start(&sandbox().edit(|config| {
+        config["linux"]["resources"]["memory"] = json!({ "limit": 128 << 20 });
+    }));
+    let limited = |mib: u64| {
+        member(&sandbox, "exec sleep 1000")
+            .edit(|config| {
+                config["linux"]["resources"]["memory"] = json!({ "limit": mib << 20 });
+            })
+            .mount(json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup" }))
+    };
+    let total = || {
+        let said = exec(&sandbox, "grep MemTotal /proc/meminfo | tr -dc 0-9").stdout;
+        said.parse::<u64>().unwrap() >> 10
+    };
+    let alone = total();
+    let first = runtime.start(&limited(96));
+    exec(&first, "cat /sys/fs/cgroup/memory.max").exits(0).prints(&format!("{}\n", 96 << 20));
+    let second = runtime.start(&limited(200));
+    let both = total();
+    assert!(both >= alone + 100, "{alone} MiB, and {both} with both");
+    second.verb("delete").exits(1);
+    runtime.verb(&["delete", "--force", &second.id]).exits(0);
+    until("the machine shrinks", || total() < both);
+    let refused = runtime.run(&limited(100 << 10));
+    refused.exits(1).complains(&["the pod's containers"]);
+}
+
+#[test]
+fn whoever_is_not_of_the_pod_does_not_get_in() {
+    let runtime = Runtime::cofferdam();
+    let sandbox = runtime.start(&sandbox());
+    let own_network = member(&sandbox, "true").edit(|config| {
+        set_path(config, "network", "/proc/self/ns/net");
+    });
+    runtime.run(&own_network).exits(1).complains(&["pod's network namespace"]);
+    let stranger = member(&sandbox, "true").edit(|config| {
+        config["annotations"][SANDBOX] = json!("nobody");
+    });
+    runtime.run(&stranger).exits(1).complains(&["nobody"]);
+    let other_ipc = member(&sandbox, "true").edit(|config| {
+        set_path(config, "ipc", "/proc/1/ns/ipc");
+    });
+    runtime.run(&other_ipc).exits(1).complains(&["joining a namespace of the host"]);
+    let alone = runtime.start(&Bundle::busybox(&["sleep", "1000"]));
+    runtime.run(&member(&alone, "true")).exits(1).complains(&["not made for a pod"]);
+}

@@ -236,13 +236,14 @@ fn write_settings(folder: &Path, user: Option<&User>) {
     let driver = if user.is_some() { "vfs" } else { "overlay" };
     let cofferdam = programs.join("cofferdam");
     let (folder, cofferdam) = (folder.display(), cofferdam.display());
-    // Limits of a container that a machine has which lets nobody raise its own; subnets of
-    // documentation's, which are no network of this machine's.
+    // Locks of its own: those in shared memory are of all Podmans together. Limits of a container that
+    // a machine has which lets nobody raise its own; subnets of documentation's, which are no network
+    // of this machine's.
     let containers = format!(
         "[containers]\nlog_driver = \"k8s-file\"\n\
          default_ulimits = [\"nofile=1024:1024\", \"nproc=1000:1000\"]\n\
          [engine]\nruntime = \"cofferdam\"\ncgroup_manager = \"cgroupfs\"\n\
-         events_logger = \"file\"\ntmp_dir = \"{folder}/tmp\"\n\
+         events_logger = \"file\"\nlock_type = \"file\"\ntmp_dir = \"{folder}/tmp\"\n\
          [engine.runtimes]\ncofferdam = [\"{cofferdam}\"]\n\
          [network]\nnetwork_config_dir = \"{folder}/networks\"\n\
          default_subnet = \"192.0.2.0/24\"\n\

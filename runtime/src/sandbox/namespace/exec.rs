@@ -96,10 +96,12 @@ pub fn exec(request: ExecRequest, _: Attachment) -> Result<ExecStarted, ExecErro
     let sockets = size.is_some().then(terminal::socket_pair).transpose();
     let (ours, theirs) = sockets.map_err(host("make a console socket"))?.unzip();
     let listener = listener(&request, &record).map_err(host("connect the listener"))?;
+    let init = record.init.filter(|init| init.is_alive()).ok_or(ExecError::NotRunning)?;
     let job = Job::Join(Box::new(JoinJob {
-        init: record.init.filter(|init| init.is_alive()).ok_or(ExecError::NotRunning)?,
+        init,
         root: record.root,
-        cgroups: groups(&record.cgroups, &request.cgroup)?,
+        cgroups: groups(&record.cgroups, &request.cgroup, init.pid)?,
+        cgroups_are_named: !request.cgroup.is_empty(),
         process: process_plan(&request, record),
         console: None,
     }));
@@ -178,8 +180,9 @@ fn process_plan(request: &ExecRequest, record: Record) -> ProcessPlan {
     plan
 }
 
-/// The container's groups, or those below them that `--cgroup` names.
-fn groups(own: &[PathBuf], below: &[String]) -> Result<Vec<PathBuf>, ExecError> {
+/// The container's groups, or those below them that `--cgroup` names. Where the container has moved
+/// itself elsewhere and somebody has removed its own, those of its first process.
+fn groups(own: &[PathBuf], below: &[String], init: i32) -> Result<Vec<PathBuf>, ExecError> {
     let mut groups = own.to_vec();
     for said in below {
         let (controllers, path) = said.split_once(':').unwrap_or(("", said));
@@ -198,6 +201,9 @@ fn groups(own: &[PathBuf], below: &[String]) -> Result<Vec<PathBuf>, ExecError> 
         }
     }
     match groups.iter().find(|group| !cgroup::exists(group)) {
+        Some(_) if below.is_empty() => {
+            cgroup::of_process(init).map_err(host("find the container's control groups"))
+        }
         Some(missing) => Err(ExecError::NoCgroup(missing.clone())),
         None => Ok(groups),
     }

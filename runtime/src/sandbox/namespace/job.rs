@@ -98,6 +98,8 @@ pub(super) struct JoinJob {
     pub(super) root: Option<(u64, u64)>,
     /// The groups to enter.
     pub(super) cgroups: Vec<PathBuf>,
+    /// They are those that `--cgroup` names: no others will do.
+    pub(super) cgroups_are_named: bool,
     /// What to become.
     pub(super) process: ProcessPlan,
     /// Where to send the terminal's master side.

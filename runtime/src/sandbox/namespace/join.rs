@@ -142,7 +142,7 @@ fn enter(job: &mut JoinJob, target: Target, entered: libc::c_int) -> Result<Path
 /// the container has moved its first process below, and the new one joins that.
 fn enter_group(mut group: &File, job: &JoinJob) -> io::Result<()> {
     match group.write_all(b"0") {
-        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
+        Err(e) if e.raw_os_error() == Some(libc::EBUSY) && !job.cgroups_are_named => {
             let of_init = cgroup::of_process(job.init.pid)?;
             let below = of_init.iter().find(|folder| is_below(folder, &job.cgroups)).ok_or(e)?;
             fs::write(below.join("cgroup.procs"), b"0")

@@ -19,7 +19,6 @@ const AMD_PERFORMANCE_MONITORING: u32 = 0x8000_0022;
 
 // FEATURES, ecx.
 const VMX: u32 = 1 << 5;
-const CMPXCHG16B: u32 = 1 << 13;
 const X2APIC: u32 = 1 << 21;
 const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
@@ -42,7 +41,9 @@ pub fn for_vcpu(supported: &CpuId, vcpu: u8, vcpus: u8, quirks: Quirks) -> CpuId
     let mut table = supported.clone();
     for entry in table.as_mut_slice() {
         adapt(entry, u32::from(vcpu), u32::from(vcpus));
-        withhold(entry, quirks);
+        if quirks.repeats_interrupts && entry.function == KVM_FEATURES {
+            entry.eax &= !ACKNOWLEDGE_IN_MEMORY;
+        }
     }
     table
 }
@@ -79,16 +80,6 @@ fn adapt(entry: &mut kvm_cpuid_entry2, vcpu: u32, vcpus: u32) {
             (entry.eax, entry.ebx, entry.ecx) = (vcpu, vcpu, 0);
         }
         _ => {}
-    }
-}
-
-/// Hides what this host's processor gets wrong.
-fn withhold(entry: &mut kvm_cpuid_entry2, quirks: Quirks) {
-    if quirks.repeats_interrupts && entry.function == KVM_FEATURES {
-        entry.eax &= !ACKNOWLEDGE_IN_MEMORY;
-    }
-    if quirks.breaks_flags_in_cmpxchg16b && entry.function == FEATURES {
-        entry.ecx &= !CMPXCHG16B;
     }
 }
 
@@ -146,22 +137,10 @@ mod tests {
     fn where_interrupts_are_repeated_each_is_acknowledged_by_an_exit() {
         let table = CpuId::from_entries(&[entry(KVM_FEATURES, 0)]).unwrap();
         let features = |repeats_interrupts| {
-            let quirks = Quirks { repeats_interrupts, ..Quirks::default() };
-            for_vcpu(&table, 0, 1, quirks).as_slice()[0].eax
+            for_vcpu(&table, 0, 1, Quirks { repeats_interrupts }).as_slice()[0].eax
         };
         assert_eq!(features(false), u32::MAX);
         assert_eq!(features(true), !ACKNOWLEDGE_IN_MEMORY);
-    }
-
-    #[test]
-    fn where_cmpxchg16b_breaks_the_flags_a_guest_has_none() {
-        let table = CpuId::from_entries(&[entry(FEATURES, 0)]).unwrap();
-        let has_it = |breaks_flags_in_cmpxchg16b| {
-            let quirks = Quirks { breaks_flags_in_cmpxchg16b, ..Quirks::default() };
-            for_vcpu(&table, 0, 1, quirks).as_slice()[0].ecx & CMPXCHG16B != 0
-        };
-        assert!(has_it(false));
-        assert!(!has_it(true));
     }
 
     #[test]

@@ -21,13 +21,6 @@ pub struct Quirks {
     /// then waits for itself for ever: about one boot in fifty with instruction counting. So the
     /// guest is made to exit at once, when it acknowledges the interrupt.
     pub repeats_interrupts: bool,
-    /// `cmpxchg16b` leaves bits in the flags register that nobody set.
-    ///
-    /// QEMU's software processor computes flags late. For this instruction it takes the operands of
-    /// the last arithmetic, but its kind as it was stored earlier: after `popf` or `iret` an operand
-    /// becomes the flags, and the guest's next `iret` faults (seen in 7.2). The kernel allocates
-    /// memory with it: about one boot in 150 died.
-    pub breaks_flags_in_cmpxchg16b: bool,
 }
 
 impl Quirks {
@@ -43,8 +36,7 @@ impl Quirks {
 
     fn of_hypervisor(name: [u32; 3]) -> Self {
         let name = name.map(u32::to_le_bytes);
-        let in_software = name.as_flattened() == QEMU_IN_SOFTWARE;
-        Self { repeats_interrupts: in_software, breaks_flags_in_cmpxchg16b: in_software }
+        Self { repeats_interrupts: name.as_flattened() == QEMU_IN_SOFTWARE }
     }
 }
 
@@ -58,9 +50,8 @@ mod tests {
     }
 
     #[test]
-    fn only_a_processor_in_software_has_faults() {
-        let faulty = Quirks { repeats_interrupts: true, breaks_flags_in_cmpxchg16b: true };
-        assert_eq!(of(b"TCGTCGTCGTCG"), faulty);
+    fn only_a_processor_in_software_repeats_interrupts() {
+        assert!(of(b"TCGTCGTCGTCG").repeats_interrupts);
         assert_eq!(of(b"KVMKVMKVM\0\0\0"), Quirks::default());
         assert_eq!(of(b"Microsoft Hv"), Quirks::default());
     }

@@ -31,9 +31,6 @@ use crate::{process, sys};
 /// On an idle machine it is 12 s; with the machine shared and instructions counted it was 60.
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
 
-/// One that offers SVM. Without `cmpxchg16b`, with which QEMU breaks the flags (`docs/lab.md`).
-const PROCESSOR: &str = "EPYC,+svm,+npt,-cx16";
-
 /// Longer than the busiest lab takes for a write.
 const HEART_LIMIT: Duration = Duration::from_secs(120);
 
@@ -172,7 +169,7 @@ fn qemu_arguments(
         ("-accel tcg,thread=multi,tb-size=512", lab.cpus)
     };
     let fixed = format!(
-        "{accelerator} -cpu {PROCESSOR} -machine q35 -smp {cpus} -m {memory} \
+        "{accelerator} -cpu EPYC,+svm,+npt -machine q35 -smp {cpus} -m {memory} \
          -object memory-backend-memfd,id=memory,size={memory},share=on -numa node,memdev=memory \
          -nodefaults -no-reboot -display none -device virtio-rng-pci \
          -device virtio-serial-pci,max_ports=8",

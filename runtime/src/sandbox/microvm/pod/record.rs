@@ -51,8 +51,13 @@ impl Membership {
 
 /// Everyone who has joined.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(super) struct Members(BTreeMap<ContainerId, Member>);
+#[serde(deny_unknown_fields)]
+pub(super) struct Members {
+    by_id: BTreeMap<ContainerId, Member>,
+    /// The place that is tried first. Not one that was given back just now: the guest's kernel
+    /// remembers for a while what was there.
+    next: u8,
+}
 
 /// One who has joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,34 +80,36 @@ impl Members {
 
     /// Gives a container a place that nobody has. `None`: there is none left.
     pub(super) fn add(&mut self, id: &ContainerId, demand: Demand) -> Option<PodPlace> {
-        let taken = |place: &PodPlace| self.0.values().any(|member| member.place == *place);
-        let place = (0..MAX_POD_PLACES).map(PodPlace).find(|place| !taken(place))?;
-        self.0.insert(id.clone(), Member { place, demand });
+        let taken = |place: &PodPlace| self.by_id.values().any(|member| member.place == *place);
+        let from_next = |step| PodPlace((self.next + step) % MAX_POD_PLACES);
+        let place = (0..MAX_POD_PLACES).map(from_next).find(|place| !taken(place))?;
+        self.next = (place.0 + 1) % MAX_POD_PLACES;
+        self.by_id.insert(id.clone(), Member { place, demand });
         Some(place)
     }
 
     pub(super) fn remove(&mut self, id: &ContainerId) -> Option<Member> {
-        self.0.remove(id)
+        self.by_id.remove(id)
     }
 
     /// Limits that are not said stay.
     pub(super) fn change(&mut self, id: &ContainerId, limits: &LinuxResources) {
-        if let Some(member) = self.0.get_mut(id) {
+        if let Some(member) = self.by_id.get_mut(id) {
             member.demand = member.demand.changed_by(limits);
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.by_id.is_empty()
     }
 
     pub(super) fn get(&self, id: &ContainerId) -> Option<Member> {
-        self.0.get(id).copied()
+        self.by_id.get(id).copied()
     }
 
     /// What all of them take of the machine.
     pub(super) fn demand(&self) -> Demand {
-        self.0.values().fold(Demand::default(), |sum, member| sum.and(member.demand))
+        self.by_id.values().fold(Demand::default(), |sum, member| sum.and(member.demand))
     }
 }
 
@@ -117,7 +124,7 @@ mod tests {
         assert_eq!(members.add(&a, Demand::default()), Some(PodPlace(0)));
         assert_eq!(members.add(&b, Demand::default()), Some(PodPlace(1)));
         members.remove(&a);
-        assert_eq!(members.add(&a, Demand::default()), Some(PodPlace(0)));
+        assert_eq!(members.add(&a, Demand::default()), Some(PodPlace(2)));
         assert_eq!(members.get(&b).map(|member| member.place), Some(PodPlace(1)));
     }
 

@@ -6,8 +6,8 @@
 //! | namespaces, lab | the lab: cgroup v2, Landlock |
 //! | microVM | this machine where its KVM is fit, else the lab |
 //!
-//! Programs are compiled here and run in the lab by path. One start of a lab serves all programs
-//! of a mode, and the two labs run side by side; their roots are in RAM, so their state is fresh.
+//! Programs are compiled here and run in the lab by path. One start of a lab serves some programs
+//! of a mode, and two labs run side by side; their roots are in RAM, so their state is fresh.
 
 mod attempt;
 mod suite;
@@ -15,6 +15,7 @@ mod suite;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -69,8 +70,10 @@ pub(crate) enum Place {
 const HERE: &str = "here";
 const LAB: &str = "lab";
 
-/// How long a lab may take for all scenarios of its mode.
-const LAB_LIMIT: Duration = Duration::from_secs(40 * 60);
+/// How long a lab may take for its programs.
+const LAB_LIMIT: Duration = Duration::from_secs(25 * 60);
+/// One start of a lab is 15 s; the fewer programs it serves, the better two of them share the work.
+const PROGRAMS_IN_A_LAB: usize = 6;
 /// How often a lab may break down before that counts as a failure.
 const MAX_LABS: usize = 3;
 /// In the lab, the scenarios of several guests side by side.
@@ -98,22 +101,33 @@ fn tiers(arguments: &Arguments) -> Result<Tally> {
         eprintln!("MicroVMs run in the lab, since this machine's KVM cannot: {reason}");
     }
     let here = prepared.suite(&tiers.here, HERE, arguments);
-    let in_lab = |mode: Option<Mode>| match mode {
-        Some(mode) => in_the_lab(&prepared.suite(&[mode], LAB, arguments)),
-        None => Ok(Tally::default()),
-    };
-    if tiers.need_a_lab() {
+    let mut for_labs = Vec::new();
+    for mode in tiers.in_labs() {
+        for_labs.extend(prepared.suite(&[mode], LAB, arguments).in_parts(PROGRAMS_IN_A_LAB));
+    }
+    if !for_labs.is_empty() {
         // Once, before two of them want it.
         lab::prepare()?;
     }
-    // A lab has one CPU: there is one for each mode, side by side.
+    let for_labs = Mutex::new(for_labs.into_iter());
+    // A lab has one CPU: there are two, side by side, the second one when this machine is done.
     thread::scope(|scope| {
-        let microvms = scope.spawn(|| in_lab(tiers.microvms_in_lab.then_some(Mode::Microvm)));
+        let first = scope.spawn(|| in_labs(&for_labs));
         let mut tally = here.run_here();
-        tally += in_lab(tiers.namespaces_in_lab.then_some(Mode::Namespace))?;
-        tally += microvms.join().map_err(|_| anyhow!("The microVMs' lab panicked"))??;
+        tally += in_labs(&for_labs)?;
+        tally += first.join().map_err(|_| anyhow!("A lab's thread panicked"))??;
         Ok(tally)
     })
+}
+
+/// Runs suites, each in a lab of its own, until none is left.
+fn in_labs(suites: &Mutex<impl Iterator<Item = Suite>>) -> Result<Tally> {
+    let next = || suites.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let mut sum = Tally::default();
+    while let Some(suite) = next() {
+        sum += in_the_lab(&suite)?;
+    }
+    Ok(sum)
 }
 
 /// What runs where.
@@ -125,8 +139,11 @@ struct Tiers {
 }
 
 impl Tiers {
-    fn need_a_lab(&self) -> bool {
-        self.namespaces_in_lab || self.microvms_in_lab
+    /// The modes that labs are needed for.
+    fn in_labs(&self) -> impl Iterator<Item = Mode> {
+        let modes =
+            [(self.namespaces_in_lab, Mode::Namespace), (self.microvms_in_lab, Mode::Microvm)];
+        modes.into_iter().filter_map(|(wanted, mode)| wanted.then_some(mode))
     }
 }
 

@@ -11,9 +11,11 @@
 //! What this is not: a boundary. The lab sees every file of this machine, as root, and may be
 //! handed nothing that this machine should not run.
 //!
-//! [`image`] makes its kernel and initramfs, [`job`] the script that it runs, [`machine`] the
-//! processes that it is made of.
+//! [`emulator`] finds a QEMU, [`image`] makes its kernel and initramfs, [`job`] the script that it
+//! runs, [`machine`] the processes that it is made of.
 
+mod emulator;
+mod frequency;
 mod image;
 mod job;
 mod machine;
@@ -90,8 +92,8 @@ impl Lab {
     /// Runs the command, its output where ours goes. The result is the command's exit status, or
     /// [`TIMED_OUT`], or [`NOT_UP`], the reason being on stderr then.
     pub(crate) fn run(&self) -> Result<u8> {
-        let image = image::ensure()?;
-        let outcome = machine::run(self, &image)?;
+        let (emulator, image) = (emulator::ensure()?, image::ensure()?);
+        let outcome = machine::run(self, &emulator, &image)?;
         match outcome.ending {
             Ending::Exited(code) => return Ok(code),
             Ending::TimedOut => {
@@ -109,8 +111,9 @@ impl Lab {
     }
 }
 
-/// Makes the lab's kernel and initramfs, unless they are there.
+/// Makes what the lab is made of, unless it is there.
 pub(crate) fn prepare() -> Result<()> {
+    emulator::ensure()?;
     image::ensure().map(drop)
 }
 

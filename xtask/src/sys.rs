@@ -1,4 +1,4 @@
-//! The one thing here that the compiler cannot check: code between `fork` and `exec`.
+//! What the compiler cannot check: code between `fork` and `exec`, and the processor's counter.
 
 #![allow(unsafe_code)]
 
@@ -18,4 +18,11 @@ pub(crate) fn bind_to_this_process(command: &mut Command) -> &mut Command {
     // SAFETY: the closure runs in the child between fork and exec, where only async-signal-safe
     // calls are allowed: prctl is one, and nothing is allocated or locked.
     unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) }
+}
+
+/// The processor's time stamp counter, in ticks of a fixed frequency since some time.
+pub(crate) fn time_stamp() -> u64 {
+    // SAFETY: RDTSC reads a register, and every x86-64 processor has it; Linux lets programs use it
+    // unless they asked otherwise (PR_SET_TSC), which nothing here does.
+    unsafe { std::arch::x86_64::_rdtsc() }
 }

@@ -161,6 +161,12 @@ impl Suite {
         Self { runs, ..self.clone() }
     }
 
+    /// The same programs in suites of at most so many.
+    pub(super) fn in_parts(self, size: usize) -> Vec<Self> {
+        let part = |runs: &[Run]| Self { runs: runs.to_vec(), ..self.clone() };
+        self.runs.chunks(size).map(part).collect()
+    }
+
     /// Runs everything on this machine. A program that passes is one line.
     pub(super) fn run_here(&self) -> Tally {
         let mut sum = Tally::default();
@@ -275,6 +281,23 @@ mod tests {
             guests_may_die: true,
         };
         assert_eq!(suite.run_here(), Tally::one(false));
+    }
+
+    #[test]
+    fn the_parts_of_a_suite_are_the_suite() {
+        let names = ["/a-1", "/b-1", "/c-1", "/d-1", "/e-1"];
+        let run = |name| Run { mode: Mode::Microvm, program: PathBuf::from(name) };
+        let suite = Suite {
+            place: "lab".to_owned(),
+            runs: names.map(run).into(),
+            environment: Vec::new(),
+            filter: None,
+            guests_may_die: true,
+        };
+        let parts = suite.in_parts(2);
+        assert_eq!(parts.iter().map(|part| part.runs.len()).collect::<Vec<_>>(), [2, 2, 1]);
+        let runs = parts.iter().flat_map(|part| &part.runs);
+        assert_eq!(runs.map(|run| run.program.to_str().unwrap()).collect::<Vec<_>>(), names);
     }
 
     /// A program that fails but in its second run.

@@ -24,8 +24,9 @@ use anyhow::{Context as _, Result, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tempfile::TempDir;
 
+use super::emulator::Emulator;
 use super::image::Image;
-use super::{Lab, job};
+use super::{Lab, frequency, job};
 use crate::{process, sys};
 
 /// On an idle machine it is 12 s; with the machine shared and instructions counted it was 60.
@@ -59,7 +60,7 @@ pub(super) struct Outcome {
 }
 
 /// Runs the lab's command.
-pub(super) fn run(lab: &Lab, image: &Image) -> Result<Outcome> {
+pub(super) fn run(lab: &Lab, emulator: &Emulator, image: &Image) -> Result<Outcome> {
     let signals = Signals::catch()?;
     let folder = tempfile::Builder::new().prefix("cofferdam-lab-").tempdir()?;
     job::write(lab, folder.path())?;
@@ -72,12 +73,12 @@ pub(super) fn run(lab: &Lab, image: &Image) -> Result<Outcome> {
         share.wait_until_it_listens()?;
     }
     let ports = Ports::listen(&folder)?;
-    let mut command = Command::new("qemu-system-x86_64");
+    let mut command = emulator.command();
     command.args(qemu_arguments(lab, image, &folder, &shares, out.as_deref()));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let qemu = sys::bind_to_this_process(&mut command)
         .spawn()
-        .context("Could not start qemu-system-x86_64: run `cargo xtask setup`")?;
+        .context("Could not start QEMU: run `cargo xtask setup`")?;
     let mut qemu = Bound(qemu);
     let complaints = forward_complaints(&mut qemu);
     let ending = wait(lab, &mut qemu, &ports, &signals)?;
@@ -194,6 +195,7 @@ fn qemu_arguments(
     let mut kernel_line = "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off tsc=reliable \
                            no_timer_check"
         .to_owned();
+    kernel_line.push_str(&format!(" tsc_early_khz={}", frequency::of_the_counter(lab.icount)));
     kernel_line.push_str(&format!(" lab.job={}", folder.path().display()));
     if let Some(out) = out {
         kernel_line.push_str(&format!(" lab.out={}", out.display()));

@@ -16,6 +16,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
 
 mod bundle;
+pub mod conformance;
 mod console;
 mod containerd;
 pub mod counting;

@@ -145,18 +145,23 @@ pub(super) fn shown_by(kind: &str, options: &str, root: &Path) -> Option<(PathBu
 /// # Errors
 /// When a hierarchy refuses.
 pub(super) fn return_to_own(pid: i32) -> io::Result<()> {
-    let hierarchies = hierarchies()?;
+    let own = own_groups(&hierarchies()?)?;
+    own.iter().try_for_each(|folder| write(&folder.join("cgroup.procs"), &pid.to_string()))
+}
+
+/// The groups that this process is in, of these hierarchies.
+fn own_groups(hierarchies: &[Hierarchy]) -> io::Result<Vec<PathBuf>> {
+    let mut groups = Vec::new();
     for line in fs::read_to_string("/proc/self/cgroup")?.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
         let wanted: Vec<&str> = controllers.split(',').filter(|c| !c.is_empty()).collect();
         let Some(hierarchy) = hierarchies.iter().find(|h| h.has_exactly(&wanted)) else { continue };
         if let Ok(below) = Path::new(path).strip_prefix(&hierarchy.root) {
-            let folder = hierarchy.mount_point.join(below);
-            write(&folder.join("cgroup.procs"), &pid.to_string())?;
+            groups.push(hierarchy.mount_point.join(below));
         }
     }
-    Ok(())
+    Ok(groups)
 }
 
 /// A group below these that has processes.
@@ -225,12 +230,13 @@ pub(super) fn has_controller(folder: &Path, controller: &str) -> bool {
     })
 }
 
-/// Puts a container's process into a group of the hierarchies that have no controllers as well:
-/// that of systemd, and v2 beside v1. `libcontainer` leaves it where its caller is.
+/// Puts this process into a container's group of the hierarchies that have no controllers: that of
+/// systemd, and v2 beside v1. `libcontainer` leaves a container where its caller is, and what the
+/// container's cgroup namespace shows as its root is where its first process was born.
 ///
 /// # Errors
 /// When a hierarchy refuses.
-pub(super) fn enter_without_controllers(cgroup_path: &Path, pid: i32) -> io::Result<()> {
+pub(super) fn enter_without_controllers(cgroup_path: &Path) -> io::Result<()> {
     if is_unified() {
         return Ok(());
     }
@@ -239,7 +245,7 @@ pub(super) fn enter_without_controllers(cgroup_path: &Path, pid: i32) -> io::Res
     for hierarchy in hierarchies()?.iter().filter(|h| has_no_v1_controller(h)) {
         let folder = hierarchy.mount_point.join(&relative);
         match fs::create_dir_all(&folder)
-            .and_then(|()| write(&folder.join("cgroup.procs"), &pid.to_string()))
+            .and_then(|()| write(&folder.join("cgroup.procs"), THE_WRITER))
         {
             // Not this user's to change: then it is of no use to anyone either.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
@@ -248,6 +254,42 @@ pub(super) fn enter_without_controllers(cgroup_path: &Path, pid: i32) -> io::Res
         }
     }
     Ok(())
+}
+
+/// In `cgroup.procs`: whoever writes it.
+const THE_WRITER: &str = "0";
+
+/// Where this process was before it entered groups of the hierarchies without controllers.
+pub(super) struct Before(Vec<PathBuf>);
+
+impl Before {
+    /// Now.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub(super) fn of_this_process() -> io::Result<Self> {
+        if is_unified() {
+            return Ok(Self(Vec::new()));
+        }
+        let mut without = hierarchies()?;
+        without.retain(has_no_v1_controller);
+        own_groups(&without).map(Self)
+    }
+
+    /// Returns there. A hierarchy that could not be entered may not be written either.
+    ///
+    /// # Errors
+    /// When a hierarchy refuses.
+    pub(super) fn return_there(&self) -> io::Result<()> {
+        for folder in &self.0 {
+            match write(&folder.join("cgroup.procs"), THE_WRITER) {
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+                Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
 }
 
 fn has_no_v1_controller(hierarchy: &Hierarchy) -> bool {

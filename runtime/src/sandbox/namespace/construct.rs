@@ -114,7 +114,6 @@ fn construct(
     working_folder::make(&job).map_err(step("make the working folder"))?;
     let rest = Rest {
         limits,
-        cgroups_path: job.cgroups_path.clone(),
         pids_limit: job.pids_limit.take(),
         own_limits: job.own_limits.take(),
         notify_path,
@@ -126,21 +125,31 @@ fn construct(
     let host =
         HostMounts::take(&mut job.spec, &job.rootfs).map_err(step("open the host's mounts"))?;
     let executing = Executing { listener, reporter: log, of_stage: staging.numbers(), host };
-    let arguments = arguments(job, notify, executing)?;
-    let made = container_main_process(&arguments).map_err(ConstructError::Container)?;
+    // The caller knows a rootless container's group, and is the one who may write there.
+    let further_groups = (!is_rootless).then(|| job.cgroups_path.clone());
+    let pid = make(&arguments(job, notify, executing)?, further_groups.as_deref())?;
     drop(staging);
-    let pid = made.as_raw();
     if is_rootless {
-        // The caller knows its group, and is the one who may write there.
         return Ok((pid, Vec::new()));
     }
     Ok((pid, rest.complete(pid)?))
 }
 
+/// The container's first process, born in its groups of the hierarchies that have no controllers.
+fn make(arguments: &ContainerArgs, further_groups: Option<&Path>) -> Result<i32, ConstructError> {
+    let before = cgroup::Before::of_this_process().map_err(step("find the own control groups"))?;
+    if let Some(path) = further_groups {
+        cgroup::enter_without_controllers(path)
+            .map_err(step("enter the remaining control groups"))?;
+    }
+    let made = container_main_process(arguments).map_err(ConstructError::Container)?;
+    before.return_there().map_err(step("leave the container's control groups"))?;
+    Ok(made.as_raw())
+}
+
 /// What is left to do when the container's first process is there.
 struct Rest {
     limits: Vec<Limit>,
-    cgroups_path: PathBuf,
     pids_limit: Option<String>,
     own_limits: Option<LinuxResources>,
     notify_path: PathBuf,
@@ -152,8 +161,6 @@ impl Rest {
         for limit in self.limits {
             limit.apply(pid).map_err(ConstructError::Process)?;
         }
-        cgroup::enter_without_controllers(&self.cgroups_path, pid)
-            .map_err(step("enter the remaining control groups"))?;
         let cgroups =
             cgroup::of_process(pid).map_err(step("find the container's control groups"))?;
         if let Some(limit) = self.pids_limit {

@@ -106,7 +106,7 @@ fn enter_groups(job: &ReviveJob) -> Result<(), ReviveError> {
         };
         manager.apply(&options).map_err(ReviveError::Group)?;
     }
-    cgroup::enter_without_controllers(&job.cgroups_path, own)
+    cgroup::enter_without_controllers(&job.cgroups_path)
         .map_err(step("enter the remaining control groups"))
 }
 

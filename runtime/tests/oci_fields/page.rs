@@ -24,7 +24,8 @@ they are for other systems, or say what the operator's configuration says here. 
 specification does not know are ignored, as it demands.
 
 What the public test suites say of both modes, and which of their cases cannot pass in a microVM, each
-with its reason, is in [conformance.md](conformance.md#microvm-mode).
+with its reason, is in [conformance.md](conformance.md#microvm-mode). What the project's
+own cases find, with runc as the oracle, is in [oci-cases.md](oci-cases.md).
 ";
 
 const VALUES_HEAD: &str = "

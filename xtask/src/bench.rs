@@ -1,5 +1,5 @@
 //! `cargo xtask bench start`: what starting, entering and asking a container costs, beside runc
-//! and crun in the same run.
+//! and crun in the same run. `cargo xtask bench network`: what its traffic costs ([`network`]).
 //!
 //! It is measured in the lab with `--icount`, whose clock counts instructions: the figures are
 //! virtual milliseconds (a million instructions each, over all processes, the host's kernel and
@@ -11,17 +11,21 @@
 
 mod bundle;
 mod measure;
+mod network;
 mod report;
 mod residence;
 mod subject;
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::fs;
-use std::process::ExitCode;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
+use serde::de::DeserializeOwned;
 
 use crate::build::{self, Profile};
 use crate::lab::Lab;
@@ -31,6 +35,9 @@ use crate::{progress, workspace};
 pub(crate) use bundle::config;
 pub(crate) use measure::Arguments as MeasureArguments;
 pub(crate) use measure::run as run_measure;
+pub(crate) use network::measure::Arguments as MeasureNetworkArguments;
+pub(crate) use network::measure::run as run_measure_network;
+use network::report::NetworkReport;
 use report::Report;
 
 /// `cargo xtask bench`.
@@ -43,14 +50,16 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Benchmark {
     /// Start, enter and ask a container; the memory that an idle one takes
-    Start(StartArguments),
+    Start(CommonArguments),
+    /// Bytes and requests to, from and between containers on a bridge
+    Network(CommonArguments),
 }
 
 #[derive(Debug, Args)]
-struct StartArguments {
-    /// How often each is measured, after two rounds to warm up
-    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
-    runs: u32,
+struct CommonArguments {
+    /// How often each is measured, after a round or two to warm up [default: 15, network: 5]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: Option<u32>,
     /// Only these: runc, crun, namespace, microvm
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -70,54 +79,90 @@ enum Format {
 
 /// A round of everything takes 10 s of real time on a machine of 2026.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
+const START_RUNS: u32 = 15;
+const NETWORK_RUNS: u32 = 5;
 
 /// `cargo xtask bench`.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let Benchmark::Start(arguments) = &arguments.benchmark;
-    let tree = build::ensure(Profile::Release)?;
-    let folder = workspace::assembled().join("bench");
-    fs::create_dir_all(&folder)
-        .with_context(|| format!("Could not create {}", folder.display()))?;
-    let file = folder.join("start.json");
-    let mut command: Vec<OsString> = vec![
-        workspace::own_program()?.into(),
-        "measure".into(),
-        "--programs".into(),
-        tree.programs().into(),
-        "--rootfs".into(),
-        rootfs::ensure(Image::Busybox)?.into(),
-        "--runs".into(),
-        arguments.runs.to_string().into(),
-        "--report".into(),
-        file.clone().into(),
-    ];
-    if !arguments.only.is_empty() {
-        command.extend(["--only".into(), arguments.only.join(",").into()]);
-    }
-    if file.exists() {
-        fs::remove_file(&file)?;
-    }
-    let step = progress::step("Measuring");
-    let status = if arguments.here {
-        let status = std::process::Command::new(&command[0]).args(&command[1..]).status()?;
-        status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
-    } else {
-        let lab = Lab { icount: true, limit: LIMIT, out: Some(folder), ..Lab::new(command) };
-        lab.run()?
-    };
-    step.done();
-    if status != 0 {
-        bail!("The measurement ended with status {status}");
-    }
-    let text =
-        fs::read_to_string(&file).with_context(|| format!("Could not read {}", file.display()))?;
-    match arguments.format {
-        Format::Json => println!("{text}"),
-        Format::Table => {
-            let report: Report = serde_json::from_str(&text).context("The measurement's report")?;
-            println!("{report}");
-            println!("All samples: {}", file.display());
+    match &arguments.benchmark {
+        Benchmark::Start(arguments) => {
+            let command = Measurement::of("measure", "start", START_RUNS, arguments)?;
+            command.run::<Report>(arguments)
+        }
+        Benchmark::Network(arguments) => {
+            let mut command =
+                Measurement::of("measure-network", "network", NETWORK_RUNS, arguments)?;
+            let probe = build::compiled(Profile::Release, "cofferdam-probe", Some(build::MUSL))?;
+            command.arguments.extend(["--probe".into(), probe.into()]);
+            command.run::<NetworkReport>(arguments)
         }
     }
-    Ok(ExitCode::SUCCESS)
+}
+
+/// A hidden command of this program's that measures.
+struct Measurement {
+    arguments: Vec<OsString>,
+    folder: PathBuf,
+    file: PathBuf,
+}
+
+impl Measurement {
+    fn of(verb: &str, name: &str, runs: u32, arguments: &CommonArguments) -> Result<Self> {
+        let tree = build::ensure(Profile::Release)?;
+        let folder = workspace::assembled().join("bench");
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("Could not create {}", folder.display()))?;
+        let file = folder.join(format!("{name}.json"));
+        let mut command: Vec<OsString> = vec![
+            workspace::own_program()?.into(),
+            verb.into(),
+            "--programs".into(),
+            tree.programs().into(),
+            "--rootfs".into(),
+            rootfs::ensure(Image::Busybox)?.into(),
+            "--runs".into(),
+            arguments.runs.unwrap_or(runs).to_string().into(),
+            "--report".into(),
+            file.clone().into(),
+        ];
+        if !arguments.only.is_empty() {
+            command.extend(["--only".into(), arguments.only.join(",").into()]);
+        }
+        Ok(Self { arguments: command, folder, file })
+    }
+
+    /// Measures, and prints what came of it.
+    fn run<R: Display + DeserializeOwned>(self, arguments: &CommonArguments) -> Result<ExitCode> {
+        if self.file.exists() {
+            fs::remove_file(&self.file)?;
+        }
+        let step = progress::step("Measuring");
+        let status = if arguments.here { self.here()? } else { self.in_lab()? };
+        step.done();
+        if status != 0 {
+            bail!("The measurement ended with status {status}");
+        }
+        let text = fs::read_to_string(&self.file)
+            .with_context(|| format!("Could not read {}", self.file.display()))?;
+        match arguments.format {
+            Format::Json => println!("{text}"),
+            Format::Table => {
+                let report: R = serde_json::from_str(&text).context("The measurement's report")?;
+                println!("{report}");
+                println!("All samples: {}", self.file.display());
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn here(&self) -> Result<u8> {
+        let (program, arguments) = self.arguments.split_first().context("No program")?;
+        let status = Command::new(program).args(arguments).status()?;
+        Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+    }
+
+    fn in_lab(&self) -> Result<u8> {
+        let (command, out) = (self.arguments.clone(), Some(self.folder.clone()));
+        Lab { icount: true, limit: LIMIT, out, ..Lab::new(command) }.run()
+    }
 }

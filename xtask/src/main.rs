@@ -57,6 +57,9 @@ enum Command {
     /// Measure here: what `bench` does in the lab.
     #[command(hide = true)]
     Measure(bench::MeasureArguments),
+    /// Measure the network here: what `bench network` does in the lab.
+    #[command(hide = true)]
+    MeasureNetwork(bench::MeasureNetworkArguments),
     /// One real application in namespaces and in a microVM, side by side.
     Demo,
     /// One half of the demo: what `demo` does in the lab.
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Command::Prepush => Ok(gates::prepush()),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Measure(arguments) => bench::run_measure(&arguments),
+        Command::MeasureNetwork(arguments) => bench::run_measure_network(&arguments),
         Command::Demo => demo::run(),
         Command::Application(arguments) => demo::run_application(&arguments),
         Command::CheckSizes => sizes::run(),

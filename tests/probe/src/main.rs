@@ -5,12 +5,14 @@
 //! happens when PATH is opened for reading and for writing.
 //!
 //! `--files FOLDER` is another program in the same file: what a file system must do ([`files`]),
-//! and so are `--notify FILE PATH…` ([`notify`]) and `--echo-datagrams ADDRESS:PORT` ([`datagrams`]).
+//! and so are `--notify FILE PATH…` ([`notify`]), `--echo-datagrams ADDRESS:PORT` ([`datagrams`]) and
+//! `--traffic ADDRESS:PORT` ([`traffic`]).
 
 mod datagrams;
 mod files;
 mod notify;
 mod sys;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::{env, fs, io};
@@ -65,6 +67,7 @@ fn main() -> io::Result<()> {
         Some((flag, rest)) if flag == "--files" => return files::run(rest),
         Some((flag, rest)) if flag == "--notify" => return notify::run(rest),
         Some((flag, rest)) if flag == "--echo-datagrams" => return datagrams::echo(rest),
+        Some((flag, rest)) if flag == "--traffic" => return traffic::serve(rest),
         Some((flag, rest)) if flag == "--as" => return files::play(rest),
         _ => {}
     }

@@ -11,12 +11,31 @@ use crate::process;
 
 /// Writes a bundle that runs `args`.
 pub(super) fn write(folder: &Path, rootfs: &Path, args: &[&str]) -> Result<()> {
+    write_with(folder, rootfs, args, |_| {})
+}
+
+/// The same with another configuration.
+pub(super) fn write_with(
+    folder: &Path,
+    rootfs: &Path,
+    args: &[&str],
+    change: impl FnOnce(&mut Value),
+) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("Could not make {}", folder.display()))?;
     let copy = ["-a", "--reflink=auto"];
     process::run(Command::new("cp").args(copy).arg(rootfs).arg(folder.join("rootfs")))?;
-    let config = serde_json::to_vec_pretty(&config("rootfs", args))?;
-    fs::write(folder.join("config.json"), config)?;
+    let mut config = config("rootfs", args);
+    change(&mut config);
+    fs::write(folder.join("config.json"), serde_json::to_vec_pretty(&config)?)?;
     Ok(())
+}
+
+/// Has the container join a network namespace that is there.
+pub(super) fn join_network(config: &mut Value, path: &Path) {
+    let namespaces = config["linux"]["namespaces"].as_array_mut();
+    for entry in namespaces.into_iter().flatten().filter(|entry| entry["type"] == "network") {
+        entry["path"] = json!(path);
+    }
 }
 
 /// What `runc spec` writes, without a terminal.

@@ -113,7 +113,8 @@ pub(crate) fn milliseconds(us: u64) -> String {
     format!("{}.{}", tenths / 10, tenths % 10)
 }
 
-fn ratio(us: u64, to_us: u64) -> String {
+/// `0.60×`; nothing where there is nothing to compare with.
+pub(super) fn ratio(us: u64, to_us: u64) -> String {
     let hundredths = (us * 100 + to_us / 2).checked_div(to_us);
     hundredths.map_or_else(String::new, |h| format!("{}.{:02}×", h / 100, h % 100))
 }

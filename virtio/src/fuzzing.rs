@@ -18,7 +18,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::device::{Activation, DeviceType, FEATURE_VERSION_1, VirtioDevice};
 use crate::fs;
 use crate::memory::{GuestAddress, GuestRam};
-use crate::mmio::MmioTransport;
+use crate::mmio::{MmioTransport, RegisterPage};
 use crate::net::{self, Net, NetConfig};
 use crate::poll::{Events, Poller};
 use crate::saved::{FsState, HandleState, InodeState, QueuePosition, QueueState, TransportState};
@@ -37,7 +37,9 @@ const MAX_STEPS: usize = 256;
 pub fn mmio_accesses(bytes: &[u8]) {
     let memory = GuestRam::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
     let line = EventFd::new(EFD_NONBLOCK).unwrap();
-    let mut transport = MmioTransport::new(Arc::new(memory), Box::new(Idle), line).unwrap();
+    let mut transport =
+        MmioTransport::new(Arc::new(memory), Box::new(Idle), line, RegisterPage::unmapped())
+            .unwrap();
     let mut script = Script::new(bytes);
     for _ in 0..MAX_STEPS {
         let Some(how) = script.byte() else { return };
@@ -263,7 +265,9 @@ fn restore_devices(folder: &Path, bytes: &[u8]) {
     let _ = server.restore_files(&saved_files(&mut script));
     let memory = GuestRam::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
     let line = EventFd::new(EFD_NONBLOCK).unwrap();
-    let mut transport = MmioTransport::new(Arc::new(memory), Box::new(device), line).unwrap();
+    let mut transport =
+        MmioTransport::new(Arc::new(memory), Box::new(device), line, RegisterPage::unmapped())
+            .unwrap();
     let _ = transport.restore(&saved_transport(&mut script));
     server.step();
     let _ = server.save_files();

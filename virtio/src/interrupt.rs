@@ -4,9 +4,11 @@
 //! Shared between the transport (vCPU threads read and acknowledge) and one worker (which raises).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use vmm_sys_util::eventfd::EventFd;
+
+use crate::mmio::{INTERRUPT_STATUS, RegisterPage, STATUS};
 
 /// Interrupt status: the device used a buffer.
 pub const USED_BUFFER: u32 = 1;
@@ -15,27 +17,17 @@ pub const CONFIGURATION_CHANGED: u32 = 2;
 /// Device status: the device is broken until the driver resets it.
 pub const DEVICE_NEEDS_RESET: u32 = 0x40;
 
-/// The two status registers that worker and transport share.
-#[derive(Debug, Default)]
-pub struct SharedStatus {
-    /// `InterruptStatus`.
-    pub interrupt: AtomicU32,
-    /// `Status`.
-    pub device: AtomicU32,
-}
-
 /// A worker's handle on its device's interrupt.
 #[derive(Debug)]
 pub struct Interrupt {
-    status: Arc<SharedStatus>,
+    page: RegisterPage,
     line: Arc<EventFd>,
 }
 
 impl Interrupt {
-    /// An interrupt that raises `line`.
-    #[must_use]
-    pub fn new(status: Arc<SharedStatus>, line: Arc<EventFd>) -> Self {
-        Self { status, line }
+    /// An interrupt that raises `line` and has its statuses in the page.
+    pub(crate) fn new(page: RegisterPage, line: Arc<EventFd>) -> Self {
+        Self { page, line }
     }
 
     /// Tells the driver that there are used buffers.
@@ -46,12 +38,12 @@ impl Interrupt {
     /// Tells the driver that the device broke off: its queues are not to be believed. The driver
     /// must reset it (virtio 1.2, 2.1.2).
     pub fn needs_reset(&self) {
-        self.status.device.fetch_or(DEVICE_NEEDS_RESET, Ordering::SeqCst);
+        self.page.register(STATUS).fetch_or(DEVICE_NEEDS_RESET, Ordering::SeqCst);
         self.raise(CONFIGURATION_CHANGED);
     }
 
     fn raise(&self, cause: u32) {
-        self.status.interrupt.fetch_or(cause, Ordering::SeqCst);
+        self.page.register(INTERRUPT_STATUS).fetch_or(cause, Ordering::SeqCst);
         // A full counter (u64::MAX - 1 pending events) means that the line is raised already.
         let _ = self.line.write(1);
     }

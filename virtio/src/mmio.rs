@@ -19,8 +19,14 @@
 //!
 //! What this is not: it does not know at which address or interrupt it lies. Notifications should
 //! come by the caller's ioeventfds ([`MmioTransport::notifiers`]); those that come as register
-//! writes are passed on.
+//! writes are passed on. The same goes for reads, which the guest can do by itself ([`RegisterPages`]).
+//!
+//! A driver acknowledges each interrupt of a queue with the same write, which the caller may have
+//! end at an event that nobody looks at ([`INTERRUPT_ACK_OFFSET`]). The bit then stays: it is set
+//! again before each interrupt anyway, and a driver that reads it without one looks into its queues
+//! in vain.
 
+mod page;
 mod restore;
 
 use std::io;
@@ -32,7 +38,7 @@ use vm_memory::GuestMemory;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::device::{Activation, DeviceQueue, FEATURE_EVENT_IDX, FEATURE_VERSION_1, VirtioDevice};
-use crate::interrupt::{DEVICE_NEEDS_RESET, Interrupt, SharedStatus};
+use crate::interrupt::{DEVICE_NEEDS_RESET, Interrupt, USED_BUFFER};
 use crate::memory::{GuestAddress, GuestRam};
 use crate::saved::{QueuePosition, QueueState};
 
@@ -40,6 +46,10 @@ use crate::saved::{QueuePosition, QueueState};
 pub const REGISTER_BYTES: u64 = 0x1000;
 /// Where in the page a driver writes the number of a queue to notify it: 32 bits.
 pub const QUEUE_NOTIFY_OFFSET: u64 = QUEUE_NOTIFY;
+/// Where in the page a driver acknowledges an interrupt: 32 bits, the bits of the status.
+pub const INTERRUPT_ACK_OFFSET: u64 = INTERRUPT_ACK;
+/// What it writes there after an interrupt of a queue.
+pub const USED_BUFFER_ACK: u32 = USED_BUFFER;
 
 const MAGIC_VALUE: u64 = 0x000;
 const VERSION: u64 = 0x004;
@@ -65,7 +75,6 @@ pub(crate) const QUEUE_DEVICE_LOW: u64 = 0x0a0;
 const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
 const SHM_LEN_LOW: u64 = 0x0b0;
 const SHM_BASE_HIGH: u64 = 0x0bc;
-const CONFIG_GENERATION: u64 = 0x0fc;
 const CONFIG: u64 = 0x100;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
@@ -80,13 +89,14 @@ pub(crate) const DRIVER_OK: u32 = 4;
 pub(crate) const FEATURES_OK: u32 = 8;
 const FAILED: u32 = 0x80;
 
+pub use page::{RegisterPage, RegisterPages};
 pub use restore::InvalidTransport;
 
 /// One device's register page.
 pub struct MmioTransport {
     memory: Arc<GuestRam>,
     device: Box<dyn VirtioDevice>,
-    status: Arc<SharedStatus>,
+    page: RegisterPage,
     line: Arc<EventFd>,
     notifications: Vec<Arc<EventFd>>,
     queues: Vec<QueueRegisters>,
@@ -98,22 +108,8 @@ impl std::fmt::Debug for MmioTransport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MmioTransport")
             .field("device", &self.device.device_type())
-            .field("status", &self.status)
+            .field("status", &self.device_status())
             .finish_non_exhaustive()
-    }
-}
-
-/// The guest reads registers of a window that has no device yet: the driver leaves it alone then
-/// (section 4.2.2), and may look again.
-pub fn read_placeholder(offset: u64, data: &mut [u8]) {
-    let value: u32 = match offset {
-        MAGIC_VALUE => MAGIC,
-        VERSION => MMIO_VERSION,
-        _ => 0,
-    };
-    data.fill(0);
-    if let Ok(data) = <&mut [u8; 4]>::try_from(data) {
-        *data = value.to_le_bytes();
     }
 }
 
@@ -126,14 +122,19 @@ impl MmioTransport {
         memory: Arc<GuestRam>,
         device: Box<dyn VirtioDevice>,
         line: EventFd,
+        page: RegisterPage,
     ) -> io::Result<Self> {
         let queues: Vec<_> =
             device.queue_sizes().iter().map(|max| QueueRegisters::new(*max)).collect();
         let event = |_: &QueueRegisters| EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map(Arc::new);
         let notifications = queues.iter().map(event).collect::<io::Result<_>>()?;
         let features = Features::offering(device.features());
-        let (status, line) = (Arc::default(), Arc::new(line));
-        Ok(Self { memory, device, status, line, notifications, queues, queue_select: 0, features })
+        let line = Arc::new(line);
+        let transport =
+            Self { memory, device, page, line, notifications, queues, queue_select: 0, features };
+        transport.publish_constants();
+        transport.publish();
+        Ok(transport)
     }
 
     /// For each queue the number that the driver writes to [`QUEUE_NOTIFY_OFFSET`], and the event
@@ -150,13 +151,7 @@ impl MmioTransport {
 
     /// The guest reads registers.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        if let Some(offset) = offset.checked_sub(CONFIG) {
-            let config = usize::try_from(offset).ok().and_then(|at| self.device.config().get(at..));
-            data.iter_mut().zip(config.unwrap_or_default()).for_each(|(to, from)| *to = *from);
-        } else if data.len() == size_of::<u32>() {
-            data.copy_from_slice(&self.read_register(offset).to_le_bytes());
-        }
+        self.page.read(offset, data);
     }
 
     /// The guest writes a register. The configuration space of all devices here is read-only.
@@ -171,7 +166,7 @@ impl MmioTransport {
             QUEUE_SEL => self.queue_select = value,
             QUEUE_NOTIFY => self.notify(value),
             INTERRUPT_ACK => {
-                self.status.interrupt.fetch_and(!value, Ordering::SeqCst);
+                self.page.register(INTERRUPT_STATUS).fetch_and(!value, Ordering::SeqCst);
             }
             STATUS => self.write_status(value),
             _ if self.queues_may_change() => {
@@ -181,29 +176,30 @@ impl MmioTransport {
             }
             _ => {}
         }
+        self.publish();
     }
 
-    fn read_register(&self, offset: u64) -> u32 {
-        let queue = self.selected_queue().and_then(|queue| self.queues.get(queue));
-        match offset {
-            MAGIC_VALUE => MAGIC,
-            VERSION => MMIO_VERSION,
-            DEVICE_ID => self.device.device_type() as u32,
-            VENDOR_ID => VENDOR,
-            DEVICE_FEATURES => self.features.offered_word(),
-            QUEUE_NUM_MAX => queue.map_or(0, |queue| queue.max_size.into()),
-            QUEUE_READY => queue.map_or(0, |queue| queue.ready.into()),
-            INTERRUPT_STATUS => self.status.interrupt.load(Ordering::SeqCst),
-            STATUS => self.device_status(),
-            SHM_LEN_LOW..=SHM_BASE_HIGH => NO_SHARED_MEMORY,
-            // The configuration spaces here never change.
-            CONFIG_GENERATION => 0,
-            _ => 0,
+    /// What never changes. The type comes last: with it the window is no placeholder any more.
+    fn publish_constants(&self) {
+        self.page.put(VENDOR_ID, VENDOR);
+        for offset in (SHM_LEN_LOW..=SHM_BASE_HIGH).step_by(size_of::<u32>()) {
+            self.page.put(offset, NO_SHARED_MEMORY);
         }
+        // The configuration spaces here never change, nor does their generation.
+        self.page.put_bytes(CONFIG, self.device.config());
+        self.page.put(DEVICE_ID, self.device.device_type() as u32);
+    }
+
+    /// What depends on what the driver wrote.
+    fn publish(&self) {
+        let queue = self.selected_queue().and_then(|queue| self.queues.get(queue));
+        self.page.put(DEVICE_FEATURES, self.features.offered_word());
+        self.page.put(QUEUE_NUM_MAX, queue.map_or(0, |queue| queue.max_size.into()));
+        self.page.put(QUEUE_READY, queue.map_or(0, |queue| queue.ready.into()));
     }
 
     fn device_status(&self) -> u32 {
-        self.status.device.load(Ordering::SeqCst)
+        self.page.register(STATUS).load(Ordering::SeqCst)
     }
 
     fn selected_queue(&self) -> Option<usize> {
@@ -239,7 +235,7 @@ impl MmioTransport {
             next |= DRIVER_OK;
         }
         // The worker adds DEVICE_NEEDS_RESET at any time: never overwrite, only add.
-        self.status.device.fetch_or(next, Ordering::SeqCst);
+        self.page.register(STATUS).fetch_or(next, Ordering::SeqCst);
         if serve && !self.activate() {
             self.interrupt().needs_reset();
         }
@@ -268,13 +264,13 @@ impl MmioTransport {
 
     /// No system call, and no new descriptor: this is a vCPU's thread, confined to little.
     fn interrupt(&self) -> Interrupt {
-        Interrupt::new(Arc::clone(&self.status), Arc::clone(&self.line))
+        Interrupt::new(self.page.clone(), Arc::clone(&self.line))
     }
 
     fn reset(&mut self) {
         self.device.reset();
-        self.status.device.store(0, Ordering::SeqCst);
-        self.status.interrupt.store(0, Ordering::SeqCst);
+        self.page.put(STATUS, 0);
+        self.page.put(INTERRUPT_STATUS, 0);
         self.queue_select = 0;
         self.features = Features::offering(self.device.features());
         for queue in &mut self.queues {

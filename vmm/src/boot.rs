@@ -20,7 +20,7 @@ use cofferdam_protocol::boot::BootStage;
 use cofferdam_protocol::vm_config::{FILE_SERVER_THREAD, ShareKind, VmConfig};
 use cofferdam_virtio::device::VirtioDevice;
 use cofferdam_virtio::fs::{AttachedFs, FsConfig, FsDevice, FsError, FsSaver, FsServer};
-use cofferdam_virtio::mmio::{MmioTransport, QUEUE_NOTIFY_OFFSET};
+use cofferdam_virtio::mmio::{MmioTransport, RegisterPage, RegisterPages};
 use cofferdam_virtio::poll::{Interest, Poller, Token};
 use cofferdam_virtio::{fs, rng, vsock};
 use kvm_ioctls::VcpuFd;
@@ -389,7 +389,10 @@ impl Loaded {
             vsock::open(Arc::clone(&poller), owner::VSOCK).map_err(BootError::Device)?;
         let devices: [Box<dyn VirtioDevice>; DEVICES] =
             [Box::new(vsock_device), Box::new(rng_device), Box::new(self.fs_device)];
-        let windows = windows(&self.vm, &self.memory, devices)?;
+        let registers = RegisterPages::placeholders(DEVICES + usize::from(self.network_slots));
+        self.vm.set_registers(&registers)?;
+        let mut pages = registers.iter();
+        let windows = windows(&self.vm, &self.memory, devices, &mut pages)?;
         let figures = Arc::new(Figures::default());
         let line = event().map_err(BootError::Device)?;
         self.vm.set_interrupt(&line, layout::SERIAL_IRQ)?;
@@ -401,7 +404,7 @@ impl Loaded {
             }
         };
         let console = Mutex::new(console);
-        let slots = Slots::new(self.network_slots);
+        let slots = Slots::new(pages);
         let bus = Bus { console, devices: windows, slots, figures: Arc::clone(&figures) };
         let bus = Arc::new(bus);
         let token = Token { owner: owner::SIGNALS, index: 0 };
@@ -461,17 +464,16 @@ fn windows(
     vm: &Vm,
     memory: &Arc<Memory>,
     devices: [Box<dyn VirtioDevice>; DEVICES],
+    pages: impl Iterator<Item = RegisterPage>,
 ) -> Result<Vec<Mutex<MmioTransport>>, BootError> {
     let mut windows = Vec::with_capacity(DEVICES);
-    for (index, device) in (0..).zip(devices) {
+    for ((index, device), page) in (0..).zip(devices).zip(pages) {
         let line = event().map_err(BootError::Device)?;
         vm.set_interrupt(&line, command_line::device_irq(index))?;
-        let transport =
-            MmioTransport::new(Arc::clone(memory), device, line).map_err(BootError::Device)?;
-        let address = command_line::device_address(index) + QUEUE_NOTIFY_OFFSET;
-        for (queue, event) in transport.notifiers() {
-            vm.set_notification(event, address, queue)?;
-        }
+        let transport = MmioTransport::new(Arc::clone(memory), device, line, page)
+            .map_err(BootError::Device)?;
+        let unheard = event().map_err(BootError::Device)?;
+        vm.connect(&transport, command_line::device_address(index), &unheard)?;
         windows.push(Mutex::new(transport));
     }
     Ok(windows)

@@ -163,7 +163,7 @@ mod tests {
             bus: Arc::new(Bus {
                 console,
                 devices: vec![],
-                slots: Slots::new(0),
+                slots: Slots::new([]),
                 figures: Arc::default(),
             }),
         };

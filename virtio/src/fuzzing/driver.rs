@@ -12,7 +12,7 @@ use crate::memory::{Bytes, GuestAddress, GuestRam};
 use crate::mmio::{
     ACKNOWLEDGE, DRIVER, DRIVER_FEATURES, DRIVER_FEATURES_SEL, DRIVER_OK, FEATURES_OK,
     INTERRUPT_ACK, MmioTransport, QUEUE_DESC_LOW, QUEUE_DEVICE_LOW, QUEUE_DRIVER_LOW,
-    QUEUE_NOTIFY_OFFSET, QUEUE_NUM, QUEUE_READY, QUEUE_SEL, STATUS,
+    QUEUE_NOTIFY_OFFSET, QUEUE_NUM, QUEUE_READY, QUEUE_SEL, RegisterPage, STATUS,
 };
 use crate::saved::QueuePosition;
 
@@ -69,7 +69,9 @@ impl Driver {
         let memory = Arc::new(memory);
         let line = EventFd::new(EFD_NONBLOCK).unwrap();
         let raised = line.try_clone().unwrap();
-        let transport = MmioTransport::new(Arc::clone(&memory), device, line).unwrap();
+        let transport =
+            MmioTransport::new(Arc::clone(&memory), device, line, RegisterPage::unmapped())
+                .unwrap();
         let fresh = || Queue { free: (0..QUEUE_SIZE).rev().collect(), ..Queue::default() };
         let queues = (0..queues).map(|_| fresh()).collect();
         let mut driver = Self { transport, memory, queues, line: raised };
@@ -100,7 +102,9 @@ impl Driver {
     pub fn restore_into(&mut self, device: Box<dyn VirtioDevice>, positions: &[QueuePosition]) {
         let state = self.transport.save(positions);
         let line = self.line.try_clone().unwrap();
-        self.transport = MmioTransport::new(Arc::clone(&self.memory), device, line).unwrap();
+        self.transport =
+            MmioTransport::new(Arc::clone(&self.memory), device, line, RegisterPage::unmapped())
+                .unwrap();
         self.transport.restore(&state).unwrap();
     }
 

@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::{
-    ACKNOWLEDGE, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, Features, MmioTransport, QueueRegisters,
+    ACKNOWLEDGE, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, Features, INTERRUPT_STATUS, MmioTransport,
+    QueueRegisters, STATUS,
 };
 use crate::interrupt::{CONFIGURATION_CHANGED, DEVICE_NEEDS_RESET, USED_BUFFER};
 use crate::saved::{QueuePosition, TransportState};
@@ -48,7 +49,7 @@ impl MmioTransport {
         TransportState {
             device_type: self.device.device_type() as u32,
             status: self.device_status(),
-            interrupt: self.status.interrupt.load(Ordering::SeqCst),
+            interrupt: self.page.register(INTERRUPT_STATUS).load(Ordering::SeqCst),
             queue_select: self.queue_select,
             device_select: self.features.device_select,
             driver_select: self.features.driver_select,
@@ -76,8 +77,9 @@ impl MmioTransport {
         for (queue, saved) in self.queues.iter_mut().zip(&state.queues) {
             *queue = QueueRegisters::of_state(queue.max_size, saved);
         }
-        self.status.device.store(state.status, Ordering::SeqCst);
-        self.status.interrupt.store(state.interrupt, Ordering::SeqCst);
+        self.page.put(STATUS, state.status);
+        self.page.put(INTERRUPT_STATUS, state.interrupt);
+        self.publish();
         let broken = state.status & (DEVICE_NEEDS_RESET | FAILED) != 0;
         if state.status & DRIVER_OK == 0 || broken {
             return Ok(());

@@ -36,7 +36,10 @@ fn transport() -> (MmioTransport, mpsc::Receiver<Activation>) {
     let (activations, activated) = mpsc::channel();
     let line = EventFd::new(EFD_NONBLOCK).unwrap();
     let device = Box::new(Mock { activations });
-    (MmioTransport::new(Arc::new(memory), device, line).unwrap(), activated)
+    (
+        MmioTransport::new(Arc::new(memory), device, line, RegisterPage::unmapped()).unwrap(),
+        activated,
+    )
 }
 
 fn read(transport: &MmioTransport, offset: u64) -> u32 {
@@ -281,14 +284,40 @@ proptest! {
 
 #[test]
 fn a_window_without_a_device_is_a_placeholder() {
+    let page = RegisterPage::unmapped();
     let read = |offset| {
         let mut data = [0xff; 4];
-        read_placeholder(offset, &mut data);
+        page.read(offset, &mut data);
         u32::from_le_bytes(data)
     };
     assert_eq!([read(MAGIC_VALUE), read(VERSION), read(DEVICE_ID)], [MAGIC, MMIO_VERSION, 0]);
     assert_eq!([read(STATUS), read(QUEUE_NUM_MAX), read(CONFIG)], [0; 3]);
-    let mut odd = [0xff; 3];
-    read_placeholder(MAGIC_VALUE, &mut odd);
-    assert_eq!(odd, [0; 3]);
+}
+
+/// What the guest reads by itself, without the transport.
+#[test]
+fn the_register_page_says_what_an_exit_would() {
+    let memory = GuestRam::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
+    let (activations, _activated) = mpsc::channel();
+    let line = EventFd::new(EFD_NONBLOCK).unwrap();
+    let page = RegisterPage::unmapped();
+    let device = Box::new(Mock { activations });
+    let mut transport = MmioTransport::new(Arc::new(memory), device, line, page.clone()).unwrap();
+    let read = |offset| page.register(offset).load(Ordering::SeqCst);
+    assert_eq!([MAGIC_VALUE, VERSION, DEVICE_ID, VENDOR_ID].map(read), [MAGIC, 2, 19, VENDOR]);
+    assert_eq!([SHM_LEN_LOW, SHM_BASE_HIGH, CONFIG].map(read), [u32::MAX, u32::MAX, 3]);
+    negotiate(&mut transport, FEATURE_VERSION_1);
+    assert_eq!(read(STATUS), ACKNOWLEDGE | DRIVER | FEATURES_OK);
+    write(&mut transport, DEVICE_FEATURES_SEL, 1);
+    assert_eq!(read(DEVICE_FEATURES), 1);
+    write(&mut transport, QUEUE_SEL, 1);
+    assert_eq!([read(QUEUE_NUM_MAX), read(QUEUE_READY)], [256, 0]);
+    write(&mut transport, QUEUE_READY, 1);
+    assert_eq!(read(QUEUE_READY), 1);
+    transport.interrupt().used_buffer();
+    assert_eq!(read(INTERRUPT_STATUS), USED_BUFFER);
+    write(&mut transport, INTERRUPT_ACK, USED_BUFFER);
+    assert_eq!(read(INTERRUPT_STATUS), 0);
+    write(&mut transport, STATUS, 0);
+    assert_eq!([read(STATUS), read(QUEUE_READY), read(QUEUE_NUM_MAX)], [0, 0, 16]);
 }

@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use cofferdam_protocol::control::AttachNetwork;
-use cofferdam_virtio::mmio::{MmioTransport, QUEUE_NOTIFY_OFFSET};
+use cofferdam_virtio::mmio::MmioTransport;
 use cofferdam_virtio::net::{self, Net, NetConfig};
 use cofferdam_virtio::poll::{Poller, Readiness, Token};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -79,7 +79,7 @@ impl Network {
         let [tap]: [OwnedFd; 1] = descriptors
             .try_into()
             .map_err(|came: Vec<OwnedFd>| AttachNetworkError::Descriptors(came.len()))?;
-        let slot = self.bus.slots.free().ok_or(AttachNetworkError::Full)?;
+        let (slot, page) = self.bus.slots.free().ok_or(AttachNetworkError::Full)?;
         // Both are at most a few.
         let number = (self.bus.devices.len() + slot) as u32;
         let AttachNetwork { mac, mtu, uncut_udp } = request;
@@ -89,11 +89,10 @@ impl Network {
         self.workers.push(worker);
         let line = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
         self.vm.set_interrupt(&line, command_line::device_irq(number))?;
-        let transport = MmioTransport::new(Arc::clone(&self.memory), Box::new(device), line)?;
-        let address = command_line::device_address(number) + QUEUE_NOTIFY_OFFSET;
-        for (queue, event) in transport.notifiers() {
-            self.vm.set_notification(event, address, queue)?;
-        }
+        let device = Box::new(device);
+        let transport = MmioTransport::new(Arc::clone(&self.memory), device, line, page)?;
+        let unheard = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
+        self.vm.connect(&transport, command_line::device_address(number), &unheard)?;
         self.bus.slots.plug(slot, transport);
         Ok(number)
     }

@@ -6,7 +6,9 @@ use super::layout::{MAX_COMMAND_LINE_BYTES, MMIO_ADDRESS, MMIO_FIRST_IRQ, MMIO_W
 /// - `console=ttyS0 8250.nr_uarts=1`: the last words of a guest that fails; one port to probe.
 /// - `quiet`: a console line costs the boot two exits for each character.
 /// - `panic=-1 reboot=t`: a panic or reset is a triple fault at once, which ends the VM.
-const FIXED: &str = "console=ttyS0 8250.nr_uarts=1 quiet panic=-1 reboot=t";
+/// - `virtio_net.napi_tx=0`: what was sent is cleaned up with the next frame, not after an interrupt
+///   for each.
+const FIXED: &str = "console=ttyS0 8250.nr_uarts=1 quiet panic=-1 reboot=t virtio_net.napi_tx=0";
 
 /// With one vCPU: the switch to x2APIC saves and restores the IO-APIC, in 600 exits, and a single
 /// processor hardly touches its interrupt controller.

@@ -2,6 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
+use cofferdam_virtio::mmio::{
+    INTERRUPT_ACK_OFFSET, MmioTransport, QUEUE_NOTIFY_OFFSET, RegisterPages, USED_BUFFER_ACK,
+};
 use kvm_bindings::{
     CpuId, KVM_API_VERSION, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
     KVM_MAX_CPUID_ENTRIES, kvm_clock_data, kvm_irqchip,
@@ -10,14 +13,15 @@ use kvm_ioctls::{Cap, Error, IoEventAddress, Kvm, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::layout::{KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS};
+use super::layout::{KVM_IDENTITY_MAP_ADDRESS, KVM_TSS_ADDRESS, MMIO_ADDRESS};
 use super::memory::Memory;
 use super::quirks::Quirks;
 use super::{cpuid, registers, sys};
 
 /// What a guest of ours needs of KVM, and what for.
-const NEEDED: [(Cap, &str); 8] = [
+const NEEDED: [(Cap, &str); 9] = [
     (Cap::UserMemory, "guest memory"),
+    (Cap::ReadonlyMem, "device registers that are read without leaving the guest"),
     (Cap::SetTssAddr, "real mode on Intel"),
     (Cap::Irqchip, "interrupt controllers in the kernel"),
     (Cap::Irqfd, "interrupts by event descriptor"),
@@ -26,6 +30,9 @@ const NEEDED: [(Cap, &str); 8] = [
     (Cap::MpState, "more than one processor"),
     (Cap::TscDeadlineTimer, "the deadline timer"),
 ];
+
+/// The memory slot of the devices' registers: beyond those of guest memory, which count from 0.
+const REGISTERS_SLOT: u32 = 10_000;
 
 /// Why KVM cannot serve, or a step with it failed.
 #[derive(Debug, thiserror::Error)]
@@ -189,6 +196,15 @@ impl Vm {
         sys::remove_memory(&self.vm, slot).map_err(KvmError::Memory)
     }
 
+    /// Lets the guest read the devices' registers by itself, from the first window on. Writes
+    /// leave the guest as before.
+    ///
+    /// # Errors
+    /// When KVM refuses it.
+    pub fn set_registers(&self, pages: &RegisterPages) -> Result<(), KvmError> {
+        sys::add_registers(&self.vm, REGISTERS_SLOT, MMIO_ADDRESS, pages).map_err(KvmError::Memory)
+    }
+
     /// An event on `line` raises the interrupt.
     ///
     /// # Errors
@@ -210,6 +226,23 @@ impl Vm {
     ) -> Result<(), KvmError> {
         let failed = |source| KvmError::EventDescriptor { what: "a notification", source };
         self.vm.register_ioevent(event, &IoEventAddress::Mmio(address), value).map_err(failed)
+    }
+
+    /// Wires what a device's driver writes most: notifications, to their queues, and the
+    /// acknowledgement of a queue's interrupt, to an event that nobody hears.
+    ///
+    /// # Errors
+    /// When KVM refuses it.
+    pub fn connect(
+        &self,
+        transport: &MmioTransport,
+        address: u64,
+        unheard: &EventFd,
+    ) -> Result<(), KvmError> {
+        for (queue, event) in transport.notifiers() {
+            self.set_notification(event, address + QUEUE_NOTIFY_OFFSET, queue)?;
+        }
+        self.set_notification(unheard, address + INTERRUPT_ACK_OFFSET, USED_BUFFER_ACK)
     }
 
     /// The interrupts that wait in the first controller, one bit for each line.

@@ -5,7 +5,8 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
 
-use kvm_bindings::{kvm_irqchip, kvm_userspace_memory_region, kvm_xsave};
+use cofferdam_virtio::mmio::RegisterPages;
+use kvm_bindings::{KVM_MEM_READONLY, kvm_irqchip, kvm_userspace_memory_region, kvm_xsave};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{Address as _, GuestMemory as _, GuestMemoryRegion as _, MmapRegion};
 
@@ -61,6 +62,28 @@ pub(super) fn add_memory(
     };
     // SAFETY: `bytes` bytes are mapped there, in one region of `memory`, which lives as long as the
     // VM (both live as long as the process). KVM refuses a slot that overlaps another.
+    unsafe { vm.set_user_memory_region(description) }
+}
+
+/// Gives register pages to the VM, for reading.
+///
+/// `pages` must live as long as the VM.
+pub(super) fn add_registers(
+    vm: &VmFd,
+    slot: u32,
+    address: u64,
+    pages: &RegisterPages,
+) -> Result<(), kvm_ioctls::Error> {
+    let description = kvm_userspace_memory_region {
+        slot,
+        flags: KVM_MEM_READONLY,
+        guest_phys_addr: address,
+        memory_size: pages.bytes(),
+        userspace_addr: pages.as_ptr() as u64,
+    };
+    // SAFETY: the pages are whole ones, `bytes` long together, which stay where they are as long as
+    // the VM (both live as long as the process), and nothing but atomics. The guest only reads
+    // there. KVM refuses a slot that overlaps another.
     unsafe { vm.set_user_memory_region(description) }
 }
 

@@ -15,6 +15,7 @@
 
 mod features;
 mod header;
+mod pace;
 mod receive;
 mod sys;
 mod transmit;

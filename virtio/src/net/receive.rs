@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::MAX_FRAMES_IN_ONE_GO;
 use super::features;
 use super::header::{BUFFERS_OFFSET, HEADER_BYTES, MAX_FRAME_BYTES};
+use super::pace::Pace;
 use super::sys::{MAX_PIECES, Pieces};
 use crate::device::{Activation, BrokenQueue, Chain, DeviceQueue};
 use crate::memory::{Address as _, Bytes as _, GuestAddress, GuestRam};
@@ -82,15 +83,17 @@ impl Receiver {
         memory: &GuestRam,
         tap: BorrowedFd<'_>,
     ) -> Result<bool, BrokenQueue> {
-        let mut served = 0;
+        let (mut served, mut pace) = (0, Pace::default());
         while self.readable && served < MAX_FRAMES_IN_ONE_GO {
             if !self.gather(queue, memory)? {
                 break;
             }
             if let Received::Frame(bytes) = self.receive(tap) {
                 self.hand_over(queue, memory, bytes)?;
+                pace.moved(bytes);
                 served += 1;
             }
+            self.readable = self.readable || pace.look_again();
         }
         if self.readable && served == MAX_FRAMES_IN_ONE_GO {
             queue.call_again();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::MAX_FRAMES_IN_ONE_GO;
 use super::header::{self, HEADER_BYTES};
+use super::pace::Pace;
 use super::sys::Pieces;
 use crate::device::{Activation, BrokenQueue, Chain, DeviceQueue};
 use crate::memory::{Address as _, Bytes as _, GuestRam};
@@ -29,14 +30,14 @@ impl Transmitter {
         memory: &GuestRam,
         tap: BorrowedFd<'_>,
     ) -> Result<bool, BrokenQueue> {
-        let mut served = 0;
+        let (mut served, mut pace) = (0, Pace::default());
         while served < MAX_FRAMES_IN_ONE_GO {
             if let Some(chain) = queue.pop(memory)? {
                 let head = chain.head_index();
-                self.send(chain, memory, tap);
+                pace.moved(self.send(chain, memory, tap));
                 queue.push(memory, head, 0)?;
                 served += 1;
-            } else if !queue.rearm(memory)? {
+            } else if !pace.look_again() && !queue.rearm(memory)? {
                 break;
             }
         }
@@ -46,15 +47,14 @@ impl Transmitter {
         Ok(served > 0 && queue.wants_interrupt(memory)?)
     }
 
-    /// A frame that is not right, or that the tap does not take, is lost.
-    fn send(&mut self, chain: Chain<'_>, memory: &GuestRam, tap: BorrowedFd<'_>) {
+    /// A frame that is not right, or that the tap does not take, is lost. How long it was.
+    fn send(&mut self, chain: Chain<'_>, memory: &GuestRam, tap: BorrowedFd<'_>) -> usize {
         let frame = self
             .gather(chain, memory)
             .and_then(|(header, length)| header::checked(header, length, self.accepted));
-        if let Some(header) = frame {
-            let _ = self.pieces.write_to(tap, &header);
-        }
+        let sent = frame.and_then(|header| self.pieces.write_to(tap, &header).ok());
         self.pieces.truncate(0);
+        sent.unwrap_or(0)
     }
 
     /// The header, and how long the frame behind it is, which is in the pieces then.

@@ -18,6 +18,7 @@ use ttrpc::r#async::transport::Listener;
 use crate::agent::Agent;
 use crate::changes;
 use crate::layout::Layout;
+use crate::names;
 use crate::service::Service;
 
 /// Between two attempts to take a connection when the first failed.
@@ -88,6 +89,20 @@ pub(crate) async fn changes(listener: VsockListener, layout: Layout) {
     let accepted = std::future::poll_fn(|context| listener.poll(context)).await;
     // Without it nothing is missed but news: programs see changes when they look.
     let _ = accepted.and_then(|connection| changes::start(connection, &layout));
+}
+
+/// Takes the connections over which names can be asked, one after the other.
+pub(crate) async fn names(listener: VsockListener) {
+    let listener = FromHost(listener);
+    loop {
+        match std::future::poll_fn(|context| listener.poll(context)).await {
+            Ok(connection) => {
+                // Somebody else serves there, or the host hung up: the next may be luckier.
+                let _ = names::serve(Box::new(connection)).await;
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
 }
 
 /// Reads the header that says what a connection is for. Without one it is closed.

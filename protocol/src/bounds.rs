@@ -26,6 +26,9 @@ pub const AGENT_RPC_PORT: u32 = 1026;
 /// Guest port where the agent hears of changes of the host's files.
 pub const CHANGES_PORT: u32 = 1027;
 
+/// Guest port where the agent takes the connection that names are asked over.
+pub const NAMES_PORT: u32 = 1028;
+
 /// A `VmConfig` is a few hundred bytes with a line for each share; a million shares are a mistake.
 pub const MAX_VM_CONFIG_BYTES: usize = 1 << 20;
 /// A control frame names a process and carries descriptors beside it.
@@ -42,6 +45,12 @@ pub const MAX_CONSOLE_TAIL_BYTES: usize = 16 << 10;
 /// A container plan holds the spec's environment and mounts, and compiled seccomp programs; Linux
 /// itself caps arguments and environment at 2 MiB by default. Under ttrpc's 4 MiB frame.
 pub const MAX_PLAN_BYTES: usize = 3 << 20;
+
+/// A question to a name server or its answer, in one datagram: what resolvers say that they take at
+/// most. A guest could otherwise have the monitor keep 64 KiB for a name.
+pub const MAX_NAME_MESSAGE_BYTES: usize = 4096;
+/// Questions of a guest's that wait for their answers. A resolver has a few for each program.
+pub const MAX_PENDING_NAMES: usize = 256;
 
 /// Virtio-mmio interrupts and the guest kernel's `NR_CPUS` bound it.
 pub const MAX_VCPUS: u8 = 32;

@@ -35,6 +35,10 @@ pub enum ControlRequest {
     /// Make a network device of the tap whose descriptor comes with the frame, and answer with
     /// [`ControlResponse::Network`].
     AttachNetwork(AttachNetwork),
+    /// Carry the guest's questions for names ([`names`](crate::names)) to the name server of the
+    /// container's network namespace. Three descriptors come with the frame: a datagram socket that is connected to it,
+    /// and the two ends of a pair of stream sockets, of which the guest gets the second.
+    ServeNames,
 }
 
 /// What the guest's driver is told of a network device.

@@ -24,6 +24,7 @@ pub mod control;
 pub mod frame;
 pub mod id;
 pub mod lifeline;
+pub mod names;
 pub mod netlink;
 pub mod network;
 pub mod plan;

@@ -69,6 +69,8 @@ pub mod numbers {
 
 use numbers::{DONE, DUMP, ERROR, INTERRUPTED, REQUEST};
 
+/// `NLM_F_ACK`.
+const ANSWERED: u8 = 0x04;
 /// `struct nlmsghdr`.
 const HEADER_BYTES: usize = 16;
 /// `struct rtattr`.
@@ -178,6 +180,12 @@ impl Message {
         attributes.iter().fold(self, add)
     }
 
+    /// Without an answer, unless it is refused.
+    fn unanswered(mut self) -> Self {
+        self.bytes[6] &= !ANSWERED;
+        self
+    }
+
     fn begin(&mut self, kind: u16) -> usize {
         self.align();
         let start = self.bytes.len();
@@ -268,6 +276,22 @@ impl<S: Read + Write> Netlink<S> {
         self.ask(message).map(drop)
     }
 
+    /// Has several things done together, or none of them: what a batch of nftables is. The last
+    /// but one, before the batch's end, is answered for all.
+    ///
+    /// # Errors
+    /// The kernel's reason for the first that it refuses.
+    pub fn batch(&mut self, messages: Vec<Message>) -> Result<(), NetlinkError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let answered = messages.len().saturating_sub(2);
+        let silent = |(index, message): (usize, Message)| {
+            if index == answered { message } else { message.unanswered() }
+        };
+        let messages = messages.into_iter().enumerate().map(silent);
+        let request: Vec<u8> = messages.flat_map(|message| message.finish(self.sequence)).collect();
+        self.converse(&request).map(drop)
+    }
+
     /// Has everything of a kind told.
     ///
     /// # Errors
@@ -284,8 +308,11 @@ impl<S: Read + Write> Netlink<S> {
 
     fn ask(&mut self, message: Message) -> Result<Told, NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
-        let request = message.finish(self.sequence);
-        let sent = self.socket.write(&request).map_err(NetlinkError::Socket)?;
+        self.converse(&message.finish(self.sequence))
+    }
+
+    fn converse(&mut self, request: &[u8]) -> Result<Told, NetlinkError> {
+        let sent = self.socket.write(request).map_err(NetlinkError::Socket)?;
         if sent != request.len() {
             return Err(NetlinkError::Socket(io::ErrorKind::WriteZero.into()));
         }
@@ -413,6 +440,20 @@ mod tests {
         assert!(error.is(io::ErrorKind::AlreadyExists), "{error:?}");
         let done = answer(ERROR, 0, 1, &0_i32.to_le_bytes());
         talking(&[done]).request(Message::new(16, 0, &[])).unwrap();
+    }
+
+    #[test]
+    fn a_batch_is_one_datagram_and_its_last_request_is_answered_for_all() {
+        let messages = || (16..20).map(|kind| Message::new(kind, 0, &[0; 4])).collect();
+        let done = answer(ERROR, 0, 1, &0_i32.to_le_bytes());
+        let mut kernel = talking(&[done]);
+        kernel.batch(messages()).unwrap();
+        let heard = &kernel.socket.heard;
+        let flags: Vec<u8> = heard[0].chunks(20).map(|message| message[6]).collect();
+        assert_eq!((heard.len(), flags), (1, vec![1, 1, 5, 1]));
+        let refused = answer(ERROR, 0, 1, &(-17_i32).to_le_bytes());
+        let error = talking(&[refused]).batch(messages()).unwrap_err();
+        assert!(error.is(io::ErrorKind::AlreadyExists), "{error:?}");
     }
 
     #[test]

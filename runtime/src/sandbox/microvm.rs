@@ -109,7 +109,8 @@ pub fn start(sandbox: &SandboxRef) -> Result<(), StartError> {
     agent::Agent::new(connection).start_container(&sandbox.id).map_err(StartError::Agent)
 }
 
-/// Gives the guest the interfaces that have come into the container's network namespace.
+/// Gives the guest the interfaces that have come into the container's network namespace, and the
+/// engine's name server there.
 ///
 /// # Errors
 /// When one cannot be given, or the machine was `restored` and must not get any.
@@ -119,7 +120,9 @@ pub fn follow_network(sandbox: &SandboxRef, restored: bool) -> Result<(), Networ
         // Its network is the sandbox's, which has seen to it.
         return Ok(());
     }
-    network::Guest { state_folder: &sandbox.state_folder, process, restored }.follow()
+    let guest = network::Guest { state_folder: &sandbox.state_folder, process, restored };
+    guest.follow()?;
+    guest.serve_names(|| sandbox.spec())
 }
 
 /// The container's processes, as the guest numbers them.

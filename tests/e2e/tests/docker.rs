@@ -87,6 +87,38 @@ fn a_bridge_carries_published_ports_and_what_containers_say_to_each_other() {
     docker.has_left_nothing();
 }
 
+/// A question for the address of `web` in a stream, behind its length.
+const QUESTION: &str = r"\0\025\022\064\01\0\0\01\0\0\0\0\0\0\03web\0\0\01\0\01";
+
+/// Docker's name server listens on the loopback interface of the namespace on the host.
+#[test]
+fn containers_find_each_other_by_name_on_a_network_of_a_users() {
+    let docker = Docker::start();
+    docker.docker(&["network", "create", "--subnet", "198.51.100.0/24", "lan"]).exits(0);
+    let serve = ["nc", "-ll", "-p", "80", "-e", "echo", "served"];
+    docker.run(&["--detach", "--name", "web", "--network", "lan"], &serve).exits(0);
+    let template = "{{.NetworkSettings.Networks.lan.IPAddress}}";
+    let address = docker.inspect("web", template);
+    let flags = ["--rm", "--network", "lan"];
+    let script = format!(
+        "nc -w 20 web 80 && nslookup web && ! nslookup nosuch.invalid > /dev/null 2>&1 &&
+         printf '{QUESTION}' | nc -w 20 127.0.0.11 53 | od -An -tu1 | tr -s ' \n' ' ' &&
+         echo | nc -l -p 53 -w 1"
+    );
+    let outcome = docker.run(&flags, &["sh", "-c", &script]);
+    assert!(outcome.stdout.starts_with("served\n"), "{outcome:?}");
+    assert!(outcome.stdout.contains(&format!("Address: {address}")), "{outcome:?}");
+    // Over a stream, too: the number of the question, and the address at the end.
+    let in_decimal = address.replace('.', " ");
+    assert!(outcome.stdout.contains(" 18 52 "), "{outcome:?}");
+    assert!(outcome.stdout.contains(&format!(" {in_decimal} ")), "{outcome:?}");
+    // And a container's own server is not in its way.
+    assert!(!outcome.stderr.contains("in use"), "{outcome:?}");
+    docker.docker(&["rm", "--force", "web"]).exits(0);
+    docker.docker(&["network", "rm", "lan"]).exits(0);
+    docker.has_left_nothing();
+}
+
 #[test]
 fn volumes_are_shared_and_outlive_their_containers() {
     let docker = Docker::start();

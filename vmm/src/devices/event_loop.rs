@@ -13,7 +13,7 @@ use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use cofferdam_protocol::boot::BootStage;
-use cofferdam_protocol::bounds::{AGENT_RPC_PORT, CHANGES_PORT};
+use cofferdam_protocol::bounds::{AGENT_RPC_PORT, CHANGES_PORT, NAMES_PORT};
 use cofferdam_protocol::control::{
     Attach, AttachCommand, AttachNetwork, CheckpointCommand, ControlRequest, ControlResponse,
     Statistics,
@@ -28,6 +28,7 @@ use super::checkpoint::{self, Checkpoint};
 use super::client::Received;
 use super::control::{ClientId, Control, Phase};
 use super::lifeline::{Exit, Lifeline, LifelineError, News};
+use super::names::{Names, Way};
 use super::network::Network;
 use super::signals::Signals;
 use super::statistics::ResidentSource;
@@ -52,6 +53,8 @@ pub mod owner {
     pub const SIGNALS: u32 = 4;
     /// The event of a file server with little room.
     pub const CROWDED: u32 = 5;
+    /// The sockets of questions for names.
+    pub const NAMES: u32 = 6;
     /// The first network device; the others come after it.
     pub const FIRST_NETWORK: u32 = 16;
 }
@@ -107,6 +110,7 @@ struct Loop {
     streams: Streams,
     ending: Option<(ProcessToken, Exit)>,
     checkpoint: Option<Checkpoint>,
+    names: Option<Names>,
 }
 
 impl Devices {
@@ -118,6 +122,7 @@ impl Devices {
             streams: Streams::default(),
             ending: None,
             checkpoint: None,
+            names: None,
         };
         loop {
             if let Err(error) = state.turn(&mut Events::new()) {
@@ -173,6 +178,11 @@ impl Loop {
                 self.take_signals();
             }
             owner::CROWDED => self.make_room(),
+            owner::NAMES => {
+                if self.names.as_mut().is_some_and(|names| names.handle(token) == Way::Over) {
+                    self.names = None;
+                }
+            }
             owner::FIRST_NETWORK.. => {
                 if let Some(network) = &mut self.devices.network {
                     network.handle(token, readiness);
@@ -289,6 +299,7 @@ impl Loop {
             ControlRequest::AttachNetwork(network) => {
                 self.attach_network(id, network, descriptors);
             }
+            ControlRequest::ServeNames => self.serve_names(id, descriptors),
             ControlRequest::ConnectAgent => self.connect_agent(id),
             ControlRequest::Attach(attach) => self.attach(id, attach, descriptors),
         }
@@ -389,6 +400,25 @@ impl Loop {
         match network.attach(request, taps) {
             Err(error) => self.refuse(id, chain(&error)),
             Ok(device) => self.devices.control.dismiss(id, &ControlResponse::Network { device }),
+        }
+    }
+
+    /// Those who asked before on another way ask again on this one.
+    fn serve_names(&mut self, id: ClientId, descriptors: Vec<OwnedFd>) {
+        let Ok([server, ours, theirs]) = <[OwnedFd; 3]>::try_from(descriptors) else {
+            return self.refuse(id, "Names come with three descriptors".to_owned());
+        };
+        let opened = Names::open(Arc::clone(&self.devices.poller), owner::NAMES, server, ours);
+        let connected = opened.map_err(|error| error.to_string()).and_then(|names| {
+            let connected = self.devices.vsock.connect(NAMES_PORT, Endpoint::Stream(theirs), &[]);
+            connected.map(|_| names).map_err(|error| error.to_string())
+        });
+        match connected {
+            Err(reason) => self.refuse(id, reason),
+            Ok(names) => {
+                self.names = Some(names);
+                self.devices.control.dismiss(id, &ControlResponse::Done);
+            }
         }
     }
 

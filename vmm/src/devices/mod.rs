@@ -1,5 +1,5 @@
-//! The devices thread: one event loop for vsock, entropy, network, the control socket and the standard
-//! streams.
+//! The devices thread: one event loop for vsock, entropy, network, names, the control socket and the
+//! standard streams.
 //!
 //! Hostile: what the guest sends (handled in `cofferdam-virtio`, but for the lifeline's frames)
 //! and, less so, what clients of the control socket send. No handler blocks.
@@ -10,6 +10,7 @@ pub mod control;
 pub mod event_loop;
 mod held;
 pub mod lifeline;
+pub mod names;
 pub mod network;
 pub mod signals;
 pub mod statistics;

@@ -163,6 +163,18 @@ pub(super) fn attach_network(
     }
 }
 
+/// Has the monitor carry the guest's questions for names: over a socket that is connected to the
+/// server, and a pair of which the guest gets the second.
+pub(super) fn serve_names(
+    state_folder: &Path,
+    descriptors: &[BorrowedFd<'_>; 3],
+    timeout: Duration,
+) -> Result<(), ControlError> {
+    let stream = connect(state_folder, timeout)?;
+    send_request(&stream, &ControlRequest::ServeNames, descriptors)?;
+    expect(&stream, &ControlResponse::Done)
+}
+
 /// The streams of a process, as long as it is open or not: the monitor carries them on by itself.
 #[derive(Debug)]
 pub(super) struct StreamsConnection {

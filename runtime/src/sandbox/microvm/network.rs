@@ -15,6 +15,7 @@
 //! no frame (the monitor does).
 
 mod devices;
+mod names;
 mod record;
 mod redirect;
 mod sys;
@@ -38,6 +39,7 @@ use crate::host::network_namespace::{self, NetworkNamespace};
 use crate::host::process::ProcessIdentity;
 use crate::host::user::User;
 use crate::plan::network::{HostInterface, NamespaceFacts, NetworkPlan};
+use crate::spec::SpecError;
 use record::{Attached, NetworkRecord};
 use tap::Tap;
 
@@ -110,6 +112,15 @@ pub enum NetworkError {
         /// Why not.
         source: AgentError,
     },
+    /// The container's configuration.
+    #[error("The container's configuration cannot be read")]
+    Spec(#[source] SpecError),
+    /// The engine's name server.
+    #[error("The name server in the container's network namespace cannot be asked")]
+    Names(#[source] io::Error),
+    /// The monitor.
+    #[error("The monitor does not carry questions for names")]
+    ServeNames(#[source] ControlError),
     /// The state folder.
     #[error("The record of the microVM's network cannot be written or read")]
     Record(#[source] io::Error),

@@ -21,6 +21,8 @@ pub(super) struct NetworkRecord {
     pub(super) attached: Vec<Attached>,
     /// What the operator was told that the guest does not get.
     pub(super) left_out: Vec<String>,
+    /// Names are asked of the engine's server.
+    pub(super) names: bool,
 }
 
 /// An interface that leads to the guest.

@@ -19,7 +19,8 @@ use super::limits::Version;
 /// Where every distribution mounts them.
 const ROOT: &str = "/sys/fs/cgroup";
 /// What limits a sandbox.
-const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+const CONTROLLERS_V1: [&str; 4] = ["memory", "pids", "cpu", "blkio"];
+const CONTROLLERS_V2: [&str; 4] = ["memory", "pids", "cpu", "io"];
 /// The kernel takes processes apart in its own time.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -82,7 +83,7 @@ impl HostGroup {
             let folders = vec![root.join(relative)];
             return Ok(Self { version: Version::V2, folders });
         }
-        let there = CONTROLLERS.iter().map(|name| root.join(name)).filter(|path| path.is_dir());
+        let there = CONTROLLERS_V1.iter().map(|name| root.join(name)).filter(|path| path.is_dir());
         let folders = there.map(|hierarchy| hierarchy.join(&relative)).collect();
         Ok(Self { version: Version::V1, folders })
     }
@@ -162,13 +163,13 @@ fn make_parents(folder: &Path) -> Result<(), HostGroupError> {
         let control = parent.join("cgroup.subtree_control");
         let enabled = fs::read_to_string(&control).map_err(at("read", parent))?;
         let has = |name: &str| enabled.split_ascii_whitespace().any(|word| word == name);
-        if CONTROLLERS.iter().all(|name| has(name)) {
+        if CONTROLLERS_V2.iter().all(|name| has(name)) {
             continue;
         }
         let all = fs::read_to_string(parent.join("cgroup.controllers"));
         let all = all.map_err(at("read", parent))?;
         let can = |name: &str| all.split_ascii_whitespace().any(|word| word == name);
-        let missing = CONTROLLERS.iter().filter(|name| can(name) && !has(name));
+        let missing = CONTROLLERS_V2.iter().filter(|name| can(name) && !has(name));
         let enable: Vec<String> = missing.map(|name| format!("+{name}")).collect();
         if !enable.is_empty() {
             super::write(&control, &enable.join(" "))

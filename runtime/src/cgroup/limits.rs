@@ -42,6 +42,9 @@ pub enum LimitError {
     /// `unified` names files of v2.
     #[error("linux.resources.unified needs cgroup v2, and this host has v1")]
     UnifiedOnV1,
+    /// v2 has no weight for the processes beside a group's children.
+    #[error("linux.resources.blockIO.leafWeight needs cgroup v1, and this host has v2")]
+    LeafWeightOnV2,
     /// A key of `unified` that leaves the group.
     #[error("linux.resources.unified: {0:?} is not a file of a cgroup")]
     UnifiedKey(String),
@@ -84,7 +87,7 @@ pub fn writes(
     if let Some(block) = resources.block_io() {
         match version {
             Version::V1 => block_v1(&mut list, block),
-            Version::V2 => block_v2(&mut list, block),
+            Version::V2 => block_v2(&mut list, block)?,
         }
     }
     huge_pages(&mut list, version, resources);
@@ -283,7 +286,12 @@ fn block_v1(list: &mut Vec<Write>, block: &LinuxBlockIo) {
     }
 }
 
-fn block_v2(list: &mut Vec<Write>, block: &LinuxBlockIo) {
+fn block_v2(list: &mut Vec<Write>, block: &LinuxBlockIo) -> Result<(), LimitError> {
+    let leaves = |weight: Option<u16>| weight.is_some_and(|weight| weight != 0);
+    let mut devices = block.weight_device().iter().flatten();
+    if leaves(block.leaf_weight()) || devices.any(|device| leaves(device.leaf_weight())) {
+        return Err(LimitError::LeafWeightOnV2);
+    }
     if let Some(weight) = block.weight().filter(|weight| *weight != 0) {
         list.push(Write::new("io.bfq.weight", weight).or("io.weight", io_weight(weight)));
     }
@@ -305,6 +313,7 @@ fn block_v2(list: &mut Vec<Write>, block: &LinuxBlockIo) {
             list.push(Write::new("io.max", format!("{major}:{minor} {key}={rate}")));
         }
     }
+    Ok(())
 }
 
 fn huge_pages(list: &mut Vec<Write>, version: Version, resources: &LinuxResources) {
@@ -471,6 +480,19 @@ mod tests {
                 "hugetlb.2MB.max = 4096",
             ]
         );
+    }
+
+    #[test]
+    fn a_weight_of_leaves_is_v1s() {
+        let none = lines(Version::V2, r#"{"blockIO":{"leafWeight":0}}"#, None);
+        assert_eq!(none.unwrap(), [""; 0]);
+        for block in
+            [r#""leafWeight":10"#, r#""weightDevice":[{"major":8,"minor":0,"leafWeight":10}]"#]
+        {
+            let text = format!(r#"{{"blockIO":{{{block}}}}}"#);
+            assert_eq!(lines(Version::V2, &text, None), Err(LimitError::LeafWeightOnV2));
+            assert_eq!(lines(Version::V1, &text, None).unwrap().len(), 1);
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The spec's resource limits, which speak of the first cgroup version, as files of the second.
 //!
 //! Limits hold in the guest, on the container's own group there. What they mean for the host (the
-//! processors' numbers, the disks) is no business of the guest's: see [`super::VmShape`].
+//! processors' numbers, the disks) is no business of the guest's: see [`super::VmShape`] and
+//! [`super::host_limits`].
 
 use std::collections::BTreeMap;
 
@@ -9,6 +10,7 @@ use cofferdam_protocol::plan::CgroupPlan;
 use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources};
 
 use super::device_rules::{self, DeviceRuleError};
+use super::host_limits::DISKS_IN_UNIFIED;
 use crate::cgroup::limits::weight_of_shares;
 
 /// The period of the CPU controller where the configuration says none, in microseconds.
@@ -127,7 +129,9 @@ fn push_unified(files: &mut Files, resources: &LinuxResources) -> Result<(), Cgr
         if !key.contains('.') || key.starts_with('.') || !key.bytes().all(plain) {
             return Err(CgroupError::UnifiedKey(key.clone()));
         }
-        push(files, key, value);
+        if !key.starts_with(DISKS_IN_UNIFIED) {
+            push(files, key, value);
+        }
     }
     Ok(())
 }
@@ -152,7 +156,7 @@ mod tests {
             "cpu": {"shares": 1024, "quota": 50000, "period": 100000},
             "pids": {"limit": 100},
             "hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}],
-            "unified": {"memory.high": "400000000"}}"#;
+            "unified": {"memory.high": "400000000", "io.max": "8:0 rbps=1"}}"#;
         assert_eq!(
             files(resources).unwrap(),
             [

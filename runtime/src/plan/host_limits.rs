@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use oci_spec::runtime::{LinuxCpu, LinuxResources};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxResources};
 
 use super::VmShape;
 use crate::cgroup::limits::{self, LimitError, Present, Version};
@@ -22,6 +22,9 @@ const OVERHEAD_PART: u64 = 128;
 const THREADS: u64 = 32;
 
 const MIB: u64 = 1 << 20;
+
+/// The files of the controller that counts what is read from disks and written to them.
+pub(super) const DISKS_IN_UNIFIED: &str = "io.";
 
 /// The limits that hold from the monitor's first instruction on.
 #[must_use]
@@ -64,16 +67,55 @@ pub fn of_processors(
         wanted.set_cpu(Some(times));
     }
     if version == Version::V2 {
-        wanted.set_unified(unified_processor_time(resources));
+        wanted.set_unified(unified_of(resources, "cpu."));
     }
     let writes = limits::writes(version, &wanted, Present::default())?;
     Ok(writes.into_iter().map(lenient_where_none).collect())
 }
 
-/// What `unified` says of processor time.
-fn unified_processor_time(resources: &LinuxResources) -> Option<HashMap<String, String>> {
+/// Those on the host's disks. A guest sees none of them: it is the monitor that reads and writes the
+/// container's files, so that these hold for it and nowhere else, and none of them may be missing.
+///
+/// # Errors
+/// When they contradict the version.
+pub fn of_disks(version: Version, resources: &LinuxResources) -> Result<Vec<Write>, LimitError> {
+    let mut wanted = LinuxResources::default();
+    wanted
+        .set_devices(None)
+        .set_block_io(resources.block_io().clone())
+        .set_unified(unified_of(resources, DISKS_IN_UNIFIED));
+    limits::writes(version, &wanted, Present::default())
+}
+
+/// The field that limits the host's disks, if one does.
+#[must_use]
+pub fn disk_field(resources: &LinuxResources) -> Option<&'static str> {
+    if resources.block_io().as_ref().is_some_and(limits_a_disk) {
+        return Some("linux.resources.blockIO");
+    }
+    let unified = unified_of(resources, DISKS_IN_UNIFIED);
+    unified.is_some_and(|files| !files.is_empty()).then_some("linux.resources.unified (io.*)")
+}
+
+/// A weight of zero is none.
+fn limits_a_disk(block: &LinuxBlockIo) -> bool {
+    let weighs = |weight: Option<u16>| weight.is_some_and(|weight| weight != 0);
+    let throttles = [
+        block.throttle_read_bps_device(),
+        block.throttle_write_bps_device(),
+        block.throttle_read_iops_device(),
+        block.throttle_write_iops_device(),
+    ];
+    weighs(block.weight())
+        || weighs(block.leaf_weight())
+        || block.weight_device().as_ref().is_some_and(|list| !list.is_empty())
+        || throttles.iter().any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
+}
+
+/// What `unified` says of one controller.
+fn unified_of(resources: &LinuxResources, prefix: &str) -> Option<HashMap<String, String>> {
     let mut unified = resources.unified().clone()?;
-    unified.retain(|key, _| key.starts_with("cpu."));
+    unified.retain(|key, _| key.starts_with(prefix));
     Some(unified)
 }
 
@@ -129,5 +171,53 @@ mod tests {
             ["cpu.max = max 100000"]
         );
         assert!(of_processors(Version::V1, &resources).unwrap().is_empty());
+    }
+
+    fn disks(version: Version, resources: &str) -> Result<Vec<String>, LimitError> {
+        let resources = serde_json::from_str(resources).unwrap();
+        of_disks(version, &resources).map(|writes| lines(&writes))
+    }
+
+    #[test]
+    fn the_hosts_disks_are_limited_for_the_sandbox_and_nothing_else_with_them() {
+        let resources = r#"{"cpu":{"shares":512},"memory":{"limit":1},"pids":{"limit":1},
+            "blockIO":{"weight":500,"throttleWriteBpsDevice":[{"major":7,"minor":1,"rate":1048576}],
+            "throttleReadIOPSDevice":[{"major":7,"minor":1,"rate":20}]},
+            "unified":{"io.latency":"7:1 target=10","memory.high":"1"}}"#;
+        assert_eq!(
+            disks(Version::V2, resources).unwrap(),
+            [
+                "io.bfq.weight = 500, or io.weight = 4950",
+                "io.max = 7:1 wbps=1048576",
+                "io.max = 7:1 riops=20",
+                "io.latency = 7:1 target=10",
+            ]
+        );
+        assert_eq!(disks(Version::V1, resources), Err(LimitError::UnifiedOnV1));
+        let of_v1 = r#"{"blockIO":{"leafWeight":20,
+            "throttleReadBpsDevice":[{"major":7,"minor":1,"rate":1048576}]},
+            "unified":{"memory.high":"1"}}"#;
+        assert_eq!(
+            disks(Version::V1, of_v1).unwrap(),
+            ["blkio.leaf_weight = 20", "blkio.throttle.read_bps_device = 7:1 1048576"]
+        );
+        assert_eq!(disks(Version::V2, of_v1), Err(LimitError::LeafWeightOnV2));
+    }
+
+    #[test]
+    fn what_limits_a_disk_is_named() {
+        let field = |resources: &str| disk_field(&serde_json::from_str(resources).unwrap());
+        let block = Some("linux.resources.blockIO");
+        assert_eq!(field(r#"{"blockIO":{"weight":0,"throttleReadBpsDevice":[]}}"#), None);
+        assert_eq!(field(r#"{"unified":{"cpu.max":"max","iomem.max":"1"}}"#), None);
+        assert_eq!(field(r#"{"blockIO":{"weight":10}}"#), block);
+        assert_eq!(field(r#"{"blockIO":{"leafWeight":10}}"#), block);
+        for list in ["ReadBps", "WriteBps", "ReadIOPS", "WriteIOPS"] {
+            let device = r#"[{"major":8,"minor":0,"rate":1}]"#;
+            let text = format!(r#"{{"blockIO":{{"throttle{list}Device":{device}}}}}"#);
+            assert_eq!(field(&text), block, "{text}");
+        }
+        let unified = r#"{"unified":{"io.max":"8:0 rbps=1"}}"#;
+        assert_eq!(field(unified), Some("linux.resources.unified (io.*)"));
     }
 }

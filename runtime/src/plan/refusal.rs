@@ -7,13 +7,13 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use oci_spec::runtime::{
-    Hooks, Linux, LinuxBlockIo, LinuxCpu, LinuxNamespaceType, LinuxResources, LinuxSeccomp,
-    LinuxSeccompAction, Process, Spec,
+    Hooks, Linux, LinuxCpu, LinuxNamespaceType, LinuxResources, LinuxSeccomp, LinuxSeccompAction,
+    Process, Spec,
 };
 
 use super::{devices, mounts};
 use crate::spec::fields::{
-    FOREIGN_MOUNT, HOST_DISKS, HOST_HARDWARE, HOST_LISTENER, HOST_NETWORK, HOST_PROGRAM, JOINING,
+    FOREIGN_MOUNT, HOST_HARDWARE, HOST_LISTENER, HOST_NETWORK, HOST_PROGRAM, JOINING,
     NO_PERSONALITY_FLAGS, NO_SECURITY_MODULE, NOT_IN_VERSION_TWO, OTHER_PAGES, OTHER_PLATFORM,
     OWN_KERNEL,
 };
@@ -185,9 +185,6 @@ fn refuse_resources(found: &mut Found, resources: &LinuxResources) {
     if let Some(cpu) = resources.cpu() {
         refuse_cpu(found, cpu);
     }
-    if let Some(block) = resources.block_io() {
-        refuse_block(found, block);
-    }
     let memory = resources.memory().as_ref();
     let no_killer = memory.and_then(|memory| memory.disable_oom_killer()).unwrap_or(false);
     found.add(no_killer, "linux.resources.memory.disableOOMKiller", NOT_IN_VERSION_TWO);
@@ -211,25 +208,6 @@ fn refuse_cpu(found: &mut Found, cpu: &LinuxCpu) {
     found.add(runtime, "linux.resources.cpu.realtimeRuntime", NOT_IN_VERSION_TWO);
     let period = cpu.realtime_period().is_some_and(|period| period != 0);
     found.add(period, "linux.resources.cpu.realtimePeriod", NOT_IN_VERSION_TWO);
-}
-
-fn refuse_block(found: &mut Found, block: &LinuxBlockIo) {
-    let weight = block.weight().is_some_and(|weight| weight != 0);
-    found.add(weight, "linux.resources.blockIO.weight", HOST_DISKS);
-    let leaf = block.leaf_weight().is_some_and(|weight| weight != 0);
-    found.add(leaf, "linux.resources.blockIO.leafWeight", HOST_DISKS);
-    let weights = block.weight_device().as_ref().is_some_and(|list| !list.is_empty());
-    found.add(weights, "linux.resources.blockIO.weightDevice", HOST_DISKS);
-    let throttles = [
-        ("throttleReadBpsDevice", block.throttle_read_bps_device()),
-        ("throttleWriteBpsDevice", block.throttle_write_bps_device()),
-        ("throttleReadIOPSDevice", block.throttle_read_iops_device()),
-        ("throttleWriteIOPSDevice", block.throttle_write_iops_device()),
-    ];
-    for (name, list) in throttles {
-        let there = list.as_ref().is_some_and(|list| !list.is_empty());
-        found.add_if(there, || format!("linux.resources.blockIO.{name}"), HOST_DISKS);
-    }
 }
 
 #[cfg(test)]
@@ -300,13 +278,13 @@ mod tests {
     }
 
     #[test]
-    fn hardware_and_disks_of_the_host_are_refused() {
+    fn hardware_of_the_host_is_refused_and_limits_on_its_disks_are_not() {
         let devices = r#","devices":[{"path":"/dev/fuse","type":"c","major":10,"minor":229},
             {"path":"/dev/sda","type":"b","major":8,"minor":0}]"#;
         assert_eq!(refused_linux(devices), ["linux.devices[1]"]);
-        let block = r#","resources":{"blockIO":{"weight":0,"throttleReadBpsDevice":[
+        let block = r#","resources":{"blockIO":{"weight":10,"throttleReadBpsDevice":[
             {"major":8,"minor":0,"rate":1}]}}"#;
-        assert_eq!(refused_linux(block), ["linux.resources.blockIO.throttleReadBpsDevice"]);
+        assert_eq!(refused_linux(block), [""; 0]);
     }
 
     #[test]

@@ -183,7 +183,13 @@ mod tests {
 
     #[test]
     fn what_a_guest_cannot_do_is_refused_by_its_path() {
-        let text = plan(r#"{"blockIO":{"weight":100}}"#).unwrap_err().to_string();
-        assert!(text.contains("linux.resources.blockIO.weight"), "{text}");
+        let text = plan(r#"{"network":{"classID":1}}"#).unwrap_err().to_string();
+        assert!(text.contains("linux.resources.network"), "{text}");
+    }
+
+    #[test]
+    fn limits_on_the_hosts_disks_are_no_files_of_the_guest() {
+        let plan = plan(r#"{"blockIO":{"weight":100},"unified":{"io.max":"8:0 rbps=1"}}"#);
+        assert_eq!(plan.unwrap().files, []);
     }
 }

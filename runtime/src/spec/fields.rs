@@ -60,8 +60,6 @@ pub const FIELDS: [&[Field]; 3] = [sections::FIELDS, processes::FIELDS, resource
 /// Every value that differs from its field.
 pub const VALUES: &[Value] = values::VALUES;
 
-/// Limits on disks.
-pub const HOST_DISKS: &str = "it is about the host's disks, which a guest does not see";
 /// Devices, caches, processors.
 pub const HOST_HARDWARE: &str = "it is about the host's hardware, which a guest does not see";
 /// File systems with a device or a server.

@@ -65,7 +65,6 @@ fn what_a_running_machine_cannot_become_is_refused_by_its_field() {
     for (flags, field) in [
         (["--memory", "1024g"], "linux.resources.memory.limit"),
         (["--cpu-quota", "900000"], "linux.resources.cpu.quota"),
-        (["--blkio-weight", "100"], "linux.resources.blockIO.weight"),
         (["--cpuset-mems", "0"], "linux.resources.cpu.mems"),
     ] {
         let refused = runtime.verb(&["update", flags[0], flags[1], &container.id]);

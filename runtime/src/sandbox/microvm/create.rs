@@ -142,7 +142,7 @@ pub fn create(mut request: CreateRequest, config: &Config) -> Result<Created, Cr
         prepared.make_container(timeout)?;
     }
     prepared.attach(timeout)?;
-    group.limit_processors(&prepared.spec).map_err(CreateError::Group)?;
+    group.limit_workload(&prepared.spec).map_err(CreateError::Group)?;
     let described = group.description();
     group.release();
     network.release();

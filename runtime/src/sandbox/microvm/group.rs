@@ -5,11 +5,12 @@
 //!   prepare ─▶ recorded ─▶ create (v1, v2) ─▶ monitor born in it (v2), or moved into it (v1)
 //!                     └──▶ systemd makes it around the monitor that waits at its gate, and it is
 //!                          recorded then
-//!   ready ─▶ processor time limited ─▶ released: `delete` removes it
+//!   ready ─▶ processor time and disks limited ─▶ released: `delete` removes it
 //!   dropped before: removed
 //! ```
 //! Where making groups is not allowed (an ordinary user, a container with a read-only hierarchy)
-//! there is none, and `state` says so: the guest's memory and processors bound the sandbox then.
+//! there is none, and `state` says so: the guest's memory and processors bound the sandbox then. What
+//! nothing in the guest could keep, limits on the host's disks, is refused there.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -47,6 +48,17 @@ pub enum GroupError {
     /// The kernel refused a limit.
     #[error("The sandbox's limits cannot be set")]
     Write(#[from] WriteError),
+    /// Limits on disks, which nothing but a group of the host's can keep.
+    #[error(
+        "{field} cannot be kept: it limits the host's disks, and the sandbox has no control group \
+         of its own on the host ({reason})"
+    )]
+    NoGroupForDisks {
+        /// What was asked for.
+        field: &'static str,
+        /// Why there is no group.
+        reason: String,
+    },
     /// `--systemd-cgroup` where systemd does not manage the control groups.
     #[error("--systemd-cgroup needs a host that systemd has booted, with cgroup v2 only")]
     NoSystemd,
@@ -90,6 +102,8 @@ enum Place {
 #[derive(Debug)]
 pub(super) struct SandboxGroup {
     place: Place,
+    /// The field that limits disks, if one does.
+    disks: Option<&'static str>,
     released: bool,
 }
 
@@ -114,13 +128,27 @@ impl SandboxGroup {
             group.check_unused()?;
             Place::Folders(group)
         };
-        Ok(Self { place, released: false })
+        let resources = linux.and_then(|linux| linux.resources().as_ref());
+        let disks = resources.and_then(host_limits::disk_field);
+        let group = Self { place, disks, released: false };
+        group.check_disks()?;
+        Ok(group)
     }
 
     /// For a monitor that is only a test's.
     #[cfg(test)]
     pub(super) const fn nowhere() -> Self {
-        Self { place: Place::Nowhere(String::new()), released: false }
+        Self { place: Place::Nowhere(String::new()), disks: None, released: false }
+    }
+
+    /// Sees that there can be somewhere to keep the limits on disks.
+    fn check_disks(&self) -> Result<(), GroupError> {
+        match (&self.place, self.disks) {
+            (Place::Nowhere(reason), Some(field)) => {
+                Err(GroupError::NoGroupForDisks { field, reason: reason.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What `delete` has to remove.
@@ -147,7 +175,7 @@ impl SandboxGroup {
                 // What was made of it before the refusal.
                 let _ = host::remove(group.folders(), Instant::now());
                 self.place = Place::Nowhere(reason);
-                Ok(())
+                self.check_disks()
             }
             Err(error) => Err(error.into()),
             Ok(()) => Ok(limit_at_birth(group, shape)?),
@@ -182,10 +210,11 @@ impl SandboxGroup {
         }
     }
 
-    /// Limits its processor time.
-    pub(super) fn limit_processors(&self, spec: &Spec) -> Result<(), GroupError> {
+    /// Limits its processor time, and what it reads from disks and writes to them.
+    pub(super) fn limit_workload(&self, spec: &Spec) -> Result<(), GroupError> {
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let Some(resources) = resources else { return Ok(()) };
+        limit_disks(self.folders(), resources)?;
         match (&self.place, limit_processors(self.folders(), resources)) {
             (Place::Delegated(_), Err(GroupError::Write(error))) => {
                 warn_of_missing(Err(error));
@@ -238,6 +267,21 @@ pub(super) fn limit_processors(
     }
     let groups = Groups::new(folders);
     let list = host_limits::of_processors(groups.version(), resources)?;
+    Ok(writes::apply(groups, &list)?)
+}
+
+/// Limits what a sandbox that runs reads from disks and writes to them.
+pub(super) fn limit_disks(
+    folders: &[PathBuf],
+    resources: &LinuxResources,
+) -> Result<(), GroupError> {
+    let Some(field) = host_limits::disk_field(resources) else { return Ok(()) };
+    if folders.is_empty() {
+        let reason = "it was created without one".to_owned();
+        return Err(GroupError::NoGroupForDisks { field, reason });
+    }
+    let groups = Groups::new(folders);
+    let list = host_limits::of_disks(groups.version(), resources)?;
     Ok(writes::apply(groups, &list)?)
 }
 

@@ -46,7 +46,7 @@ use crate::host::log::with_causes;
 use crate::host::process::ProcessIdentity;
 use crate::host::user::User;
 use crate::plan::pod::{Demand, Joined, PodTooLarge};
-use crate::plan::{MachineSize, PlanError, PlanInput, RunningVm, SandboxPlan};
+use crate::plan::{MachineSize, PlanError, PlanInput, RunningVm, SandboxPlan, host_limits};
 use crate::sandbox::request::{CreateRequest, Created, PodMember, SandboxRef, StartFailureKind};
 
 pub use place::PlaceError;
@@ -371,6 +371,9 @@ fn refuse_placed(joined: &Joined, plan: &SandboxPlan) -> Result<(), JoinError> {
     }
     if says(cpu.and_then(|cpu| cpu.mems().as_deref())) {
         return Err(JoinError::Placed("linux.resources.cpu.mems"));
+    }
+    if let Some(field) = resources.and_then(host_limits::disk_field) {
+        return Err(JoinError::Placed(field));
     }
     if plan.shape.memory_policy.is_some() {
         return Err(JoinError::Placed("linux.memoryPolicy"));

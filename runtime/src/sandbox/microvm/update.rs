@@ -1,5 +1,5 @@
 //! `update`: other limits for a container whose virtual machine runs. They hold in the guest; the
-//! processors are the host's, and the machine's threads are moved.
+//! processors and disks are the host's: the machine's threads are moved, and its group is limited.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ use super::pod::{Changing, Membership, PodError};
 use super::record::Record;
 use crate::cgroup::usage::{self, BelowUsage};
 use crate::plan::pod::PodTooLarge;
-use crate::plan::{UpdatePlan, UpdatePlanError};
+use crate::plan::{UpdatePlan, UpdatePlanError, host_limits};
 use crate::sandbox::request::{SandboxRef, UpdateRequest};
 
 /// Why the limits are as they were.
@@ -50,10 +50,8 @@ pub enum UpdateError {
     #[error(transparent)]
     PodTooLarge(#[from] PodTooLarge),
     /// The host's processors of a machine that is not the container's alone.
-    #[error(
-        "linux.resources.cpu.cpus is not possible for a container of a pod: its machine is the whole pod's"
-    )]
-    Placed,
+    #[error("{0} is not possible for a container of a pod: its machine is the whole pod's")]
+    Placed(&'static str),
     /// Less memory than the workload uses, where that was not to be.
     #[error(transparent)]
     BelowUsage(#[from] BelowUsage),
@@ -101,7 +99,10 @@ fn update_member(
     let mut record = Record::load(&folder).map_err(UpdateError::Record)?;
     let plan = UpdatePlan::new(written, record.vm)?;
     if plan.host_cpus.is_some() {
-        return Err(UpdateError::Placed);
+        return Err(UpdateError::Placed("linux.resources.cpu.cpus"));
+    }
+    if let Some(field) = host_limits::disk_field(written) {
+        return Err(UpdateError::Placed(field));
     }
     check_usage(sandbox, written)?;
     let (before, after) = (record.vm.size, changing.needed(&record.vm)?);
@@ -139,6 +140,7 @@ fn set_limits(
     plan: &UpdatePlan,
     request: &UpdateRequest,
 ) -> Result<(), UpdateError> {
+    group::limit_disks(&record.cgroups, &request.change.written)?;
     if let Some(cpus) = &plan.host_cpus {
         move_threads(sandbox, cpus).map_err(UpdateError::Processors)?;
     }

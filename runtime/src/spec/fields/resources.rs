@@ -1,12 +1,13 @@
 //! `linux.resources`: limits.
 
 use super::Treatment::{Guest, Host, Refused, Void, Where};
-use super::{Field, HOST_DISKS, HOST_HARDWARE, NOT_IN_VERSION_TWO, field};
+use super::{Field, HOST_HARDWARE, NOT_IN_VERSION_TWO, field};
 
 const NO_SWAP: &str = "a guest has no swap, so that every limit on it is kept";
 const OBSOLETE: &str = "Linux has no such limit any more: the kernel's memory counts as memory";
 const ALWAYS: &str = "cgroups count what is below them, always";
 const V2_ONLY: &str = "invalid configuration: the values are of cgroup v2, and this host has v1";
+const V1_ONLY: &str = "a weight of leaves is of cgroup v1, and this host has v2";
 const ONLY_UPDATE: &str = "a new container uses nothing yet";
 const NOT_IMPLEMENTED: &str = "not implemented";
 
@@ -35,24 +36,24 @@ pub(super) const FIELDS: &[Field] = &[
     field("linux.resources.cpu.mems", Host, Host),
     field("linux.resources.cpu.idle", Guest, Host),
     field("linux.resources.pids.limit", Guest, Host),
-    field("linux.resources.blockIO.weight", Refused(HOST_DISKS), Host),
-    field("linux.resources.blockIO.leafWeight", Refused(HOST_DISKS), Host),
-    field("linux.resources.blockIO.weightDevice[].major", Refused(HOST_DISKS), Host),
-    field("linux.resources.blockIO.weightDevice[].minor", Refused(HOST_DISKS), Host),
-    field("linux.resources.blockIO.weightDevice[].weight", Refused(HOST_DISKS), Host),
-    field("linux.resources.blockIO.weightDevice[].leafWeight", Refused(HOST_DISKS), Host),
-    field("linux.resources.blockIO.throttleReadBpsDevice[].major", Refused(HOST_DISKS), Host),
-    field("linux.resources.blockIO.throttleReadBpsDevice[].minor", Refused(HOST_DISKS), Host),
-    field("linux.resources.blockIO.throttleReadBpsDevice[].rate", Refused(HOST_DISKS), Host),
-    field("linux.resources.blockIO.throttleWriteBpsDevice[].major", Refused(HOST_DISKS), Host),
-    field("linux.resources.blockIO.throttleWriteBpsDevice[].minor", Refused(HOST_DISKS), Host),
-    field("linux.resources.blockIO.throttleWriteBpsDevice[].rate", Refused(HOST_DISKS), Host),
-    field("linux.resources.blockIO.throttleReadIOPSDevice[].major", Refused(HOST_DISKS), Host),
-    field("linux.resources.blockIO.throttleReadIOPSDevice[].minor", Refused(HOST_DISKS), Host),
-    field("linux.resources.blockIO.throttleReadIOPSDevice[].rate", Refused(HOST_DISKS), Host),
-    field("linux.resources.blockIO.throttleWriteIOPSDevice[].major", Refused(HOST_DISKS), Host),
-    field("linux.resources.blockIO.throttleWriteIOPSDevice[].minor", Refused(HOST_DISKS), Host),
-    field("linux.resources.blockIO.throttleWriteIOPSDevice[].rate", Refused(HOST_DISKS), Host),
+    field("linux.resources.blockIO.weight", Host, Host),
+    field("linux.resources.blockIO.leafWeight", Where(V1_ONLY), Where(V1_ONLY)),
+    field("linux.resources.blockIO.weightDevice[].major", Host, Host),
+    field("linux.resources.blockIO.weightDevice[].minor", Host, Host),
+    field("linux.resources.blockIO.weightDevice[].weight", Host, Host),
+    field("linux.resources.blockIO.weightDevice[].leafWeight", Where(V1_ONLY), Where(V1_ONLY)),
+    field("linux.resources.blockIO.throttleReadBpsDevice[].major", Host, Host),
+    field("linux.resources.blockIO.throttleReadBpsDevice[].minor", Host, Host),
+    field("linux.resources.blockIO.throttleReadBpsDevice[].rate", Host, Host),
+    field("linux.resources.blockIO.throttleWriteBpsDevice[].major", Host, Host),
+    field("linux.resources.blockIO.throttleWriteBpsDevice[].minor", Host, Host),
+    field("linux.resources.blockIO.throttleWriteBpsDevice[].rate", Host, Host),
+    field("linux.resources.blockIO.throttleReadIOPSDevice[].major", Host, Host),
+    field("linux.resources.blockIO.throttleReadIOPSDevice[].minor", Host, Host),
+    field("linux.resources.blockIO.throttleReadIOPSDevice[].rate", Host, Host),
+    field("linux.resources.blockIO.throttleWriteIOPSDevice[].major", Host, Host),
+    field("linux.resources.blockIO.throttleWriteIOPSDevice[].minor", Host, Host),
+    field("linux.resources.blockIO.throttleWriteIOPSDevice[].rate", Host, Host),
     field("linux.resources.hugepageLimits[].pageSize", Guest, Host),
     field("linux.resources.hugepageLimits[].limit", Guest, Host),
     field("linux.resources.network.classID", Refused(NOT_IN_VERSION_TWO), Host),

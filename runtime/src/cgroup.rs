@@ -12,6 +12,7 @@ pub mod host;
 pub mod limits;
 pub mod oom;
 pub mod statistics;
+pub mod systemd;
 pub mod usage;
 pub mod writes;
 

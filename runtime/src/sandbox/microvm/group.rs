@@ -14,21 +14,16 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use libcgroups::common::{
-    AnyManagerError, CgroupConfig, CgroupManager, CreateCgroupSetupError, create_cgroup_manager,
-};
-use nix_of_libcgroups::unistd::Pid;
 use oci_spec::runtime::{LinuxResources, Spec};
 
 use crate::cgroup::Groups;
 use crate::cgroup::delegation;
 use crate::cgroup::host::{self, HostGroup, HostGroupError};
 use crate::cgroup::limits::{LimitError, Version};
+use crate::cgroup::systemd::{ScopeError, Unit};
 use crate::cgroup::writes::{self, WriteError};
-use crate::host::sys;
 use crate::host::user::User;
 use crate::plan::{VmShape, host_limits};
 use crate::sandbox::request::CreateRequest;
@@ -59,9 +54,6 @@ pub enum GroupError {
         /// Why there is no group.
         reason: String,
     },
-    /// `--systemd-cgroup` where systemd does not manage the control groups.
-    #[error("--systemd-cgroup needs a host that systemd has booted, with cgroup v2 only")]
-    NoSystemd,
     /// `--systemd-cgroup` of a user.
     #[error(
         "--systemd-cgroup takes root: an ordinary user starts the runtime itself with \
@@ -71,18 +63,9 @@ pub enum GroupError {
     /// The group that was to be in what the user was given.
     #[error(transparent)]
     Delegated(#[from] delegation::GroupError),
-    /// A path that is none of systemd's.
-    #[error("linux.cgroupsPath is {0}: for systemd it is SLICE:PREFIX:NAME")]
-    SystemdPath(PathBuf),
-    /// systemd does not answer.
-    #[error("systemd, which is to make the sandbox's control group, cannot be asked")]
-    SystemdBus(#[source] Box<CreateCgroupSetupError>),
-    /// systemd refused.
-    #[error("systemd does not make the sandbox's control group")]
-    Systemd(#[source] Box<AnyManagerError>),
-    /// The group that systemd made is not to be found.
-    #[error("The control group that systemd has made cannot be found")]
-    SystemdGroup(#[source] io::Error),
+    /// systemd.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
 }
 
 /// Where the sandbox goes.
@@ -95,7 +78,7 @@ enum Place {
     /// A folder in what was given to a caller who is not the machine's root.
     Delegated(HostGroup),
     /// A unit that systemd makes.
-    Unit { path: PathBuf, id: String },
+    Unit(Unit),
 }
 
 /// The group, removed when it is dropped before its release.
@@ -120,8 +103,7 @@ impl SandboxGroup {
             }
             delegated(said.as_deref(), &format!("cofferdam-{id}"))?
         } else if request.systemd_cgroup {
-            let path = said.unwrap_or_else(|| format!("system.slice:cofferdam:{id}").into());
-            Place::Unit { path: systemd_path(path)?, id: id.to_string() }
+            Place::Unit(Unit::planned(said, id.as_str())?)
         } else {
             let path = said.unwrap_or_else(|| format!("/{id}").into());
             let group = HostGroup::planned(&path)?;
@@ -155,7 +137,7 @@ impl SandboxGroup {
     pub(super) fn folders(&self) -> &[PathBuf] {
         match &self.place {
             Place::Folders(group) | Place::Delegated(group) => group.folders(),
-            Place::Nowhere(_) | Place::Unit { .. } => &[],
+            Place::Nowhere(_) | Place::Unit(_) => &[],
         }
     }
 
@@ -188,9 +170,7 @@ impl SandboxGroup {
             Place::Folders(group) | Place::Delegated(group) if group.version() == Version::V2 => {
                 group.folders().first().map(PathBuf::as_path)
             }
-            Place::Folders(_) | Place::Delegated(_) | Place::Nowhere(_) | Place::Unit { .. } => {
-                None
-            }
+            Place::Folders(_) | Place::Delegated(_) | Place::Nowhere(_) | Place::Unit(_) => None,
         }
     }
 
@@ -199,10 +179,8 @@ impl SandboxGroup {
         match &self.place {
             Place::Folders(group) if group.version() == Version::V1 => Ok(group.enter(pid)?),
             Place::Folders(_) | Place::Delegated(_) | Place::Nowhere(_) => Ok(()),
-            Place::Unit { path, id } => {
-                start_unit(path, id, pid)?;
-                let group = group_of(pid).map_err(GroupError::SystemdGroup)?;
-                let group = HostGroup::planned(&group)?;
+            Place::Unit(unit) => {
+                let group = HostGroup::planned(&unit.start(pid)?)?;
                 limit_at_birth(&group, shape)?;
                 self.place = Place::Folders(group);
                 Ok(())
@@ -231,7 +209,7 @@ impl SandboxGroup {
             Place::Folders(group) | Place::Delegated(group) => {
                 group.folders().first().map(|path| path.display().to_string()).unwrap_or_default()
             }
-            Place::Unit { path, .. } => path.display().to_string(),
+            Place::Unit(unit) => unit.path().display().to_string(),
         }
     }
 
@@ -321,48 +299,4 @@ pub(super) fn limit_memory(folders: &[PathBuf], guest_mib: u64) -> Result<(), Gr
 fn limit_at_birth(group: &HostGroup, shape: &VmShape) -> Result<(), WriteError> {
     let list = host_limits::at_birth(group.version(), shape);
     writes::apply(Groups::new(group.folders()), &list)
-}
-
-fn systemd_path(path: PathBuf) -> Result<PathBuf, GroupError> {
-    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    if !(unified && Path::new("/run/systemd/system").is_dir()) {
-        return Err(GroupError::NoSystemd);
-    }
-    match path.to_string_lossy().matches(':').count() {
-        2 => Ok(path),
-        _ => Err(GroupError::SystemdPath(path)),
-    }
-}
-
-/// systemd makes a scope of this process. It is asked by a thread that gives way to it: where there
-/// is no D-Bus daemon but systemd's own socket, systemd does not see a message that arrives together
-/// with the end of the greeting, until another arrives.
-fn start_unit(path: &Path, id: &str, pid: i32) -> Result<(), GroupError> {
-    let ask = || {
-        if let Err(error) = sys::give_way_to_everyone() {
-            tracing::debug!(%error, "systemd is asked at the usual priority");
-        }
-        ask_for_unit(path, id, pid)
-    };
-    match thread::scope(|scope| scope.spawn(ask).join()) {
-        Ok(asked) => asked,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
-}
-
-fn ask_for_unit(path: &Path, id: &str, pid: i32) -> Result<(), GroupError> {
-    let manager = create_cgroup_manager(CgroupConfig {
-        cgroup_path: path.to_owned(),
-        systemd_cgroup: true,
-        container_name: id.to_owned(),
-    });
-    let manager = manager.map_err(|error| GroupError::SystemdBus(Box::new(error)))?;
-    manager.add_task(Pid::from_raw(pid)).map_err(|error| GroupError::Systemd(Box::new(error)))
-}
-
-/// The group (v2) that a process is in.
-fn group_of(pid: i32) -> io::Result<PathBuf> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"));
-    Ok(path.ok_or(io::ErrorKind::NotFound)?.into())
 }

@@ -46,6 +46,7 @@ use super::process::Limit;
 use super::report::{Report, Reporter, describe};
 use super::{helper, own_users, report_log, socket, stage, sys, working_folder};
 use crate::cgroup::limits::{self, LimitError, Present};
+use crate::cgroup::systemd::{ScopeError, Unit};
 use crate::cgroup::writes::{self, WriteError};
 use crate::cgroup::{Groups, delegation};
 
@@ -70,6 +71,8 @@ enum ConstructError {
     Limits(#[source] LimitError),
     #[error("The container's limits cannot be set")]
     Write(#[source] WriteError),
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
     #[error("Cannot prepare the container's process")]
     Process(#[source] super::process::ProcessError),
 }
@@ -112,18 +115,21 @@ fn construct(
         Vec::new()
     };
     working_folder::make(&job).map_err(step("make the working folder"))?;
-    let rest = Rest {
-        limits,
-        pids_limit: job.pids_limit.take(),
-        own_limits: job.own_limits.take(),
-        notify_path,
-    };
     let is_rootless = job.rootless.is_some();
     if !is_rootless && !job.systemd_cgroup && cgroup::is_unified() {
         delegation::offer_controllers(&job.cgroups_path);
     }
     let host =
         HostMounts::take(&mut job.spec, &job.rootfs).map_err(step("open the host's mounts"))?;
+    let scope = enter_scope(&mut job)?;
+    let rest = Rest {
+        limits,
+        cgroups_path: job.cgroups_path.clone(),
+        scope,
+        pids_limit: job.pids_limit.take(),
+        own_limits: job.own_limits.take(),
+        notify_path,
+    };
     let executing = Executing { listener, reporter: log, of_stage: staging.numbers(), host };
     // The caller knows a rootless container's group, and is the one who may write there.
     let further_groups = (!is_rootless).then(|| job.cgroups_path.clone());
@@ -150,6 +156,9 @@ fn make(arguments: &ContainerArgs, further_groups: Option<&Path>) -> Result<i32,
 /// What is left to do when the container's first process is there.
 struct Rest {
     limits: Vec<Limit>,
+    cgroups_path: PathBuf,
+    /// The unit of systemd's that the group is.
+    scope: Option<Unit>,
     pids_limit: Option<String>,
     own_limits: Option<LinuxResources>,
     notify_path: PathBuf,
@@ -161,9 +170,16 @@ impl Rest {
         for limit in self.limits {
             limit.apply(pid).map_err(ConstructError::Process)?;
         }
-        let cgroups =
-            cgroup::of_process(pid).map_err(step("find the container's control groups"))?;
+        let cgroups = match &self.scope {
+            // This process is in it as well, for a moment more.
+            Some(_) => cgroup::planned(&self.cgroups_path),
+            None => cgroup::of_process(pid),
+        };
+        let cgroups = cgroups.map_err(step("find the container's control groups"))?;
         if let Some(limit) = self.pids_limit {
+            if let Some(unit) = &self.scope {
+                unit.tell_processes(&limit)?;
+            }
             cgroup::limit_processes(&cgroups, &limit).map_err(step("limit the processes"))?;
         }
         set_limits(&cgroups, self.own_limits.as_ref())?;
@@ -190,6 +206,21 @@ fn enter_rootless(rootless: &RootlessJob) -> Result<PathBuf, ConstructError> {
     own_users::cover_version_1()?;
     let own = std::fs::read_to_string("/proc/self/cgroup").map_err(step("find the own group"))?;
     Ok(delegation::own_group(&own))
+}
+
+/// Enters the scope that systemd makes, which is a group like any other to `libcontainer`. The
+/// container's first process is born in it.
+fn enter_scope(job: &mut ConstructJob) -> Result<Option<Unit>, ConstructError> {
+    if !job.systemd_cgroup {
+        return Ok(None);
+    }
+    let unit = Unit::known(job.cgroups_path.clone(), &job.id);
+    job.cgroups_path = unit.start(std::process::id().cast_signed())?;
+    let linux = job.spec.linux().as_ref();
+    if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
+        unit.tell_limits(resources)?;
+    }
+    Ok(Some(unit))
 }
 
 fn step(step: &'static str) -> impl Fn(io::Error) -> ConstructError {
@@ -247,7 +278,7 @@ fn arguments(
         user_ns_config,
         cgroup_config: CgroupConfig {
             cgroup_path: job.cgroups_path,
-            systemd_cgroup: job.systemd_cgroup,
+            systemd_cgroup: false,
             container_name: job.id,
         },
         detached: true,

@@ -36,6 +36,7 @@ use super::terminal;
 use super::unsupported::{self, Unsupported};
 use crate::cgroup::delegation::{self, GroupError};
 use crate::cgroup::host;
+use crate::cgroup::systemd::{ScopeError, Unit};
 use crate::config::Config;
 use crate::host::process::ProcessIdentity;
 use crate::host::stdio::ProcessStdio;
@@ -76,9 +77,9 @@ pub enum CreateError {
     /// words are runc's.
     #[error("container's cgroup unexpectedly frozen: {0}")]
     CgroupFrozen(PathBuf),
-    /// `--systemd-cgroup` where systemd does not manage the control groups.
-    #[error("--systemd-cgroup needs a host that systemd has booted, with cgroup v2 only")]
-    NoSystemd,
+    /// systemd.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
     /// `--systemd-cgroup` of a user.
     #[error(
         "--systemd-cgroup takes root: an ordinary user starts the runtime itself with \
@@ -89,9 +90,7 @@ pub enum CreateError {
     #[error(transparent)]
     Group(#[from] GroupError),
     /// A control group path that is not one.
-    #[error(
-        "linux.cgroupsPath is {0}: it must not have .. in it, and for systemd it is SLICE:PREFIX:NAME"
-    )]
+    #[error("linux.cgroupsPath is {0}: it must name a group and have no .. in it")]
     CgroupPath(PathBuf),
     /// A file in the state folder could not be written, or a process not be started.
     #[error("Cannot {step}")]
@@ -321,13 +320,8 @@ fn job(
         rootless::strip(&mut shadow.spec, rootless.users.is_some());
         rootless::show_groups(&mut shadow.spec, cgroup::is_unified());
     }
-    let pids_limit =
-        if request.systemd_cgroup { None } else { shadow::take_pids_limit(&mut shadow.spec) };
-    let own_limits = if request.systemd_cgroup {
-        None
-    } else {
-        shadow::take_limits(&mut shadow.spec, cgroup::is_unified())
-    };
+    let pids_limit = shadow::take_pids_limit(&mut shadow.spec);
+    let own_limits = shadow::take_limits(&mut shadow.spec, cgroup::is_unified());
     let mut stage =
         StageJob::take(&mut shadow.spec, request.id.as_str(), &request.rootfs, &request.bundle);
     if let Some(stage) = &mut stage {
@@ -456,12 +450,7 @@ fn cgroups_path(request: &CreateRequest, spec: &Spec) -> Result<PathBuf, CreateE
     let said = spec.linux().as_ref().and_then(|l| l.cgroups_path().clone());
     let id = &request.id;
     if request.systemd_cgroup {
-        if !(cgroup::is_unified() && Path::new("/run/systemd/system").is_dir()) {
-            return Err(CreateError::NoSystemd);
-        }
-        let path = said.unwrap_or_else(|| format!("system.slice:cofferdam:{id}").into());
-        let parts = path.to_string_lossy().matches(':').count();
-        return if parts == 2 { Ok(path) } else { Err(CreateError::CgroupPath(path)) };
+        return Ok(Unit::planned(said, id.as_str())?.path().to_owned());
     }
     // As runc: scripts look for a container's group by its name.
     let path = said.unwrap_or_else(|| format!("/{id}").into());

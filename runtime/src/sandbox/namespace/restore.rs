@@ -35,6 +35,7 @@ use super::report::Report;
 use super::{cgroup, shadow};
 use crate::cgroup::Groups;
 use crate::cgroup::limits::{self, LimitError, Present};
+use crate::cgroup::systemd::Unit;
 use crate::cgroup::writes::{self, WriteError};
 use crate::host::stdio::ProcessStdio;
 use crate::sandbox::request::{CreateRequest, Created, ImageRequest};
@@ -142,6 +143,10 @@ pub(super) fn restore(
     let terminal = restoring.terminal.take();
     revived?;
     if let Some(limit) = pids_limit {
+        if request.systemd_cgroup {
+            let unit = Unit::known(prepared.cgroups_path.clone(), request.id.as_str());
+            unit.tell_processes(&limit).map_err(CreateError::Scope)?;
+        }
         cgroup::limit_processes(&record.cgroups, &limit).map_err(host("limit the processes"))?;
     }
     finish(&request, record, prepared, terminal)
@@ -263,11 +268,8 @@ fn job(
 ) -> Result<Limited, CreateError> {
     let spec = &prepared.hardened.spec;
     let mut limited = shadow::make(spec, &request.rootfs).spec;
-    let (mut pids_limit, mut own_limits) = (None, None);
-    if !request.systemd_cgroup {
-        pids_limit = shadow::take_pids_limit(&mut limited);
-        own_limits = shadow::take_limits(&mut limited, cgroup::is_unified());
-    }
+    let pids_limit = shadow::take_pids_limit(&mut limited);
+    let own_limits = shadow::take_limits(&mut limited, cgroup::is_unified());
     let job = ReviveJob {
         id: request.id.to_string(),
         rootfs: request.rootfs.clone(),

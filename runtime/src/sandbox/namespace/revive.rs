@@ -14,7 +14,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use libcgroups::common::{CgroupConfig, CgroupManager, ControllerOpt, create_cgroup_manager};
 use nix::mount::{MsFlags, mount};
@@ -30,6 +30,7 @@ use super::report::{Report, Reporter, describe};
 use super::scheduling::SchedulingError;
 use super::sys::{self, MountAttributes};
 use crate::cgroup::delegation;
+use crate::cgroup::systemd::{ScopeError, Unit};
 
 /// Why CRIU could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,8 @@ enum ReviveError {
     Groups(#[source] libcgroups::common::CreateCgroupSetupError),
     #[error("Cannot use the container's control groups: {0}")]
     Group(libcgroups::common::AnyManagerError),
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
     #[error(transparent)]
     Scheduling(#[from] SchedulingError),
     #[error(transparent)]
@@ -87,12 +90,17 @@ fn prepare(job: &ReviveJob) -> Result<(), ReviveError> {
 /// As `libcontainer` does it for a new container.
 fn enter_groups(job: &ReviveJob) -> Result<(), ReviveError> {
     let own = std::process::id().cast_signed();
-    if !job.systemd_cgroup && cgroup::is_unified() {
-        delegation::offer_controllers(&job.cgroups_path);
-    }
+    let path = if job.systemd_cgroup {
+        enter_scope(job, own)?
+    } else {
+        if cgroup::is_unified() {
+            delegation::offer_controllers(&job.cgroups_path);
+        }
+        job.cgroups_path.clone()
+    };
     let manager = create_cgroup_manager(CgroupConfig {
-        cgroup_path: job.cgroups_path.clone(),
-        systemd_cgroup: job.systemd_cgroup,
+        cgroup_path: path.clone(),
+        systemd_cgroup: false,
         container_name: job.id.clone(),
     })
     .map_err(ReviveError::Groups)?;
@@ -106,8 +114,16 @@ fn enter_groups(job: &ReviveJob) -> Result<(), ReviveError> {
         };
         manager.apply(&options).map_err(ReviveError::Group)?;
     }
-    cgroup::enter_without_controllers(&job.cgroups_path)
-        .map_err(step("enter the remaining control groups"))
+    cgroup::enter_without_controllers(&path).map_err(step("enter the remaining control groups"))
+}
+
+fn enter_scope(job: &ReviveJob, own: i32) -> Result<PathBuf, ReviveError> {
+    let unit = Unit::known(job.cgroups_path.clone(), &job.id);
+    let path = unit.start(own)?;
+    if let Some(resources) = &job.resources {
+        unit.tell_limits(resources)?;
+    }
+    Ok(path)
 }
 
 /// Mounts for CRIU alone: the root file system as a mount, with places for the others.

@@ -1,0 +1,70 @@
+//! `--systemd-cgroup` in namespaces: the container is in a scope that systemd has made, whether there is
+//! a D-Bus daemon or, as here, systemd's own socket only.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use cofferdam_e2e::{Bundle, Leftovers, Mode, Runtime, Systemd};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+
+const MIB: u64 = 1 << 20;
+
+fn runtime() -> Runtime {
+    Runtime::cofferdam_with(&["--isolation", Mode::current().flag(), "--systemd-cgroup"])
+}
+
+fn bundle() -> Bundle {
+    Bundle::busybox(&["sleep", "1000"]).edit(|config| {
+        config["linux"]["resources"]["memory"] = json!({ "limit": 64 * MIB });
+        config["linux"]["resources"]["pids"] = json!({ "limit": 20 });
+        config["linux"]["resources"]["cpu"] = json!({ "quota": 50_000, "period": 100_000 });
+    })
+}
+
+fn limits(scope: &Path) -> [String; 3] {
+    ["memory.max", "pids.max", "cpu.max"]
+        .map(|name| fs::read_to_string(scope.join(name)).unwrap_or_default().trim().to_owned())
+}
+
+#[test]
+fn the_container_alone_is_in_its_scope_and_the_limits_outlive_a_reload() {
+    let runtime = runtime();
+    let systemd = Systemd::start(&runtime.tag());
+    let runtime = runtime.under(&systemd);
+    let before = Leftovers::before(&runtime);
+    let container = runtime.start(&bundle());
+    let name = format!("/sys/fs/cgroup/system.slice/cofferdam-{}.scope", container.id);
+    let scope = systemd.group(&name);
+    let inside = fs::read_to_string(scope.join("cgroup.procs")).unwrap();
+    assert_eq!(inside, format!("{}\n", container.pid()));
+    let expected = [(64 * MIB).to_string(), "20".to_owned(), "50000 100000".to_owned()];
+    assert_eq!(limits(&scope), expected);
+    // No line to systemd has come into the container.
+    container.exec(&["ls", "/proc/1/fd"]).exits(0).prints("0\n1\n2\n");
+
+    kill(Pid::from_raw(systemd.process()), Signal::SIGHUP).unwrap();
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(limits(&scope), expected);
+    container.exec(&["true"]).exits(0);
+
+    runtime.verb(&["delete", "--force", &container.id]).exits(0);
+    assert!(!scope.exists());
+    before.none_since(&runtime);
+}
+
+#[test]
+fn a_scope_that_somebody_has_is_refused_and_stays_as_it_is() {
+    let runtime = runtime();
+    let systemd = Systemd::start(&runtime.tag());
+    let runtime = runtime.under(&systemd);
+    let path = format!("system.slice:shared:{}", runtime.tag());
+    let bundle = bundle().edit(|config| config["linux"]["cgroupsPath"] = json!(path));
+    let container = runtime.start(&bundle);
+    runtime.run(&bundle).exits(1).complains(&["container's cgroup is not empty", &path]);
+    assert_eq!(container.status(), "running");
+    container.exec(&["true"]).exits(0);
+}

@@ -18,6 +18,14 @@ pub const OVERHEAD_MIB: u64 = 48;
 /// Two levels of page tables and the kernel's notes on each page grow with the memory: 16 bytes for
 /// 4 KiB, and as much again to be safe.
 const OVERHEAD_PART: u64 = 128;
+/// What the host keeps of a file that the guest remembers, at most: the monitor its note, the kernel the
+/// open descriptor, the name, and the file's own inode, which is the largest part and cannot be given
+/// back while the guest may ask for it. Measured on ext4 with a million files: 240 bytes, 200, and 1340
+/// for name and inode. Without a bound on them a guest that walks through a large tree
+/// is ended for what the host keeps of it.
+const FILE_BYTES: u64 = 2048;
+/// What the monitor keeps for itself (`virtio`'s file server leaves as many).
+const OWN_DESCRIPTORS: u64 = 2048;
 /// Threads beside the virtual processors: main, devices, files, and the kernel's own helpers.
 const THREADS: u64 = 32;
 
@@ -45,6 +53,13 @@ pub fn of_memory(version: Version, guest_mib: u64) -> Write {
         Version::V2 => "memory.max",
     };
     Write::new(file, bytes).refused(OnRefusal::IgnoreMissing)
+}
+
+/// How many descriptors a monitor may have, so that the files behind them take half of the overhead.
+#[must_use]
+pub const fn descriptors(guest_mib: u64) -> u64 {
+    let room = (OVERHEAD_MIB + guest_mib / OVERHEAD_PART) * MIB / 2;
+    OWN_DESCRIPTORS + room / FILE_BYTES
 }
 
 /// Those on processor time, which hold when the guest is up: its boot is not the container's.
@@ -150,6 +165,12 @@ mod tests {
             lines(&at_birth(Version::V1, &shape))[0],
             "memory.limit_in_bytes = 320864256 (if there is one)"
         );
+    }
+
+    #[test]
+    fn the_files_that_a_guest_remembers_are_within_half_of_the_overhead() {
+        assert_eq!(descriptors(256), 2048 + 12288 + 512);
+        assert_eq!(descriptors(64 << 10), 2048 + 12288 + 131_072);
     }
 
     #[test]

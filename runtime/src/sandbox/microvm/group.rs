@@ -133,6 +133,11 @@ impl SandboxGroup {
         }
     }
 
+    /// Whether nothing on the host limits the sandbox.
+    pub(super) const fn is_nowhere(&self) -> bool {
+        matches!(self.place, Place::Nowhere(_))
+    }
+
     /// What `delete` has to remove.
     pub(super) fn folders(&self) -> &[PathBuf] {
         match &self.place {

@@ -44,8 +44,8 @@ use crate::host::process::ProcessIdentity;
 use crate::host::signals::{Interrupted, Interrupts};
 use crate::host::sys::{self, GatedChild, Program};
 use crate::host::user::User;
-use crate::plan::VmShape;
 use crate::plan::own_users::UserMaps;
+use crate::plan::{VmShape, host_limits};
 
 /// Where the monitor writes how the sandbox ended.
 pub(super) const EXIT_RECORD: &str = "exit";
@@ -54,7 +54,8 @@ const LOG: &str = "monitor.log";
 const CONSOLE: &str = "console.log";
 
 /// Each file that the guest's kernel remembers is a descriptor of the monitor's; this is as many as
-/// Linux allows one process unless it was told otherwise.
+/// Linux allows one process unless it was told otherwise. Where the sandbox's memory is limited on the
+/// host, its files are as well ([`host_limits::descriptors`]).
 const MAX_DESCRIPTORS: u64 = 1 << 20;
 
 /// An oops with its call trace has about as many.
@@ -213,7 +214,7 @@ impl Monitor {
             None => id_map::write(monitor.pid)
                 .map_err(|(file, source)| MonitorError::IdMap { file, source })?,
         }
-        allow_descriptors(monitor.pid);
+        allow_descriptors(monitor.pid, most_descriptors(&setup));
         setup.group.enter(monitor.pid, setup.shape).map_err(MonitorError::Group)?;
         pass_gate(gate).map_err(|source| MonitorError::Exec {
             program: setup.artifacts.monitor.display().to_string(),
@@ -388,9 +389,16 @@ fn clone_child(
     }
 }
 
-/// Lets the child have many descriptors, where its starter may; what it has must do otherwise.
-fn allow_descriptors(pid: i32) {
-    let limit = Rlimit { current: Some(MAX_DESCRIPTORS), maximum: Some(MAX_DESCRIPTORS) };
+fn most_descriptors(setup: &MonitorSetup<'_>) -> u64 {
+    if setup.group.is_nowhere() {
+        return MAX_DESCRIPTORS;
+    }
+    host_limits::descriptors(setup.shape.memory_mib.into()).min(MAX_DESCRIPTORS)
+}
+
+/// Lets the child have so many descriptors, where its starter may; what it has must do otherwise.
+fn allow_descriptors(pid: i32, most: u64) {
+    let limit = Rlimit { current: Some(most), maximum: Some(most) };
     let refused = prlimit(Pid::from_raw(pid), Resource::Nofile, limit).err();
     if let Some(error) = refused {
         tracing::debug!(%error, "the monitor keeps the limit of descriptors that it inherits");

@@ -45,3 +45,19 @@ fn what_is_forgotten_makes_room() {
     let third = served.find("c");
     assert_eq!(errno(served.tree.open(&ROOT, third, RDONLY, 0)), libc::ENFILE);
 }
+
+#[test]
+fn what_is_looked_up_and_forgotten_again_and_again_takes_no_more() {
+    const FILES: u64 = 200;
+    let served = Served::new();
+    let names: Vec<String> = (0..FILES).map(|number| format!("file-{number}")).collect();
+    names.iter().for_each(|name| fs::write(served.path(name), "").unwrap());
+    for _ in 0..50 {
+        let numbers: Vec<u64> = names.iter().map(|name| served.find(name)).collect();
+        // Numbers are used again: the tables are as large as at the first time.
+        assert!(numbers.iter().all(|number| *number <= FILES + 1), "{numbers:?}");
+        assert_eq!(served.tree.state().used() as u64, FILES + 1);
+        numbers.iter().for_each(|number| served.tree.forget(&ROOT, *number, 1));
+        assert_eq!(served.tree.state().used(), 1, "the root");
+    }
+}

@@ -2,7 +2,8 @@
 //! create is all or nothing, and `delete --force` takes what a killed runtime left.
 //!
 //! A run visits a sample of the steps, spread evenly; `COFFERDAM_INJECTIONS` says how many (10000
-//! visits each step with several errors and takes most of an hour).
+//! visits each step with several errors and takes most of an hour), `COFFERDAM_INJECTIONS_FROM` how many
+//! of them were visited before, so that a long run can be divided.
 
 use std::process::Command;
 
@@ -13,11 +14,14 @@ use serde_json::json;
 
 /// How many faults a verb meets if nothing else is said. In the lab each takes seconds.
 fn injections() -> usize {
-    let said = std::env::var("COFFERDAM_INJECTIONS").ok().and_then(|text| text.parse().ok());
-    said.unwrap_or(match Mode::current() {
+    said("COFFERDAM_INJECTIONS").unwrap_or(match Mode::current() {
         Mode::Namespace => 20,
         Mode::MicroVm => 4,
     })
+}
+
+fn said(name: &str) -> Option<usize> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
 /// A run that has seen so much need not go on.
@@ -119,7 +123,8 @@ fn every_fault_is_survived(target: &Target, command: &Command) {
     let steps = steps_of(command);
     target.delete().exits(0);
 
-    let faults = sample(&steps, injections());
+    let mut faults = sample(&steps, injections());
+    faults.drain(..said("COFFERDAM_INJECTIONS_FROM").unwrap_or(0).min(faults.len()));
     let mut bad = Vec::new();
     for fault in &faults {
         target.make();

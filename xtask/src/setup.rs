@@ -40,6 +40,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("crun", "the reference that benchmarks compare with"),
     ("criu", "saves and restores containers in namespaces"),
     ("containerd", "an engine for the scenarios of the shim"),
+    ("containernetworking-plugins", "the pods' network in the scenarios of CRI"),
     ("docker.io", "an engine for the scenarios of the runtime"),
     ("podman", "an engine for the scenarios of the runtime"),
     ("buildah", "builds images in those scenarios"),

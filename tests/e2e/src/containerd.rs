@@ -6,16 +6,25 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tempfile::TempDir;
 
+use crate::archive::{NAME, archive};
+use crate::netns::NetworkNamespace;
 use crate::patience::{until, until_nothing_is_left};
 use crate::runtime::finish;
-use crate::{Bundle, Mode, Outcome, setting};
+use crate::{Bundle, Leftovers, Mode, Outcome, setting};
 
 /// containerd is up in a second; on a processor in software in twenty.
 const READY: Duration = Duration::from_secs(120);
 
 const RUNTIME: &str = "io.containerd.cofferdam.v2";
+
+/// Where the shims keep the state of their containers, a folder for each of containerd's namespaces.
+const STATE_ROOT: &str = "/run/containerd/cofferdam";
+
+/// Whose containers CRI's are.
+const CRI_NAMESPACE: &str = "k8s.io";
 
 /// A daemon with its state in a folder of its own; both end when this is dropped.
 #[derive(Debug)]
@@ -24,33 +33,77 @@ pub struct Containerd {
     daemon: Child,
     /// What `--rootfs` names.
     bundle: Bundle,
+    /// The host, as far as CRI's pods can tell: their bridge goes with it.
+    network: Option<NetworkNamespace>,
 }
 
 impl Containerd {
     /// Starts one, for containers on a busybox root file system.
     #[must_use]
     pub fn start() -> Self {
+        Self::of(|_| "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n".to_owned(), None)
+    }
+
+    /// Starts one that serves CRI, with a network for pods and an image of busybox for them.
+    #[must_use]
+    pub fn with_cri() -> Self {
+        let containerd = Self::of(cri_settings, Some(NetworkNamespace::new("containerd")));
+        let image = archive(&containerd.rootfs(), containerd.folder());
+        let import = ["--namespace", CRI_NAMESPACE, "image", "import", image.to_str().unwrap()];
+        containerd.ctr(&import).exits(0);
+        containerd
+    }
+
+    fn of(settings: impl FnOnce(&Path) -> String, network: Option<NetworkNamespace>) -> Self {
         // In memory: an overlay cannot lie on the lab's root, which is one.
         let folder = TempDir::with_prefix_in("cofferdam-containerd-", "/run").unwrap();
         let path = folder.path().display();
-        let settings = format!(
-            "version = 2\nroot = \"{path}/root\"\nstate = \"{path}/state\"\n\
-             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
-             [grpc]\naddress = \"{path}/sock\"\n"
-        );
+        let general = format!("version = 2\nroot = \"{path}/root\"\nstate = \"{path}/state\"\n");
+        let socket = format!("[grpc]\naddress = \"{path}/sock\"\n");
+        let settings = [general, settings(folder.path()), socket].concat();
         fs::write(folder.path().join("containerd.toml"), settings).unwrap();
         let policy = format!("[isolation]\npolicy = \"{}\"\n", Mode::current().flag());
         fs::write(folder.path().join("cofferdam.toml"), policy).unwrap();
-        let daemon = daemon(folder.path());
-        Self { folder, daemon, bundle: Bundle::busybox(&[]) }
+        let daemon = daemon(folder.path(), network.as_ref());
+        Self { folder, daemon, bundle: Bundle::busybox(&[]), network }
     }
 
     /// Kills the daemon and starts another one on the same state.
     pub fn restart(&mut self) {
+        self.restart_after(|| {});
+    }
+
+    /// The same, with something that happens while there is none.
+    pub fn restart_after(&mut self, happens: impl FnOnce()) {
         self.daemon.kill().unwrap();
         self.daemon.wait().unwrap();
+        happens();
         let _ = fs::remove_file(self.folder.path().join("sock"));
-        self.daemon = daemon(self.folder.path());
+        self.daemon = daemon(self.folder.path(), self.network.as_ref());
+    }
+
+    /// A program on what the daemon takes for the host.
+    #[must_use]
+    pub fn on_the_host(&self, program: &[&str]) -> Outcome {
+        let mut command = NetworkNamespace::command(self.network.as_ref(), program[0]);
+        command.args(&program[1..]);
+        finish(command, b"")
+    }
+
+    /// Nothing more is there of this daemon's pods than was before.
+    #[track_caller]
+    pub fn no_pod_is_left_since(&self, before: &Leftovers) {
+        if let Some(left) = before.unlike(|| self.leftovers()) {
+            panic!("{left}");
+        }
+    }
+
+    /// What there is of this daemon's pods: processes, mounts, control groups and states.
+    #[must_use]
+    pub fn leftovers(&self) -> Leftovers {
+        let tag = self.folder.path().file_name().unwrap().to_str().unwrap();
+        let daemon = self.daemon.id();
+        Leftovers::tagged(tag, &Path::new(STATE_ROOT).join(CRI_NAMESPACE)).without(daemon)
     }
 
     /// `ctr ARGUMENTS`.
@@ -96,11 +149,11 @@ impl Containerd {
         self.becomes(id, "RUNNING");
     }
 
-    /// `run FLAGS` of an image that was imported.
+    /// `run` of the image, which [`archive`] wrote.
     #[must_use]
-    pub fn run_image(&self, image: &str, id: &str, program: &[&str]) -> Outcome {
+    pub fn run_image(&self, id: &str, program: &[&str]) -> Outcome {
         let mut all = self.run_flags(&["--rm"]);
-        all.extend([image.to_owned(), id.to_owned()]);
+        all.extend([NAME.to_owned(), id.to_owned()]);
         all.extend(program.iter().map(|&word| word.to_owned()));
         self.ctr(&borrowed(&all))
     }
@@ -164,7 +217,7 @@ impl Containerd {
         let folder = self.folder.path().display().to_string();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         left.extend(mounts.lines().filter(|line| line.contains(&folder)).map(str::to_owned));
-        let state = fs::read_dir("/run/containerd/cofferdam/default").into_iter().flatten();
+        let state = fs::read_dir(Path::new(STATE_ROOT).join("default")).into_iter().flatten();
         left.extend(state.map(|entry| entry.unwrap().path().display().to_string()));
         left
     }
@@ -172,19 +225,47 @@ impl Containerd {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        let tasks = self.ctr(&["task", "ls", "--quiet"]).stdout;
-        for id in tasks.lines() {
-            let _ = self.ctr(&["task", "delete", "--force", id]);
+        for namespace in ["default", CRI_NAMESPACE] {
+            let tasks = self.ctr(&["--namespace", namespace, "task", "ls", "--quiet"]).stdout;
+            for id in tasks.lines() {
+                let delete = ["--namespace", namespace, "task", "delete", "--force", id];
+                let _ = self.ctr(&delete);
+            }
         }
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
     }
 }
 
-fn daemon(folder: &Path) -> Child {
+/// CRI with one runtime, which is ours, and a network of documentation's addresses. Scores against the lack
+/// of memory are lowered only where the machine lets root do it, which those of CI often do not.
+fn cri_settings(folder: &Path) -> String {
+    let path = folder.display();
+    fs::create_dir(folder.join("cni")).unwrap();
+    let network = json!({
+        "cniVersion": "0.4.0", "name": "pods", "plugins": [{
+            "type": "bridge", "bridge": "pods", "isGateway": true,
+            "ipam": { "type": "host-local", "dataDir": folder.join("addresses"),
+                      "ranges": [[{ "subnet": "192.0.2.0/24" }]],
+                      "routes": [{ "dst": "0.0.0.0/0" }] }
+        }]
+    });
+    fs::write(folder.join("cni/pods.conflist"), network.to_string()).unwrap();
+    let plugin = "plugins.\"io.containerd.grpc.v1.cri\"";
+    format!(
+        "[{plugin}]\nsandbox_image = \"{NAME}\"\nnetns_mounts_under_state_dir = true\nrestrict_oom_score_adj = true\n\
+         [{plugin}.cni]\nbin_dir = \"/usr/lib/cni\"\nconf_dir = \"{path}/cni\"\n\
+         [{plugin}.containerd]\ndefault_runtime_name = \"cofferdam\"\n\
+         [{plugin}.containerd.runtimes.cofferdam]\nruntime_type = \"{RUNTIME}\"\n\
+         [{plugin}.containerd.runtimes.cofferdam.options]\n\
+         ConfigPath = \"{path}/cofferdam.toml\"\n"
+    )
+}
+
+fn daemon(folder: &Path, network: Option<&NetworkNamespace>) -> Child {
     let path = format!("{}:{}", setting("COFFERDAM_BIN"), std::env::var("PATH").unwrap());
     let log = File::options().append(true).create(true).open(folder.join("log")).unwrap();
-    let daemon = Command::new("containerd")
+    let daemon = NetworkNamespace::command(network, "containerd")
         .arg("--config")
         .arg(folder.join("containerd.toml"))
         .env("PATH", path)

@@ -6,7 +6,6 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::netns::NetworkNamespace;
 use crate::patience::until_nothing_is_left;
 use crate::runtime::finish;
 use crate::{Bundle, Mode, Outcome, setting};
@@ -30,19 +30,14 @@ pub const IMAGE: &str = "busybox:test";
 pub struct Docker {
     folder: TempDir,
     daemon: Child,
-    namespace: String,
+    namespace: NetworkNamespace,
 }
 
 impl Docker {
     /// Starts one that has the image [`IMAGE`].
     #[must_use]
     pub fn start() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let serial = NEXT.fetch_add(1, Ordering::Relaxed);
-        let namespace = format!("docker-{}-{serial}", std::process::id());
-        run(Command::new("ip").args(["netns", "add", &namespace]));
-        let up = ["-n", &namespace, "link", "set", "lo", "up"];
-        run(Command::new("ip").args(up));
+        let namespace = NetworkNamespace::new("docker");
         // In memory: an overlay cannot lie on the lab's root, which is one.
         let folder = TempDir::with_prefix_in("cofferdam-docker-", "/run").unwrap();
         let daemon = daemon(folder.path(), &namespace);
@@ -95,8 +90,8 @@ impl Docker {
     /// A program on what the daemon takes for the host.
     #[must_use]
     pub fn on_the_host(&self, program: &[&str]) -> Outcome {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace]).args(program);
+        let mut command = NetworkNamespace::command(Some(&self.namespace), program[0]);
+        command.args(&program[1..]);
         finish(command, b"")
     }
 
@@ -143,11 +138,10 @@ impl Drop for Docker {
         // It ends its containerd.
         let _ = kill(Pid::from_raw(self.daemon.id().cast_signed()), Signal::SIGTERM);
         let _ = self.daemon.wait();
-        let _ = Command::new("ip").args(["netns", "del", &self.namespace]).status();
     }
 }
 
-fn daemon(folder: &Path, namespace: &str) -> Child {
+fn daemon(folder: &Path, namespace: &NetworkNamespace) -> Child {
     let path = |name: &str| folder.join(name).display().to_string();
     let program = Path::new(&setting("COFFERDAM_BIN")).join("cofferdam");
     let settings = json!({
@@ -167,9 +161,8 @@ fn daemon(folder: &Path, namespace: &str) -> Child {
     });
     fs::write(folder.join("daemon.json"), settings.to_string()).unwrap();
     let log = File::create(folder.join("log")).unwrap();
-    Command::new("nsenter")
-        .arg(format!("--net=/run/netns/{namespace}"))
-        .args(["dockerd", "--config-file"])
+    NetworkNamespace::command(Some(namespace), "dockerd")
+        .arg("--config-file")
         .arg(folder.join("daemon.json"))
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())

@@ -24,12 +24,23 @@ impl Leftovers {
     /// What is there now.
     #[must_use]
     pub fn before(runtime: &Runtime) -> Self {
+        Self::tagged(&runtime.tag(), runtime.root())
+    }
+
+    /// What is there now with a tag in its name, and below a root of states.
+    pub(crate) fn tagged(tag: &str, root: &Path) -> Self {
         Self {
-            processes: processes(&runtime.tag()),
-            mounts: mounts(&runtime.tag()),
-            cgroups: cgroups(&runtime.tag()),
-            state: names(runtime.root()),
+            processes: processes(tag),
+            mounts: mounts(tag),
+            cgroups: cgroups(tag),
+            state: names(root),
         }
+    }
+
+    /// The same without a process that is nobody's rest.
+    pub(crate) fn without(mut self, pid: u32) -> Self {
+        self.processes.retain(|process| !process.starts_with(&format!("{pid} ")));
+        self
     }
 
     /// Nothing more is there than was before.
@@ -49,10 +60,19 @@ impl Leftovers {
     /// The same without control groups and state folders that somebody said would be left.
     #[must_use]
     pub fn since_but(&self, runtime: &Runtime, named: &[PathBuf]) -> Option<String> {
-        let end = Instant::now() + GRACE;
-        loop {
+        self.unlike(|| {
             let mut now = Self::before(runtime);
             now.forget(runtime.root(), named);
+            now
+        })
+    }
+
+    /// What this finds and was not before, or the other way round, in words.
+    #[must_use]
+    pub fn unlike(&self, find: impl Fn() -> Self) -> Option<String> {
+        let end = Instant::now() + GRACE;
+        loop {
+            let now = find();
             if now == *self {
                 return None;
             }

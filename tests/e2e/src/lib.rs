@@ -15,17 +15,21 @@
 // A fixture is part of a test: it stops at the first thing that is not as it must be.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
 
+mod archive;
 mod bundle;
 pub mod conformance;
 mod console;
 mod containerd;
 pub mod counting;
+pub mod cri;
 mod delegated;
 mod docker;
+mod grpc;
 mod image;
 mod injection;
 mod leftovers;
 mod monitor;
+mod netns;
 mod outcome;
 mod patience;
 mod podman;
@@ -35,11 +39,14 @@ mod systemd;
 mod user;
 mod wire;
 
+pub use archive::archive;
 pub use bundle::Bundle;
 pub use console::{ConsoleSocket, Terminal};
 pub use containerd::Containerd;
+pub use cri::Cri;
 pub use delegated::Delegated;
 pub use docker::{Docker, IMAGE as DOCKER_IMAGE};
+pub use grpc::Refusal;
 pub use image::Image;
 pub use injection::{Fault, Injection, Step, steps_of};
 pub use leftovers::Leftovers;

@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use cofferdam_e2e::{Bundle, Containerd, Mode, Runtime, setting, until};
+use cofferdam_e2e::{Bundle, Containerd, Mode, Runtime, archive, setting, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -207,47 +207,14 @@ fn a_container_outlives_containerd_and_is_found_again() {
 #[test]
 fn an_image_s_layers_are_mounted_and_what_is_written_goes_with_the_container() {
     let containerd = Containerd::start();
-    let archive = image_of(&containerd.rootfs(), containerd.folder());
+    let archive = archive(&containerd.rootfs(), containerd.folder());
     containerd.ctr(&["image", "import", archive.to_str().unwrap()]).exits(0);
     for id in ["first", "second"] {
         let script = ["sh", "-c", "ls /mark 2>/dev/null; echo mine >/mark; cat /mark"];
-        containerd.run_image("example.org/busybox:1", id, &script).exits(0).prints("mine\n");
+        containerd.run_image(id, &script).exits(0).prints("mine\n");
     }
     assert!(!containerd.rootfs().join("mark").exists());
     containerd.has_left_nothing();
-}
-
-/// A Docker archive of one layer.
-fn image_of(rootfs: &Path, folder: &Path) -> PathBuf {
-    let image = folder.join("image");
-    fs::create_dir(&image).unwrap();
-    let tar = |arguments: &[&str]| {
-        assert!(Command::new("tar").args(arguments).status().unwrap().success());
-    };
-    let path = |name: &str| image.join(name).display().to_string();
-    tar(&["-C", rootfs.to_str().unwrap(), "-cf", &path("layer.tar"), "."]);
-    let sum = Command::new("sha256sum").arg(path("layer.tar")).output().unwrap().stdout;
-    let sum = String::from_utf8(sum).unwrap();
-    let sum = sum.split(' ').next().unwrap();
-    let config = format!(
-        r#"{{"architecture":"amd64","os":"linux","config":{{"Env":["PATH=/bin"]}},
-           "rootfs":{{"type":"layers","diff_ids":["sha256:{sum}"]}}}}"#
-    );
-    fs::write(path("config.json"), config).unwrap();
-    let manifest =
-        r#"[{"Config":"config.json","RepoTags":["example.org/busybox:1"],"Layers":["layer.tar"]}]"#;
-    fs::write(path("manifest.json"), manifest).unwrap();
-    let archive = folder.join("image.tar");
-    tar(&[
-        "-C",
-        &path(""),
-        "-cf",
-        archive.to_str().unwrap(),
-        "manifest.json",
-        "config.json",
-        "layer.tar",
-    ]);
-    archive
 }
 
 #[test]

@@ -1,0 +1,41 @@
+//! A network namespace that a daemon takes for the host's: its bridges, packet filter and ports go with it.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// It goes when this is dropped.
+#[derive(Debug)]
+pub(crate) struct NetworkNamespace {
+    name: String,
+}
+
+impl NetworkNamespace {
+    /// One with nothing but its loopback interface.
+    pub(crate) fn new(daemon: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let serial = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{daemon}-{}-{serial}", std::process::id());
+        let namespace = Self { name };
+        ip(&["netns", "add", &namespace.name]);
+        ip(&["-n", &namespace.name, "link", "set", "lo", "up"]);
+        namespace
+    }
+
+    /// A program in one, or on the host; not yet run. Its mounts are the host's.
+    pub(crate) fn command(namespace: Option<&Self>, program: &str) -> Command {
+        let Some(namespace) = namespace else { return Command::new(program) };
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", namespace.name)).arg(program);
+        command
+    }
+}
+
+impl Drop for NetworkNamespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    assert!(Command::new("ip").args(arguments).status().unwrap().success(), "ip {arguments:?}");
+}

@@ -227,7 +227,7 @@ pub struct NamespaceConfig {
     pub memory_mib: u32,
     /// Add a seccomp allow-list where the spec has none.
     pub seccomp: bool,
-    /// Set `no_new_privs` where the spec leaves it off and needs no privilege gain.
+    /// Set `no_new_privs` where the spec does not say `false`, which Docker and containerd leave out.
     pub no_new_privileges: bool,
     /// Add the masked and read-only paths below `/proc` and `/sys` where the spec has none.
     pub masked_paths: bool,

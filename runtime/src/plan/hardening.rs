@@ -233,7 +233,7 @@ fn tighten_devices(hardened: &mut Hardened, linux: &Linux, resources: &mut Linux
     rules.extend(linux.devices().iter().flatten().filter_map(|device| {
         LinuxDeviceCgroupBuilder::default()
             .allow(true)
-            .typ(device.typ())
+            .typ(rule_type(device.typ())?)
             .major(device.major())
             .minor(device.minor())
             .access("rwm")
@@ -242,6 +242,16 @@ fn tighten_devices(hardened: &mut Hardened, linux: &Linux, resources: &mut Linux
     }));
     resources.set_devices(Some(rules));
     hardened.add("device allow-list");
+}
+
+/// What the kernel's rules call this kind of device, if it has rules for it: none for a FIFO, and
+/// an unbuffered device is a character device.
+fn rule_type(device: LinuxDeviceType) -> Option<LinuxDeviceType> {
+    match device {
+        LinuxDeviceType::B => Some(LinuxDeviceType::B),
+        LinuxDeviceType::C | LinuxDeviceType::U => Some(LinuxDeviceType::C),
+        LinuxDeviceType::P | LinuxDeviceType::A => None,
+    }
 }
 
 fn deny_all_devices() -> Option<Vec<LinuxDeviceCgroup>> {

@@ -42,3 +42,18 @@ fn kernel_paths_are_hidden_although_none_was_named() {
     let tried = &probe(&Runtime::cofferdam(), &bundle)["tried"];
     assert_eq!(tried["/sys/firmware"]["read"], "0 entries");
 }
+
+#[test]
+fn every_kind_of_device_that_was_asked_for_is_there() {
+    let bundle = Bundle::script("stat -c %F /dev/pipe /dev/raw; head -c 3 /dev/raw | wc -c").edit(
+        |config| {
+            config["linux"]["resources"] = json!(null);
+            config["linux"]["devices"] = json!([
+                { "path": "/dev/pipe", "type": "p", "fileMode": 0o666 },
+                { "path": "/dev/raw", "type": "u", "major": 1, "minor": 5, "fileMode": 0o666 },
+            ]);
+        },
+    );
+    let outcome = Runtime::cofferdam().run(&bundle);
+    outcome.exits(0).prints("fifo\ncharacter special file\n3\n");
+}

@@ -118,6 +118,22 @@ fn a_device_of_the_spec_stays_usable() {
 }
 
 #[test]
+fn a_fifo_gets_no_rule_and_an_unbuffered_device_that_of_a_character_device() {
+    let said = spec(
+        json!({"devices": [
+            {"path": "/dev/pipe", "type": "p"},
+            {"path": "/dev/raw", "type": "u", "major": 10, "minor": 229},
+        ]}),
+        json!({}),
+    );
+    let hardened = hardened(&said);
+    let linux = hardened.spec.linux().as_ref().unwrap();
+    let rules = linux.resources().as_ref().unwrap().devices().clone().unwrap();
+    assert_eq!(rules.len(), 2);
+    assert_eq!((rules[1].typ(), rules[1].minor()), (Some(LinuxDeviceType::C), Some(229)));
+}
+
+#[test]
 fn an_administrator_gets_no_mask_that_it_could_take_off() {
     let said = spec(
         json!({"namespaces": [{"type": "mount"}]}),

@@ -35,7 +35,7 @@ fn a_named_group_that_takes_no_process_is_an_error_and_an_unnamed_one_is_the_fir
     let here = ["cat", "/proc/self/cgroup"];
     container.exec(&here).exits(0).prints(&format!("0::{own}/below\n"));
     let named = container.exec_with(&["--cgroup", "/"], &here, b"");
-    named.exits(255).complains(&["control groups", "busy"]);
+    named.exits(255).complains(&["error adding pid ", " to cgroups", "busy"]);
     let below = container.exec_with(&["--cgroup", "below"], &here, b"");
     below.exits(0).prints(&format!("0::{own}/below\n"));
 }

@@ -100,7 +100,8 @@ fn enter(job: &mut JoinJob, target: Target, entered: libc::c_int) -> Result<Path
         scheduling::run_on(cpus).map_err(step("bind the process to its first CPUs"))?;
     }
     for group in &target.groups {
-        enter_group(group, job).map_err(step("enter the container's control groups"))?;
+        enter_group(group, job)
+            .map_err(|source| ProcessError::Cgroups { pid: std::process::id(), source })?;
     }
     match &job.process.scheduling.affinity {
         Affinity { after: Some(cpus), .. } => {

@@ -112,6 +112,14 @@ pub(super) enum ProcessError {
     /// The kernel will not run it as it should be run.
     #[error(transparent)]
     Scheduling(#[from] SchedulingError),
+    /// The kernel does not let it into a control group of the container's. The words are runc's.
+    #[error("error adding pid {pid} to cgroups")]
+    Cgroups {
+        /// The process, as the container counts.
+        pid: u32,
+        /// Why not.
+        source: io::Error,
+    },
     /// A step of the preparation.
     #[error("Cannot {step}")]
     Step {
@@ -132,7 +140,7 @@ impl ProcessError {
                 io::ErrorKind::NotFound => Some(StartFailureKind::NotFound),
                 _ => Some(StartFailureKind::NotExecutable),
             },
-            Self::Scheduling(_) | Self::Step { .. } => None,
+            Self::Scheduling(_) | Self::Cgroups { .. } | Self::Step { .. } => None,
         }
     }
 }

@@ -75,7 +75,7 @@ async fn read_answers(mut from_host: ReadHalf<Connection>, answers: mpsc::Sender
     let mut buffer = [0; MAX_NAME_MESSAGE_BYTES];
     while let Ok(read @ 1..) = from_host.read(&mut buffer).await {
         incoming.add(&buffer[..read]);
-        while let Ok(Some(answer)) = incoming.next() {
+        while let Ok(Some(answer)) = incoming.next_message() {
             if answers.send(answer).await.is_err() {
                 return;
             }
@@ -103,7 +103,7 @@ async fn converse(mut stream: TcpStream, questions: mpsc::Sender<Question>) -> i
     let mut incoming = Incoming::default();
     let mut buffer = [0; MAX_NAME_MESSAGE_BYTES];
     loop {
-        while let Some(question) = incoming.next().map_err(io::Error::other)? {
+        while let Some(question) = incoming.next_message().map_err(io::Error::other)? {
             let (asker, answer) = oneshot::channel();
             questions.send((question, asker)).await.map_err(io::Error::other)?;
             let answer = answer.await.map_err(io::Error::other)?;

@@ -31,7 +31,7 @@ pub fn framed(message: &[u8]) -> Option<Vec<u8>> {
 /// What of a stream came, until it is messages.
 #[derive(Debug, Default)]
 pub struct Incoming {
-    /// Less than one message and its length, but between [`Self::add`] and [`Self::next`].
+    /// Less than one message and its length, but between [`Self::add`] and [`Self::next_message`].
     bytes: Vec<u8>,
 }
 
@@ -45,7 +45,7 @@ impl Incoming {
     ///
     /// # Errors
     /// When no message has that length. What follows then makes no sense.
-    pub fn next(&mut self) -> Result<Option<Vec<u8>>, InvalidLength> {
+    pub fn next_message(&mut self) -> Result<Option<Vec<u8>>, InvalidLength> {
         let Some((length, rest)) = self.bytes.split_first_chunk::<LENGTH_BYTES>() else {
             return Ok(None);
         };
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     fn all(incoming: &mut Incoming) -> Vec<Vec<u8>> {
-        std::iter::from_fn(|| incoming.next().unwrap()).collect()
+        std::iter::from_fn(|| incoming.next_message().unwrap()).collect()
     }
 
     proptest! {
@@ -96,7 +96,7 @@ mod tests {
             assert_eq!(framed(&vec![0; length]), None);
             let mut incoming = Incoming::default();
             incoming.add(&(length as u16).to_be_bytes());
-            assert_eq!(incoming.next(), Err(InvalidLength(length)));
+            assert_eq!(incoming.next_message(), Err(InvalidLength(length)));
         }
         assert!(framed(&[0; MAX_NAME_MESSAGE_BYTES]).is_some());
     }

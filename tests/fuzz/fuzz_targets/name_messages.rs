@@ -11,7 +11,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     for piece in stream.chunks(usize::from(*piece).max(1)) {
         incoming.add(piece);
         loop {
-            match incoming.next() {
+            match incoming.next_message() {
                 Ok(Some(message)) => {
                     assert!((HEADER_BYTES..=MAX_NAME_MESSAGE_BYTES).contains(&message.len()));
                     // Nothing is made up and nothing left out.

@@ -178,11 +178,7 @@ impl Loop {
                 self.take_signals();
             }
             owner::CROWDED => self.make_room(),
-            owner::NAMES => {
-                if self.names.as_mut().is_some_and(|names| names.handle(token) == Way::Over) {
-                    self.names = None;
-                }
-            }
+            owner::NAMES => self.advance_names(token),
             owner::FIRST_NETWORK.. => {
                 if let Some(network) = &mut self.devices.network {
                     network.handle(token, readiness);
@@ -191,6 +187,12 @@ impl Loop {
             _ => {}
         }
         Ok(())
+    }
+
+    fn advance_names(&mut self, token: Token) {
+        if self.names.as_mut().is_some_and(|names| names.handle(token) == Way::Over) {
+            self.names = None;
+        }
     }
 
     /// What changes the size of the container's terminal has no other meaning.

@@ -86,7 +86,7 @@ impl Names {
             };
             self.questions.add(&buffer[..read]);
             loop {
-                match self.questions.next() {
+                match self.questions.next_message() {
                     Ok(Some(question)) => {
                         // A server that is not there, or has no room: who asked asks again.
                         let _ = rustix::net::send(&self.server, &question, SEND);
@@ -227,7 +227,7 @@ mod tests {
         names.pass(&[3; 20]);
         let read = guest.read(&mut buffer).unwrap();
         incoming.add(&buffer[..read]);
-        let answers: Vec<_> = std::iter::from_fn(|| incoming.next().unwrap()).collect();
+        let answers: Vec<_> = std::iter::from_fn(|| incoming.next_message().unwrap()).collect();
         assert!(answers.len() > 20, "{}", answers.len());
         let (last, others) = answers.split_last().unwrap();
         assert_eq!(last, &[3; 20]);

@@ -33,6 +33,10 @@ pub const NAMES_PORT: u32 = 1028;
 pub const MAX_VM_CONFIG_BYTES: usize = 1 << 20;
 /// A control frame names a process and carries descriptors beside it.
 pub const MAX_CONTROL_BYTES: usize = 4 << 10;
+/// What a monitor answers: at most as much as the figures of [`MAX_INTERFACES`] network devices with
+/// sixteen queues each, a hundred and fifty bytes for each queue. A third of a socket's buffer: the
+/// monitor never waits for who asks.
+pub const MAX_CONTROL_ANSWER_BYTES: usize = 64 << 10;
 /// Three streams of a process; as many as a network device may have queues: no request carries
 /// more descriptors.
 pub const MAX_CONTROL_DESCRIPTORS: usize = 3;

@@ -12,6 +12,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::ProcessToken;
+use crate::monitor_metrics::MonitorMetrics;
 
 /// The first frame on a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,8 @@ pub enum ControlRequest {
     Attach(Attach),
     /// Answer with [`ControlResponse::Statistics`].
     Statistics,
+    /// Answer with [`ControlResponse::Metrics`].
+    Metrics,
     /// Save the machine into two files, empty and open for writing, whose descriptors come with
     /// the frame: the guest's memory (of its full length) and the machine's state. Answered with
     /// [`ControlResponse::Saved`]; the machine then stands still until a
@@ -117,6 +120,8 @@ pub enum ControlResponse {
     Saved,
     /// Figures of this sandbox.
     Statistics(Statistics),
+    /// Everything that the monitor counts.
+    Metrics(MonitorMetrics),
     /// The guest's memory has the blocks asked for; the first of them is at this address.
     Memory {
         /// Guest-physical.

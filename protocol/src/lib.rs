@@ -24,6 +24,7 @@ pub mod control;
 pub mod frame;
 pub mod id;
 pub mod lifeline;
+pub mod monitor_metrics;
 pub mod names;
 pub mod netlink;
 pub mod network;

@@ -7,6 +7,7 @@ use std::sync::atomic::{Ordering, fence};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::figures::QueueFigures;
 use crate::interrupt::Interrupt;
 use crate::memory::{Address, Bytes, GuestAddress, GuestRam};
 use crate::saved::QueuePosition;
@@ -92,6 +93,7 @@ const AVAILABLE_ENTRY_BYTES: u64 = 2;
 pub struct DeviceQueue {
     queue: Queue,
     notification: Arc<EventFd>,
+    figures: Arc<QueueFigures>,
     /// How far it was used when the driver was last asked whether it wants to hear of it.
     told: Wrapping<u16>,
 }
@@ -102,9 +104,9 @@ pub type Chain<'m> = virtio_queue::DescriptorChain<&'m GuestRam>;
 impl DeviceQueue {
     /// Takes a queue into service.
     #[must_use]
-    pub fn new(queue: Queue, notification: Arc<EventFd>) -> Self {
+    pub fn new(queue: Queue, notification: Arc<EventFd>, figures: Arc<QueueFigures>) -> Self {
         let told = Wrapping(queue.next_used());
-        Self { queue, notification, told }
+        Self { queue, notification, figures, told }
     }
 
     /// How far it is served.
@@ -130,7 +132,24 @@ impl DeviceQueue {
     /// Forgets a notification, when there is one.
     pub fn take_notification(&self) {
         // Nothing to read: woken for something else.
-        let _ = self.notification.read();
+        if self.notification.read().is_ok() {
+            self.count_notification();
+        }
+    }
+
+    /// Counts a notification that is not to be forgotten.
+    pub fn count_notification(&self) {
+        self.figures.notifications.add(1);
+    }
+
+    /// Counts bytes that the driver gave to read.
+    pub fn count_read(&self, bytes: usize) {
+        self.figures.bytes_from_guest.add(bytes as u64);
+    }
+
+    fn count_used(&self, written: u32) {
+        self.figures.buffers.add(1);
+        self.figures.bytes_to_guest.add(written.into());
     }
 
     /// Takes the next available chain.
@@ -154,7 +173,9 @@ impl DeviceQueue {
     /// # Errors
     /// When the used ring is outside memory.
     pub fn push(&mut self, memory: &GuestRam, head: u16, written: u32) -> Result<(), BrokenQueue> {
-        self.queue.add_used(memory, head, written).map_err(BrokenQueue)
+        self.queue.add_used(memory, head, written).map_err(BrokenQueue)?;
+        self.count_used(written);
+        Ok(())
     }
 
     /// Returns chains that belong together: the driver sees all of them or none.
@@ -174,6 +195,7 @@ impl DeviceQueue {
             entry[..4].copy_from_slice(&u32::from(*head).to_le_bytes());
             entry[4..].copy_from_slice(&written.to_le_bytes());
             memory.write_slice(&entry, self.used_entry(next)?)?;
+            self.count_used(*written);
             next += 1;
         }
         self.queue.set_next_used(next.0);

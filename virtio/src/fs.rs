@@ -354,7 +354,7 @@ impl AttachedFs {
                     ORDERS => orders = true,
                     HOST_CHANGES => self.tree.tell(),
                     AGENT => self.tree.listen(),
-                    _ => {}
+                    queue => self.count_notification(queue),
                 }
             }
             if orders {
@@ -362,6 +362,13 @@ impl AttachedFs {
             }
             self.serve();
             self.crowding.look(self.tree.state().used());
+        }
+    }
+
+    fn count_notification(&self, queue: u32) {
+        let queues = self.active.as_ref().map(|active| &active.queues);
+        if let Some(queue) = queues.and_then(|queues| queues.get(queue as usize)) {
+            queue.count_notification();
         }
     }
 
@@ -476,7 +483,8 @@ fn serve_queue(
     while served < MAX_REQUESTS_IN_ONE_GO {
         if let Some(chain) = queue.pop(memory)? {
             let head = chain.head_index();
-            let written = answer(server, tree, chain, memory);
+            let (read, written) = answer(server, tree, chain, memory);
+            queue.count_read(read);
             queue.push(memory, head, written)?;
             served += 1;
         } else if !queue.rearm(memory)? {
@@ -489,20 +497,26 @@ fn serve_queue(
     Ok(served > 0 && queue.wants_interrupt(memory)?)
 }
 
-/// Answers one request, and says how long the answer is. One that is no request gets none.
-fn answer(server: &Server<Arc<Tree>>, tree: &Tree, chain: Chain<'_>, memory: &GuestRam) -> u32 {
+/// Answers one request, and says how long it and its answer are. One that is no request gets none.
+fn answer(
+    server: &Server<Arc<Tree>>,
+    tree: &Tree,
+    chain: Chain<'_>,
+    memory: &GuestRam,
+) -> (usize, u32) {
     let is_unnamed = unnamed::is_wanted(&chain, memory);
     let (Ok(request), Ok(mut answer)) =
         (Reader::from_descriptor_chain(memory, chain.clone()), VirtioFsWriter::new(memory, chain))
     else {
-        return 0;
+        return (0, 0);
     };
+    let read = request.available_bytes();
     let written = if is_unnamed {
         unnamed::answer(tree, request, &mut answer).unwrap_or(0)
     } else {
         server.handle_message(request, answer.into(), None, None).unwrap_or(0)
     };
-    u32::try_from(written).unwrap_or(0)
+    (read, u32::try_from(written).unwrap_or(0))
 }
 
 /// A device and a server in the calling thread, over a folder rather than the thread's root.

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::figures::Count;
 use crate::mmio::{INTERRUPT_STATUS, RegisterPage, STATUS};
 
 /// Interrupt status: the device used a buffer.
@@ -22,12 +23,13 @@ pub const DEVICE_NEEDS_RESET: u32 = 0x40;
 pub struct Interrupt {
     page: RegisterPage,
     line: Arc<EventFd>,
+    raised: Arc<Count>,
 }
 
 impl Interrupt {
-    /// An interrupt that raises `line` and has its statuses in the page.
-    pub(crate) fn new(page: RegisterPage, line: Arc<EventFd>) -> Self {
-        Self { page, line }
+    /// An interrupt that raises `line`, has its statuses in the page, and counts.
+    pub(crate) fn new(page: RegisterPage, line: Arc<EventFd>, raised: Arc<Count>) -> Self {
+        Self { page, line, raised }
     }
 
     /// Tells the driver that there are used buffers.
@@ -44,6 +46,7 @@ impl Interrupt {
 
     fn raise(&self, cause: u32) {
         self.page.register(INTERRUPT_STATUS).fetch_or(cause, Ordering::SeqCst);
+        self.raised.add(1);
         // A full counter (u64::MAX - 1 pending events) means that the line is raised already.
         let _ = self.line.write(1);
     }

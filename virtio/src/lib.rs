@@ -18,6 +18,7 @@
 //! allocating more than a named bound.
 
 pub mod device;
+pub mod figures;
 
 pub mod fs;
 pub mod handover;

@@ -37,7 +37,10 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemory;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::device::{Activation, DeviceQueue, FEATURE_EVENT_IDX, FEATURE_VERSION_1, VirtioDevice};
+use crate::device::{
+    Activation, DeviceQueue, DeviceType, FEATURE_EVENT_IDX, FEATURE_VERSION_1, VirtioDevice,
+};
+use crate::figures::{Count, QueueFigures};
 use crate::interrupt::{DEVICE_NEEDS_RESET, Interrupt, USED_BUFFER};
 use crate::memory::{GuestAddress, GuestRam};
 use crate::saved::{QueuePosition, QueueState};
@@ -98,7 +101,9 @@ pub struct MmioTransport {
     device: Box<dyn VirtioDevice>,
     page: RegisterPage,
     line: Arc<EventFd>,
+    raised: Arc<Count>,
     notifications: Vec<Arc<EventFd>>,
+    figures: Vec<Arc<QueueFigures>>,
     queues: Vec<QueueRegisters>,
     queue_select: u32,
     features: Features,
@@ -130,8 +135,19 @@ impl MmioTransport {
         let notifications = queues.iter().map(event).collect::<io::Result<_>>()?;
         let features = Features::offering(device.features());
         let line = Arc::new(line);
-        let transport =
-            Self { memory, device, page, line, notifications, queues, queue_select: 0, features };
+        let figures = queues.iter().map(|_| Arc::default()).collect();
+        let transport = Self {
+            memory,
+            device,
+            page,
+            line,
+            raised: Arc::default(),
+            notifications,
+            figures,
+            queues,
+            queue_select: 0,
+            features,
+        };
         transport.publish_constants();
         transport.publish();
         Ok(transport)
@@ -141,6 +157,24 @@ impl MmioTransport {
     /// to raise when it does.
     pub fn notifiers(&self) -> impl Iterator<Item = (u32, &EventFd)> {
         (0..).zip(self.notifications.iter().map(Arc::as_ref))
+    }
+
+    /// Which device this is.
+    #[must_use]
+    pub fn device_type(&self) -> DeviceType {
+        self.device.device_type()
+    }
+
+    /// How often the device has raised its interrupt.
+    #[must_use]
+    pub fn interrupts(&self) -> u64 {
+        self.raised.get()
+    }
+
+    /// What each queue has counted, in order.
+    #[must_use]
+    pub fn queue_figures(&self) -> &[Arc<QueueFigures>] {
+        &self.figures
     }
 
     /// Whether the guest's kernel drives the device.
@@ -250,12 +284,12 @@ impl MmioTransport {
     fn activate_at(&mut self, positions: &[QueuePosition]) -> bool {
         let event_idx = self.features.accepted & FEATURE_EVENT_IDX != 0;
         let mut queues = Vec::with_capacity(self.queues.len());
-        let registers = self.queues.iter().zip(&self.notifications);
-        for ((registers, event), position) in registers.zip(positions) {
+        let registers = self.queues.iter().zip(&self.notifications).zip(&self.figures);
+        for (((registers, event), figures), position) in registers.zip(positions) {
             let Some(mut queue) = registers.build(&self.memory, event_idx) else { return false };
             queue.set_next_avail(position.next_available);
             queue.set_next_used(position.next_used);
-            queues.push(DeviceQueue::new(queue, Arc::clone(event)));
+            queues.push(DeviceQueue::new(queue, Arc::clone(event), Arc::clone(figures)));
         }
         let interrupt = self.interrupt();
         let (memory, features) = (Arc::clone(&self.memory), self.features.accepted);
@@ -264,7 +298,7 @@ impl MmioTransport {
 
     /// No system call, and no new descriptor: this is a vCPU's thread, confined to little.
     fn interrupt(&self) -> Interrupt {
-        Interrupt::new(self.page.clone(), Arc::clone(&self.line))
+        Interrupt::new(self.page.clone(), Arc::clone(&self.line), Arc::clone(&self.raised))
     }
 
     fn reset(&mut self) {

@@ -49,6 +49,7 @@ use crate::machine::hot_memory::HotMemory;
 use crate::machine::initramfs::{self, InitramfsError};
 use crate::machine::kernel_image::{KernelImage, KernelImageError};
 use crate::machine::kvm::{CapableKvm, KvmError, Vm, set_entry};
+use crate::machine::kvm_statistics::KvmStatistics;
 use crate::machine::layout::{self, MemoryLayout};
 use crate::machine::memory::{self, Memory, MemoryError};
 use crate::machine::vcpu_state::VcpuStateError;
@@ -444,6 +445,8 @@ impl Loaded {
             hot_memory: self.hot_memory,
             network,
             figures,
+            // Once there are vCPUs.
+            kvm: KvmStatistics::default(),
             happenings: self.crew.happenings(),
         };
         Ok(Equipped {
@@ -530,6 +533,7 @@ impl Equipped {
         let ids = 0..self.vcpus;
         let vcpus =
             ids.map(|id| self.vm.create_vcpu(id, self.vcpus)).collect::<Result<Vec<_>, _>>()?;
+        self.devices.kvm = KvmStatistics::open(&vcpus);
         self.begin(&vcpus)?;
         for (id, vcpu) in (0..).zip(vcpus) {
             let (bus, parking) = (Arc::clone(&self.bus), Arc::clone(&self.parking));

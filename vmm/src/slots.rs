@@ -45,6 +45,15 @@ impl Slots {
         self.windows.iter().any(|window| lock(&window.device).is_some())
     }
 
+    /// Looks at those that have a device, in order.
+    pub fn for_each(&self, mut look: impl FnMut(&MmioTransport)) {
+        for window in &self.windows {
+            if let Some(transport) = lock(&window.device).as_ref() {
+                look(transport);
+            }
+        }
+    }
+
     /// Puts a device into one. The guest finds it when it looks the next time.
     pub fn plug(&self, index: usize, transport: MmioTransport) {
         if let Some(window) = self.windows.get(index) {

@@ -9,15 +9,17 @@
 //!              └─ let go ─┴─ asked to park ─▶ parked, while the machine is saved
 //! ```
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
+use cofferdam_protocol::monitor_metrics::{DeviceKind, DeviceMetrics, QueueMetrics};
+use cofferdam_virtio::device::DeviceType;
+use cofferdam_virtio::figures::QueueFigures;
 use cofferdam_virtio::mmio::MmioTransport;
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::console::Console;
-use crate::figures::Figures;
+use crate::figures::{ExitFigures, Figures};
 use crate::locking::lock;
 use crate::machine::kvm::Vm;
 use crate::machine::layout::{MMIO_ADDRESS, MMIO_WINDOW_BYTES, SERIAL_PORT};
@@ -94,7 +96,6 @@ pub fn run(id: u8, mut vcpu: VcpuFd, bus: &Arc<Bus>, saving: &Saving) -> GuestLo
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => continue,
             Err(source) => return GuestLost::Run { vcpu: id, source },
         };
-        bus.figures.exits.fetch_add(1, Ordering::Relaxed);
         if let Some(lost) = handle(id, exit, bus) {
             return lost;
         }
@@ -132,6 +133,7 @@ fn finish_access(id: u8, vcpu: &mut VcpuFd, bus: &Bus) -> Result<(), GuestLost> 
 }
 
 fn handle(id: u8, exit: VcpuExit<'_>, bus: &Bus) -> Option<GuestLost> {
+    count(&exit, &bus.figures.exits);
     match exit {
         VcpuExit::IoOut(KEYBOARD_COMMAND_PORT, [KEYBOARD_RESET]) => {
             return Some(GuestLost::Shutdown);
@@ -151,7 +153,27 @@ fn handle(id: u8, exit: VcpuExit<'_>, bus: &Bus) -> Option<GuestLost> {
     None
 }
 
+fn count(exit: &VcpuExit<'_>, figures: &ExitFigures) {
+    let figure = match exit {
+        VcpuExit::IoIn(..) => &figures.port_read,
+        VcpuExit::IoOut(..) => &figures.port_write,
+        VcpuExit::MmioRead(..) => &figures.mmio_read,
+        VcpuExit::MmioWrite(..) => &figures.mmio_write,
+        _ => &figures.other,
+    };
+    figure.add(1);
+}
+
 impl Bus {
+    /// What the devices count, in the order of their windows.
+    #[must_use]
+    pub fn device_metrics(&self) -> Vec<DeviceMetrics> {
+        let mut all: Vec<_> =
+            self.devices.iter().map(|device| device_metrics(&lock(device))).collect();
+        self.slots.for_each(|device| all.push(device_metrics(device)));
+        all
+    }
+
     fn port_write(&self, port: u16, data: &[u8]) {
         if let (Some(register), [value]) = (serial_register(port), data) {
             lock(&self.console).write(register, *value);
@@ -180,6 +202,23 @@ impl Bus {
             None => self.slots.read(index - self.devices.len(), offset, data),
         }
     }
+}
+
+fn device_metrics(device: &MmioTransport) -> DeviceMetrics {
+    let kind = match device.device_type() {
+        DeviceType::Net => DeviceKind::Net,
+        DeviceType::Rng => DeviceKind::Rng,
+        DeviceType::Vsock => DeviceKind::Vsock,
+        DeviceType::Fs => DeviceKind::Fs,
+    };
+    let queue = |figures: &Arc<QueueFigures>| QueueMetrics {
+        notifications: figures.notifications.get(),
+        buffers: figures.buffers.get(),
+        bytes_to_guest: figures.bytes_to_guest.get(),
+        bytes_from_guest: figures.bytes_from_guest.get(),
+    };
+    let queues = device.queue_figures().iter().map(queue).collect();
+    DeviceMetrics { kind, interrupts: device.interrupts(), queues }
 }
 
 /// In which window an address lies, and where in it.

@@ -34,7 +34,9 @@ impl Transmitter {
         while served < MAX_FRAMES_IN_ONE_GO {
             if let Some(chain) = queue.pop(memory)? {
                 let head = chain.head_index();
-                pace.moved(self.send(chain, memory, tap));
+                let bytes = self.send(chain, memory, tap);
+                queue.count_read(bytes);
+                pace.moved(bytes);
                 queue.push(memory, head, 0)?;
                 served += 1;
             } else if !pace.look_again() && !queue.rearm(memory)? {

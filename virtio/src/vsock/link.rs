@@ -149,6 +149,7 @@ impl Link {
         };
         let head = chain.head_index();
         if let Ok(mut slices) = Slices::readable(memory, chain) {
+            queue.count_read(slices.len());
             let mut bytes = [0; HEADER_BYTES];
             let complete = slices.take(&mut bytes);
             let header = Header::from_bytes(&bytes);

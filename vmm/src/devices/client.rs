@@ -7,7 +7,9 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use cofferdam_protocol::bounds::{MAX_CONTROL_BYTES, MAX_CONTROL_DESCRIPTORS};
+use cofferdam_protocol::bounds::{
+    MAX_CONTROL_ANSWER_BYTES, MAX_CONTROL_BYTES, MAX_CONTROL_DESCRIPTORS,
+};
 use cofferdam_protocol::control::ControlResponse;
 use cofferdam_protocol::frame::{self, FrameError};
 use rustix::io::Errno;
@@ -132,7 +134,8 @@ impl Client {
     /// # Errors
     /// When the client does not take it.
     pub fn answer(&self, response: &ControlResponse) -> Result<(), ClientError> {
-        let frame = frame::encode(response, MAX_CONTROL_BYTES).map_err(ClientError::Frame)?;
+        let frame =
+            frame::encode(response, MAX_CONTROL_ANSWER_BYTES).map_err(ClientError::Frame)?;
         match send(&self.socket, &frame, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(sent) if sent == frame.len() => Ok(()),
             Ok(_) | Err(Errno::AGAIN) => Err(ClientError::Slow),

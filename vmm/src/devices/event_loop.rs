@@ -20,6 +20,7 @@ use cofferdam_protocol::control::{
 };
 use cofferdam_protocol::id::ProcessToken;
 use cofferdam_protocol::lifeline::{FORGET, RESUME, SUSPEND};
+use cofferdam_protocol::monitor_metrics::MonitorMetrics;
 use cofferdam_virtio::poll::{Events, Poller, Readiness, Token};
 use cofferdam_virtio::rng::Rng;
 use cofferdam_virtio::vsock::{Endpoint, Vsock, VsockEvent};
@@ -31,11 +32,12 @@ use super::lifeline::{Exit, Lifeline, LifelineError, News};
 use super::names::{Names, Way};
 use super::network::Network;
 use super::signals::Signals;
-use super::statistics::ResidentSource;
+use super::statistics::{Resident, ResidentSource};
 use super::streams::Streams;
 use crate::figures::Figures;
 use crate::happening::Happening;
 use crate::machine::hot_memory::HotMemory;
+use crate::machine::kvm_statistics::KvmStatistics;
 use crate::report::chain;
 use crate::snapshot::{OwnDevices, Saver};
 
@@ -99,6 +101,8 @@ pub struct Devices {
     pub saver: Saver,
     /// What the other threads count.
     pub figures: Arc<Figures>,
+    /// What KVM counts.
+    pub kvm: KvmStatistics,
     /// The main thread's ear.
     pub happenings: Sender<Happening>,
 }
@@ -292,6 +296,10 @@ impl Loop {
                 let answer = self.statistics();
                 self.devices.control.dismiss(id, &answer);
             }
+            ControlRequest::Metrics => {
+                let answer = self.metrics();
+                self.devices.control.dismiss(id, &answer);
+            }
             _ if !self.lifeline.is_up() => self.refuse(id, "The agent is not up".to_owned()),
             _ if self.checkpoint.is_some() => {
                 self.refuse(id, "The machine is being saved".to_owned());
@@ -433,8 +441,22 @@ impl Loop {
             Ok(resident) => ControlResponse::Statistics(Statistics {
                 monitor_kib: resident.monitor_kib,
                 guest_kib: resident.guest_kib,
-                exits: self.devices.figures.exits.load(Ordering::Relaxed),
+                exits: self.devices.figures.exits.sum(),
                 boot_us: self.devices.figures.boot_us.load(Ordering::Relaxed),
+            }),
+            Err(error) => ControlResponse::Refused(format!("The figures cannot be read: {error}")),
+        }
+    }
+
+    fn metrics(&self) -> ControlResponse {
+        let Devices { resident, saver, figures, kvm, .. } = &self.devices;
+        match resident.read() {
+            Ok(Resident { monitor_kib, guest_kib }) => ControlResponse::Metrics(MonitorMetrics {
+                monitor_kib,
+                guest_kib,
+                monitor_exits: figures.exits.now(),
+                kvm_exits: kvm.exits(),
+                devices: saver.bus.device_metrics(),
             }),
             Err(error) => ControlResponse::Refused(format!("The figures cannot be read: {error}")),
         }

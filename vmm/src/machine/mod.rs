@@ -10,6 +10,7 @@ pub mod hot_memory;
 pub mod initramfs;
 pub mod kernel_image;
 pub mod kvm;
+pub mod kvm_statistics;
 pub mod layout;
 pub mod memory;
 pub mod memory_file;

@@ -19,6 +19,21 @@ pub(super) fn kvm_from(descriptor: OwnedFd) -> Kvm {
     unsafe { Kvm::from_raw_fd(descriptor.into_raw_fd()) }
 }
 
+/// The request of `KVM_GET_STATS_FD`: `_IO(KVMIO, 0xce)`.
+const KVM_GET_STATS_FD: libc::c_ulong = 0xaece;
+
+/// The file of a vCPU's statistics; it lives longer than the vCPU's own descriptor.
+pub(super) fn statistics_of(vcpu: &VcpuFd) -> io::Result<OwnedFd> {
+    // SAFETY: the request has no argument and touches no memory of this process; it fails on a
+    // kernel that does not know it.
+    let descriptor = unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_GET_STATS_FD as _) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made the descriptor, so nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
 /// Gives the first regions of guest memory to the VM, one slot for each.
 pub(super) fn register_memory(
     vm: &VmFd,

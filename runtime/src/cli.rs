@@ -3,6 +3,7 @@
 
 mod checkpoint;
 mod install;
+mod metrics;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ use crate::spec::process::UserOverride;
 
 pub use checkpoint::{CheckpointArgs, CriuArgs, RestoreArgs};
 pub use install::InstallArgs;
+pub use metrics::{ListenAddress, MetricsArgs, MetricsFormat};
 
 /// In the lines in which Docker and Podman look for it.
 const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.2.0");
@@ -117,6 +119,8 @@ pub enum Verb {
     Features,
     /// Check what this machine has of what containers need
     Doctor(DoctorArgs),
+    /// Show this machine's figures for Prometheus, or serve them
+    Metrics(MetricsArgs),
     /// Make this a runtime of an engine, in the engine's configuration
     Install(InstallArgs),
     /// Print the completions for a shell
@@ -494,6 +498,8 @@ mod tests {
             "runc update id --cpu-share 5 -r -",
             "runc update --resources=/r.json id",
             "runc run id --isolation microvm --compat",
+            "runc metrics --format json --also /r --also /s",
+            "runc metrics --listen unix:/run/m.sock",
             "runc --version-is-not-a-flag",
         ] {
             assert_eq!(parse(line).is_ok(), !line.contains("not-a-flag"), "{line}");

@@ -9,11 +9,13 @@ mod delete;
 mod doctor;
 mod events;
 mod exec;
+mod failure;
 mod features;
 mod install;
 mod kill;
 mod list;
 mod man;
+mod metrics;
 mod pause;
 mod pod;
 mod ps;
@@ -31,6 +33,7 @@ use std::path::PathBuf;
 use cofferdam_protocol::id::{ContainerId, InvalidContainerId};
 
 use crate::cli::{Cli, GlobalArgs, Verb};
+use crate::figures::{self, Counted};
 use crate::places::{PlaceError, Places};
 use crate::sandbox::request::StartFailureKind;
 use crate::state::store::Store;
@@ -42,6 +45,7 @@ pub use events::EventsError;
 pub use exec::ExecError;
 pub use install::InstallError;
 pub use kill::KillError;
+pub use metrics::MetricsError;
 pub use pause::PauseError;
 pub use pod::PodError;
 pub use ps::PsError;
@@ -108,6 +112,9 @@ pub enum CommandError {
     /// `install`.
     #[error(transparent)]
     Install(#[from] InstallError),
+    /// `metrics`.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// Nowhere to keep the containers' state.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -136,6 +143,7 @@ impl CommandError {
             | Self::Spec(_)
             | Self::Config(_)
             | Self::Install(_)
+            | Self::Metrics(_)
             | Self::Place(_)
             | Self::Output(_) => None,
         };
@@ -161,6 +169,15 @@ struct Context {
 /// # Errors
 /// What failed. Nothing half done is left then.
 pub fn run(cli: Cli) -> Result<u8, CommandError> {
+    let verb = failure::verb(&cli.verb);
+    let outcome = obey(cli);
+    if let (Some(verb), Err(error)) = (verb, &outcome) {
+        figures::count(Counted::Failure(verb, failure::reason(error)));
+    }
+    outcome
+}
+
+fn obey(cli: Cli) -> Result<u8, CommandError> {
     let root = match &cli.global.root {
         Some(root) => root.clone(),
         None => default_root()?,
@@ -188,6 +205,7 @@ pub fn run(cli: Cli) -> Result<u8, CommandError> {
         Verb::Features => features::run().map_err(CommandError::Output)?,
         Verb::Doctor(args) => return doctor::run(&context, &args),
         Verb::Install(args) => install::run(&context, &args)?,
+        Verb::Metrics(args) => metrics::run(&context, &args)?,
         Verb::Completion(args) => completion::run(&args).map_err(CommandError::Output)?,
         Verb::Man(args) => man::run(&args).map_err(CommandError::Output)?,
     }

@@ -22,11 +22,13 @@ pub mod commands;
 pub mod config;
 pub mod doctor;
 pub mod engines;
+pub mod figures;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod host;
 pub mod isolation;
 pub mod kind;
+pub mod metrics;
 pub mod places;
 pub mod plan;
 pub mod probe;

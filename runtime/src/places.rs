@@ -27,6 +27,9 @@ pub struct Places {
     pub configurations: Vec<PathBuf>,
     /// What the KVM probe found.
     pub probe: PathBuf,
+    /// What commands have noted for the node's metrics. Absent: nowhere, lest a command leave a
+    /// folder among those of others for that alone.
+    pub figures: Option<PathBuf>,
     /// What can be made anew. Absent: nowhere.
     pub cache: Option<PathBuf>,
 }
@@ -86,6 +89,7 @@ impl Places {
                 is_among_others: false,
                 configurations: vec![system],
                 probe: Path::new("/run").join(NAME).join("kvm-probe.json"),
+                figures: Some(Path::new("/run").join(NAME).join("figures")),
                 cache: Some(Path::new("/var/cache").join(NAME)),
             };
         }
@@ -99,6 +103,7 @@ impl Places {
         };
         Self {
             probe: state.join(".kvm-probe.json"),
+            figures: (!is_among_others).then(|| state.join(".figures")),
             state,
             is_among_others,
             configurations: config
@@ -185,6 +190,7 @@ mod tests {
         let places = Places::of(&Surroundings { runtime: None, ..around(1000, false) });
         assert_eq!(places.state, Path::new("/tmp/cofferdam-1000"));
         assert!(places.is_among_others);
+        assert_eq!(places.figures, None);
     }
 
     #[test]

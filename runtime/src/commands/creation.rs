@@ -6,11 +6,13 @@
 //!     └────────┴─────────┴─────────┴─────────┴───────────┴──────────┴─▶ undone, last first
 //! ```
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use cofferdam_protocol::id::ContainerId;
 use oci_spec::runtime::Spec;
@@ -19,6 +21,7 @@ use crate::cli::CreateArgs;
 use crate::commands::pod::{self, Pod, PodError};
 use crate::commands::{Context, IdError, checkpoint, parse_id};
 use crate::config::{Config, ConfigError};
+use crate::figures::{self, Phase, Timed};
 use crate::host::hooks::{self, HookError};
 use crate::host::log::with_causes;
 use crate::host::network_namespace;
@@ -185,7 +188,10 @@ pub(super) fn create(
     owner: TerminalOwner,
     interrupts: &Interrupts,
 ) -> Result<Creation, CreationError> {
+    let begun = Instant::now();
     let checked = check(context, args, owner)?;
+    let kind = checked.effective.kind;
+    figures::time(Timed::Phase(kind, Phase::Check), begun.elapsed());
     if let Some(warning) = &checked.effective.warning {
         tracing::warn!("{warning}");
     }
@@ -194,8 +200,9 @@ pub(super) fn create(
     let (mut entry, lock) = claim(context, &checked, &mut undo)?;
     spec::write_copy(&entry.folder, &checked.loaded.bytes)?;
     let request = request(context, args, &checked, &entry, interrupts)?;
-    let kind = checked.effective.kind;
+    let begun = Instant::now();
     let mut created = sandbox::create(kind, request, &checked.config)?;
+    figures::time(Timed::Phase(kind, Phase::Sandbox), begun.elapsed());
     entry.record.process = Some(created.process);
     let sandbox = entry.sandbox();
     undo.push(move || {
@@ -220,9 +227,24 @@ pub(super) fn create(
     entry.save(&lock)?;
     interrupts.check()?;
     undo.commit();
+    figures::made(identity(&entry.record).as_ref(), kind);
     let restored = args.restore.is_some();
     Ok(Creation { entry, lock, terminal, spec: checked.loaded.spec, restored })
 }
+
+/// By what a container is known again that was deleted and is made once more: its id, or what it is
+/// called in its pod, since Kubernetes gives it another id each time.
+pub(super) fn identity(record: &Record) -> Cow<'_, str> {
+    let of = |key: &str| record.annotations.get(key);
+    match (of(CRI_SANDBOX), of(CRI_CONTAINER)) {
+        // No id has the separator.
+        (Some(sandbox), Some(name)) => Cow::Owned(format!("{sandbox}/{name}")),
+        _ => Cow::Borrowed(record.id.as_str()),
+    }
+}
+
+const CRI_SANDBOX: &str = "io.kubernetes.cri.sandbox-id";
+const CRI_CONTAINER: &str = "io.kubernetes.cri.container-name";
 
 fn check(
     context: &Context,

@@ -1,12 +1,18 @@
 //! `delete`: takes away everything that `create` made.
 
+use cofferdam_protocol::boot::ExitCause;
 use cofferdam_protocol::id::ContainerId;
 
 use crate::cli::DeleteArgs;
+use crate::commands::creation::identity;
+use crate::commands::run::read_exit_record;
 use crate::commands::{Context, IdError, parse_id};
+use crate::figures::{self, Counted, Ending};
 use crate::host::hooks::{self, HookError};
 use crate::host::log::with_causes;
+use crate::kind::SandboxKind;
 use crate::sandbox;
+use crate::sandbox::microvm::POD_NOTE;
 use crate::state::status::{Refusal, Status, Transition};
 use crate::state::store::{Entry, Lock, StoreError};
 
@@ -82,9 +88,25 @@ pub(super) fn delete(entry: &Entry, lock: &Lock) -> Result<(), DeleteError> {
 /// and an error. Nothing is left of the container either way.
 fn take_away(entry: &Entry, lock: &Lock, hooks_must_not_fail: bool) -> Result<(), DeleteError> {
     sandbox::delete(entry.record.isolation, &entry.sandbox())?;
+    note_end(entry);
     let hooks = run_hooks(entry, hooks_must_not_fail);
     entry.remove(lock)?;
     Ok(hooks?)
+}
+
+/// For the metrics. A pod's member ends in a microVM that does not.
+fn note_end(entry: &Entry) {
+    figures::gone(&identity(&entry.record));
+    let is_member = entry.record.notes.contains_key(POD_NOTE);
+    if entry.record.isolation == SandboxKind::Microvm && !is_member {
+        let ending = match read_exit_record(entry).map(|record| record.cause) {
+            Some(ExitCause::Exited) => Ending::Exited,
+            Some(ExitCause::OutOfMemory) => Ending::OutOfMemory,
+            Some(ExitCause::GuestLost(_)) => Ending::GuestLost,
+            None => Ending::Killed,
+        };
+        figures::count(Counted::End(ending));
+    }
 }
 
 /// The `poststop` hooks.
@@ -114,7 +136,6 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Verb};
     use crate::host::process::ProcessIdentity;
-    use crate::kind::SandboxKind;
     use crate::state::record::Record;
     use crate::state::record::tests::record;
     use crate::state::store::Store;

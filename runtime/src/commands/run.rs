@@ -183,7 +183,8 @@ fn exit_code(entry: &Entry, end: ProcessEnd) -> u8 {
     }
 }
 
-fn read_exit_record(entry: &Entry) -> Option<ExitRecord> {
+/// What the monitor said of the end, if it came to that.
+pub(super) fn read_exit_record(entry: &Entry) -> Option<ExitRecord> {
     let file = File::open(entry.folder.join(EXIT_RECORD)).ok()?;
     read_frame(file, MAX_BOOT_REPORT_BYTES).ok()
 }

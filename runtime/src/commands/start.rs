@@ -1,9 +1,12 @@
 //! `start`: lets a created container's program run.
 
+use std::time::Instant;
+
 use oci_spec::runtime::Spec;
 
 use crate::cli::StartArgs;
 use crate::commands::{Context, IdError, parse_id};
+use crate::figures::{self, Phase, Timed};
 use crate::host::hooks::{self, HookError};
 use crate::host::log::with_causes;
 use crate::sandbox;
@@ -64,6 +67,7 @@ pub(super) fn start(
 ) -> Result<(), StartError> {
     let kind = entry.record.isolation;
     let sandbox = entry.sandbox();
+    let begun = Instant::now();
     if let Err(error) = sandbox::start(kind, &sandbox) {
         // As runc, which has said by then that the container is started.
         if context.global.compat && error.is_of_hook() {
@@ -71,6 +75,7 @@ pub(super) fn start(
         }
         return Err(error.into());
     }
+    figures::time(Timed::Phase(kind, Phase::Start), begun.elapsed());
     entry.record.phase = Status::Running;
     entry.save(lock)?;
     run_hooks(entry, &sandbox, spec)

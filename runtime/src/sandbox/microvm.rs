@@ -60,6 +60,11 @@ pub use stdio::StdioError;
 pub use stop::{DeleteError, KillError, delete, kill, kill_at_once};
 pub use update::{UpdateError, update};
 
+use std::path::PathBuf;
+use std::time::Instant;
+
+use cofferdam_protocol::monitor_metrics::MonitorMetrics;
+
 use crate::sandbox::request::{ProcessRow, SandboxRef, StartFailureKind};
 
 /// Why a container was not started.
@@ -123,6 +128,16 @@ pub fn follow_network(sandbox: &SandboxRef, restored: bool) -> Result<(), Networ
     let guest = network::Guest { state_folder: &sandbox.state_folder, process, restored };
     guest.follow()?;
     guest.serve_names(|| sandbox.spec())
+}
+
+/// What the monitors of many sandboxes count, by their state folders and in that order. No guest is
+/// asked, and no monitor is waited for beyond the deadline.
+#[must_use]
+pub fn metrics(
+    state_folders: &[PathBuf],
+    deadline: Instant,
+) -> Vec<Result<MonitorMetrics, ControlError>> {
+    control::ask_metrics(state_folders, deadline)
 }
 
 /// The container's processes, as the guest numbers them.

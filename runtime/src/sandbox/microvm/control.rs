@@ -6,27 +6,26 @@
 //! container's output takes is its own affair.
 
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use cofferdam_protocol::bounds::MAX_CONTROL_BYTES;
+use cofferdam_protocol::bounds::{MAX_CONTROL_ANSWER_BYTES, MAX_CONTROL_BYTES};
 use cofferdam_protocol::control::{
     Attach, AttachCommand, AttachNetwork, CheckpointCommand, ControlRequest, ControlResponse,
 };
 use cofferdam_protocol::frame::{self, FrameError};
+use cofferdam_protocol::monitor_metrics::MonitorMetrics;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
 use super::rpc::Connection;
 
 /// The socket's name in the state folder.
 pub(super) const SOCKET: &str = "control.sock";
-
-/// A longer answer than any refusal of the monitor's.
-const MAX_RESPONSE_BYTES: usize = 64 << 10;
 
 /// Why the monitor cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +139,7 @@ pub(super) fn set_memory_blocks(
     let stream = connect(state_folder, timeout)?;
     let request = ControlRequest::SetMemoryBlocks(blocks);
     frame::write_frame(&stream, &request, MAX_CONTROL_BYTES).map_err(ControlError::Frame)?;
-    match frame::read_frame(&stream, MAX_RESPONSE_BYTES).map_err(ControlError::Answer)? {
+    match frame::read_frame(&stream, MAX_CONTROL_ANSWER_BYTES).map_err(ControlError::Answer)? {
         ControlResponse::Memory { first_block } => Ok(first_block),
         ControlResponse::Refused(reason) => Err(ControlError::Refused(reason)),
         _ => Err(ControlError::Unexpected),
@@ -156,7 +155,7 @@ pub(super) fn attach_network(
 ) -> Result<u32, ControlError> {
     let stream = connect(state_folder, timeout)?;
     send_request(&stream, &ControlRequest::AttachNetwork(request), &[tap])?;
-    match frame::read_frame(&stream, MAX_RESPONSE_BYTES).map_err(ControlError::Answer)? {
+    match frame::read_frame(&stream, MAX_CONTROL_ANSWER_BYTES).map_err(ControlError::Answer)? {
         ControlResponse::Network { device } => Ok(device),
         ControlResponse::Refused(reason) => Err(ControlError::Refused(reason)),
         _ => Err(ControlError::Unexpected),
@@ -271,8 +270,61 @@ fn connect(state_folder: &Path, timeout: Duration) -> Result<UnixStream, Control
     connect().map_err(|source| ControlError::Connect { path: state_folder.join(SOCKET), source })
 }
 
+/// Has a request sent without ever waiting: a monitor that stands still has a socket that fills up.
+fn ask(state_folder: &Path, request: &ControlRequest) -> Result<UnixStream, ControlError> {
+    let connect = || {
+        let folder = open_folder(state_folder)?;
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(short_path(&folder))?)?;
+        Ok(UnixStream::from(socket))
+    };
+    let path = || state_folder.join(SOCKET);
+    let stream = connect().map_err(|source| ControlError::Connect { path: path(), source })?;
+    send_request(&stream, request, &[])?;
+    stream.set_nonblocking(false).map_err(ControlError::Send)?;
+    Ok(stream)
+}
+
+/// Reads until a moment; what is there already is read after it, too.
+struct Until<'a> {
+    stream: &'a UnixStream,
+    deadline: Instant,
+}
+
+impl Read for Until<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            self.stream.set_nonblocking(true)?;
+        } else {
+            self.stream.set_read_timeout(Some(left))?;
+        }
+        (&mut &*self.stream).read(buffer)
+    }
+}
+
+/// Asks many monitors for what they count, all at once, and waits for none of them longer than until
+/// the deadline. The answers are in the order of the state folders.
+pub(super) fn ask_metrics(
+    state_folders: &[PathBuf],
+    deadline: Instant,
+) -> Vec<Result<MonitorMetrics, ControlError>> {
+    let asked: Vec<_> =
+        state_folders.iter().map(|folder| ask(folder, &ControlRequest::Metrics)).collect();
+    let answers = asked.into_iter().map(|stream| {
+        let answer = Until { stream: &stream?, deadline };
+        match frame::read_frame(answer, MAX_CONTROL_ANSWER_BYTES).map_err(ControlError::Answer)? {
+            ControlResponse::Metrics(metrics) => Ok(metrics),
+            ControlResponse::Refused(reason) => Err(ControlError::Refused(reason)),
+            _ => Err(ControlError::Unexpected),
+        }
+    });
+    answers.collect()
+}
+
 fn expect(stream: &UnixStream, expected: &ControlResponse) -> Result<(), ControlError> {
-    match frame::read_frame(stream, MAX_RESPONSE_BYTES).map_err(ControlError::Answer)? {
+    match frame::read_frame(stream, MAX_CONTROL_ANSWER_BYTES).map_err(ControlError::Answer)? {
         ControlResponse::Refused(reason) => Err(ControlError::Refused(reason)),
         response if response == *expected => Ok(()),
         _ => Err(ControlError::Unexpected),
@@ -291,6 +343,7 @@ fn short_path(folder: &File) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::os::fd::OwnedFd;
     use std::os::unix::fs::PermissionsExt;
     use std::thread;
@@ -366,6 +419,33 @@ mod tests {
         });
         let error = connect_agent(&folder, TIMEOUT).unwrap_err();
         assert_eq!(error.to_string(), "The monitor refused: full");
+        monitor.join().unwrap();
+    }
+
+    #[test]
+    fn of_many_monitors_those_that_hang_hold_up_no_other() {
+        let folders: Vec<_> = (0..4).map(|_| state_folder()).collect();
+        let sockets: Vec<_> =
+            folders[..3].iter().map(|(_, folder)| ControlSocket::listen(folder).unwrap()).collect();
+        let metrics = MonitorMetrics { guest_kib: 7, ..MonitorMetrics::default() };
+        let answer = ControlResponse::Metrics(metrics.clone());
+        let monitor = thread::spawn(move || {
+            // The first says nothing, the second begins to, the third answers.
+            let (stream, _) = sockets[1].listener().accept().unwrap();
+            (&stream).write_all(&[200, 0]).unwrap();
+            let (last, _) = sockets[2].listener().accept().unwrap();
+            let _: ControlRequest = frame::read_frame(&last, 512).unwrap();
+            frame::write_frame(&last, &answer, MAX_CONTROL_ANSWER_BYTES).unwrap();
+            (sockets, stream)
+        });
+        let paths: Vec<_> = folders.iter().map(|(_, folder)| folder.clone()).collect();
+        let begun = Instant::now();
+        let answers = ask_metrics(&paths, begun + Duration::from_millis(500));
+        assert!(begun.elapsed() < TIMEOUT, "{:?}", begun.elapsed());
+        assert!(matches!(answers[0], Err(ControlError::Answer(_))), "{answers:?}");
+        assert!(matches!(answers[1], Err(ControlError::Answer(_))), "{answers:?}");
+        assert_eq!(answers[2].as_ref().unwrap(), &metrics);
+        assert!(matches!(answers[3], Err(ControlError::Connect { .. })), "{answers:?}");
         monitor.join().unwrap();
     }
 

@@ -38,12 +38,14 @@ use super::image::Image;
 use super::rpc::printable;
 use super::shares::OpenShare;
 use crate::artifacts::Artifacts;
+use crate::figures::{self, Phase, Timed};
 use crate::host::id_maps::{self, IdMapError};
 use crate::host::network_namespace::NetworkNamespace;
 use crate::host::process::ProcessIdentity;
 use crate::host::signals::{Interrupted, Interrupts};
 use crate::host::sys::{self, GatedChild, Program};
 use crate::host::user::User;
+use crate::kind::SandboxKind;
 use crate::plan::own_users::UserMaps;
 use crate::plan::{VmShape, host_limits};
 
@@ -248,6 +250,7 @@ impl Monitor {
         match frame::read_frame(&mut self.report, MAX_BOOT_REPORT_BYTES) {
             Ok(BootReport::Ready { stages_us }) => {
                 tracing::debug!("The guest is up; microseconds of each stage: {stages_us:?}");
+                note(&stages_us);
                 Ok(())
             }
             Ok(BootReport::Failed { stage, reason, console }) => {
@@ -283,6 +286,22 @@ impl Monitor {
             };
         MonitorError::Ended { how, log: log_tail(&self.log) }
     }
+}
+
+/// For the metrics.
+fn note(stages_us: &[(BootStage, u64)]) {
+    let phases = stages_us.iter().filter_map(|(stage, took)| {
+        let phase = match stage {
+            BootStage::Jail => Phase::BootJail,
+            BootStage::Load => Phase::BootLoad,
+            BootStage::Kernel => Phase::BootKernel,
+            BootStage::Devices => Phase::BootDevices,
+            // Where the boot ends.
+            BootStage::Ready => return None,
+        };
+        Some((Timed::Phase(SandboxKind::Microvm, phase), Duration::from_micros(*took)))
+    });
+    figures::time_all(&phases.collect::<Vec<_>>());
 }
 
 impl Drop for Monitor {

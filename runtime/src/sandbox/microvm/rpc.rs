@@ -19,6 +19,8 @@ use ttrpc::proto::{
     Code, MESSAGE_HEADER_LENGTH, MESSAGE_TYPE_REQUEST, MESSAGE_TYPE_RESPONSE, MessageHeader,
 };
 
+use crate::figures::{self, AgentMethod, Timed};
+
 /// The service's name in the agent's `.proto`.
 const SERVICE: &str = "cofferdam.agent.v1.Agent";
 
@@ -91,16 +93,18 @@ impl Connection {
         Self { stream, next_stream: 1, partial, answers: BTreeMap::new(), awaited }
     }
 
-    /// Sends a request and waits for its answer.
+    /// Sends a request and waits for its answer; how long that took is noted, be there one or not.
     pub(super) fn call<A: Message>(
         &mut self,
         method: &'static str,
         request: &impl Message,
         timeout: Duration,
     ) -> Result<A, CallError> {
-        let deadline = Instant::now() + timeout;
+        let begun = Instant::now();
         let pending = self.send(method, request, timeout)?;
-        self.receive(pending, Some(deadline))
+        let answer = self.receive(pending, Some(begun + timeout));
+        figures::time(Timed::Agent(AgentMethod::named(method)), begun.elapsed());
+        answer
     }
 
     /// Sends a request.

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::figures::Count;
-use crate::mmio::{INTERRUPT_STATUS, RegisterPage, STATUS};
+use crate::registers::{INTERRUPT_STATUS, RegisterPage, STATUS};
 
 /// Interrupt status: the device used a buffer.
 pub const USED_BUFFER: u32 = 1;

@@ -27,6 +27,7 @@ pub mod memory;
 pub mod mmio;
 pub mod net;
 pub mod poll;
+mod registers;
 pub mod rng;
 pub mod saved;
 pub mod vsock;

@@ -26,7 +26,6 @@
 //! again before each interrupt anyway, and a driver that reads it without one looks into its queues
 //! in vain.
 
-mod page;
 mod restore;
 
 use std::io;
@@ -45,8 +44,6 @@ use crate::interrupt::{DEVICE_NEEDS_RESET, Interrupt, USED_BUFFER};
 use crate::memory::{GuestAddress, GuestRam};
 use crate::saved::{QueuePosition, QueueState};
 
-/// The length of the register page.
-pub const REGISTER_BYTES: u64 = 0x1000;
 /// Where in the page a driver writes the number of a queue to notify it: 32 bits.
 pub const QUEUE_NOTIFY_OFFSET: u64 = QUEUE_NOTIFY;
 /// Where in the page a driver acknowledges an interrupt: 32 bits, the bits of the status.
@@ -54,8 +51,6 @@ pub const INTERRUPT_ACK_OFFSET: u64 = INTERRUPT_ACK;
 /// What it writes there after an interrupt of a queue.
 pub const USED_BUFFER_ACK: u32 = USED_BUFFER;
 
-const MAGIC_VALUE: u64 = 0x000;
-const VERSION: u64 = 0x004;
 const DEVICE_ID: u64 = 0x008;
 const VENDOR_ID: u64 = 0x00c;
 const DEVICE_FEATURES: u64 = 0x010;
@@ -67,9 +62,7 @@ const QUEUE_NUM_MAX: u64 = 0x034;
 pub(crate) const QUEUE_NUM: u64 = 0x038;
 pub(crate) const QUEUE_READY: u64 = 0x044;
 const QUEUE_NOTIFY: u64 = 0x050;
-pub(crate) const INTERRUPT_STATUS: u64 = 0x060;
 pub(crate) const INTERRUPT_ACK: u64 = 0x064;
-pub(crate) const STATUS: u64 = 0x070;
 pub(crate) const QUEUE_DESC_LOW: u64 = 0x080;
 const QUEUE_DESC_HIGH: u64 = 0x084;
 pub(crate) const QUEUE_DRIVER_LOW: u64 = 0x090;
@@ -80,8 +73,6 @@ const SHM_LEN_LOW: u64 = 0x0b0;
 const SHM_BASE_HIGH: u64 = 0x0bc;
 const CONFIG: u64 = 0x100;
 
-const MAGIC: u32 = u32::from_le_bytes(*b"virt");
-const MMIO_VERSION: u32 = 2;
 const VENDOR: u32 = u32::from_le_bytes(*b"coff");
 /// A length of all ones says that a shared memory region does not exist.
 const NO_SHARED_MEMORY: u32 = u32::MAX;
@@ -92,7 +83,10 @@ pub(crate) const DRIVER_OK: u32 = 4;
 pub(crate) const FEATURES_OK: u32 = 8;
 const FAILED: u32 = 0x80;
 
-pub use page::{RegisterPage, RegisterPages};
+pub(crate) use crate::registers::{INTERRUPT_STATUS, STATUS};
+#[cfg(test)]
+use crate::registers::{MAGIC, MAGIC_VALUE, MMIO_VERSION, VERSION};
+pub use crate::registers::{REGISTER_BYTES, RegisterPage, RegisterPages};
 pub use restore::InvalidTransport;
 
 /// One device's register page.

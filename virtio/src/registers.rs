@@ -7,7 +7,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{MAGIC, MAGIC_VALUE, MMIO_VERSION, REGISTER_BYTES, VERSION};
+/// The length of the register page.
+pub const REGISTER_BYTES: u64 = 0x1000;
+pub(crate) const MAGIC_VALUE: u64 = 0x000;
+pub(crate) const VERSION: u64 = 0x004;
+pub(crate) const INTERRUPT_STATUS: u64 = 0x060;
+pub(crate) const STATUS: u64 = 0x070;
+pub(crate) const MAGIC: u32 = u32::from_le_bytes(*b"virt");
+pub(crate) const MMIO_VERSION: u32 = 2;
 
 const WORD_BYTES: u64 = size_of::<u32>() as u64;
 const WORDS: usize = (REGISTER_BYTES / WORD_BYTES) as usize;
@@ -71,12 +78,12 @@ impl RegisterPage {
         &self.pages.0[self.index].0[(offset / WORD_BYTES) as usize % WORDS]
     }
 
-    pub(super) fn put(&self, offset: u64, value: u32) {
+    pub(crate) fn put(&self, offset: u64, value: u32) {
         self.register(offset).store(value, Ordering::SeqCst);
     }
 
     /// Puts bytes at an offset that is a multiple of four; what does not fit is not there.
-    pub(super) fn put_bytes(&self, offset: u64, bytes: &[u8]) {
+    pub(crate) fn put_bytes(&self, offset: u64, bytes: &[u8]) {
         let room = usize::try_from(REGISTER_BYTES - offset).unwrap_or(0);
         for (at, chunk) in
             (offset..).step_by(size_of::<u32>()).zip(bytes[..bytes.len().min(room)].chunks(4))

@@ -103,7 +103,8 @@ impl Containerd {
     pub fn leftovers(&self) -> Leftovers {
         let tag = self.folder.path().file_name().unwrap().to_str().unwrap();
         let daemon = self.daemon.id();
-        Leftovers::tagged(tag, &Path::new(STATE_ROOT).join(CRI_NAMESPACE)).without(daemon)
+        let root = Path::new(STATE_ROOT).join(CRI_NAMESPACE);
+        Leftovers::tagged(tag, &root).without(daemon).without_states_of_others(tag, &root)
     }
 
     /// `ctr ARGUMENTS`.

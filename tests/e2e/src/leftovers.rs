@@ -43,6 +43,14 @@ impl Leftovers {
         self
     }
 
+    /// The same without states whose record says that they are of something without the tag: others
+    /// use the same root. One without a record is anybody's, and counts.
+    pub(crate) fn without_states_of_others(mut self, tag: &str, root: &Path) -> Self {
+        let record = |name: &String| fs::read_to_string(root.join(name).join("state.json"));
+        self.state.retain(|name| record(name).map_or(true, |record| record.contains(tag)));
+        self
+    }
+
     /// Nothing more is there than was before.
     #[track_caller]
     pub fn none_since(&self, runtime: &Runtime) {
@@ -150,6 +158,24 @@ fn names(folder: &Path) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_states_those_of_others_do_not_count() {
+        let root = tempfile::tempdir().unwrap();
+        let names = ["ours", "theirs", "broken"];
+        for (name, record) in [("ours", "/tmp/tag-1/x"), ("theirs", "/tmp/tag-2/x")] {
+            fs::create_dir(root.path().join(name)).unwrap();
+            fs::write(root.path().join(name).join("state.json"), record).unwrap();
+        }
+        let left = Leftovers {
+            processes: BTreeSet::new(),
+            mounts: BTreeSet::new(),
+            cgroups: BTreeSet::new(),
+            state: names.map(str::to_owned).into(),
+        };
+        let left = left.without_states_of_others("tag-1", root.path());
+        assert_eq!(left.state, ["broken", "ours"].map(str::to_owned).into());
+    }
 
     #[test]
     fn only_what_was_named_is_forgotten() {

@@ -125,6 +125,7 @@ fn every_fault_is_survived(target: &Target, command: &Command) {
 
     let mut faults = sample(&steps, injections());
     faults.drain(..said("COFFERDAM_INJECTIONS_FROM").unwrap_or(0).min(faults.len()));
+    assert!(!faults.is_empty(), "COFFERDAM_INJECTIONS counts those before, too");
     let mut bad = Vec::new();
     for fault in &faults {
         target.make();

@@ -5,25 +5,33 @@
 //!   SLICE:PREFIX:NAME ──start──▶ PREFIX-NAME.scope in SLICE, with the process in it
 //!                                  └─▶ a group like any other: entered, limited and removed as files
 //! ```
-//! systemd is asked by a thread that gives way to it: where there is no D-Bus daemon but systemd's own
-//! socket, systemd does not see a message that arrives together with the end of the greeting, until
-//! another arrives. The thread has descriptors of its own, so that no process inherits the socket.
+//! It is asked on its own socket ([`bus`]), D-Bus daemon or not.
 //!
 //! What this is not: it starts no process, and takes none from a scope that somebody else has.
 
+mod bus;
+mod message;
+
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use libcgroups::common::{
-    AnyCgroupManager, AnyManagerError, CgroupConfig, CgroupManager, ControllerOpt,
-    CreateCgroupSetupError, create_cgroup_manager,
-};
-use nix::sched::{CloneFlags, unshare};
-use nix_of_libcgroups::unistd::Pid;
-use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
+use oci_spec::runtime::{LinuxPids, LinuxResources};
 
-use crate::host::sys;
+use super::limits::weight_of_shares;
+use bus::Bus;
+use message::{Arguments, Property, Value};
+
+pub use bus::BusError;
+
+/// systemd says that it will, and then does: it has this long.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// systemd has a unit of that name.
+const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 
 /// Why there is no scope.
 #[derive(Debug, thiserror::Error)]
@@ -34,24 +42,24 @@ pub enum ScopeError {
     /// A path that is none of systemd's.
     #[error("linux.cgroupsPath is {0}: for systemd it is SLICE:PREFIX:NAME")]
     Path(PathBuf),
-    /// No connection of its own.
-    #[error("Cannot have descriptors of a thread's own")]
-    Descriptors(#[source] nix::Error),
-    /// systemd does not answer.
+    /// systemd is not to be asked.
     #[error("systemd, which is to make the container's control group, cannot be asked")]
-    Bus(#[source] Box<CreateCgroupSetupError>),
+    Bus(#[source] BusError),
     /// Somebody else's processes are in it. The words are runc's.
     #[error("container's cgroup is not empty: there are processes in the scope {0}")]
     InUse(PathBuf),
     /// systemd refused.
     #[error("systemd does not make the container's control group")]
-    Refused(#[source] Box<AnyManagerError>),
+    Refused(#[source] BusError),
     /// The group that systemd made is not to be found.
     #[error("The control group that systemd has made cannot be found")]
     Group(#[source] io::Error),
+    /// It was made for nobody.
+    #[error("systemd has not put the container's process into {0}")]
+    Late(String),
     /// systemd refused a limit.
     #[error("systemd does not limit the container's control group")]
-    Limit(#[source] Box<AnyManagerError>),
+    Limit(#[source] BusError),
 }
 
 /// A unit that systemd makes, by the path that the configuration has for it.
@@ -93,16 +101,26 @@ impl Unit {
     /// Has systemd make it, with a process in it: the group's path from the top of the hierarchy.
     ///
     /// # Errors
-    /// When it does not, or when there are processes in it.
+    /// When it does not, or when somebody has it already.
     pub fn start(&self, pid: i32) -> Result<PathBuf, ScopeError> {
-        self.ask(|manager| {
-            if manager.get_all_pids().is_ok_and(|pids| !pids.is_empty()) {
-                return Err(ScopeError::InUse(self.path.clone()));
-            }
-            let asked = manager.add_task(Pid::from_raw(pid));
-            asked.map_err(|error| ScopeError::Refused(Box::new(error)))
-        })?;
-        group_of(pid).map_err(ScopeError::Group)
+        let mut bus = Bus::open().map_err(ScopeError::Bus)?;
+        let name = self.name();
+        let start = Arguments::default()
+            .text(&name)
+            .text("fail")
+            .properties(&self.properties(pid))
+            .no_units();
+        let mut started = bus.call("StartTransientUnit", &start);
+        if started.as_ref().is_err_and(|error| error.is(UNIT_EXISTS)) {
+            // One that has failed is kept for whoever wants to know why, and is in nobody's way.
+            let _ = bus.call("ResetFailedUnit", &Arguments::default().text(&name));
+            started = bus.call("StartTransientUnit", &start);
+        }
+        match started {
+            Ok(()) => wait_until_inside(pid, &name),
+            Err(error) if error.is(UNIT_EXISTS) => Err(ScopeError::InUse(self.path.clone())),
+            Err(error) => Err(ScopeError::Refused(error)),
+        }
     }
 
     /// Tells systemd of the limits that it knows, so that it does not undo them when it sets those of
@@ -111,16 +129,13 @@ impl Unit {
     /// # Errors
     /// When it refuses one.
     pub fn tell_limits(&self, resources: &LinuxResources) -> Result<(), ScopeError> {
-        let known = known_limits(resources);
-        let options = ControllerOpt {
-            resources: &known,
-            freezer_state: None,
-            oom_score_adj: None,
-            disable_oom_killer: false,
-        };
-        self.ask(|manager| {
-            manager.apply(&options).map_err(|error| ScopeError::Limit(Box::new(error)))
-        })
+        let limits = known_limits(resources);
+        if limits.is_empty() {
+            return Ok(());
+        }
+        let arguments = Arguments::default().text(&self.name()).flag(RUNTIME).properties(&limits);
+        let mut bus = Bus::open().map_err(ScopeError::Bus)?;
+        bus.call("SetUnitProperties", &arguments).map_err(ScopeError::Limit)
     }
 
     /// The same of the most processes that there may be: a number or `max`.
@@ -135,52 +150,115 @@ impl Unit {
         self.tell_limits(&resources)
     }
 
-    fn ask(
-        &self,
-        question: impl FnOnce(&AnyCgroupManager) -> Result<(), ScopeError> + Send,
-    ) -> Result<(), ScopeError> {
-        let asking = || {
-            if let Err(error) = sys::give_way_to_everyone() {
-                tracing::debug!(%error, "systemd is asked at the usual priority");
-            }
-            unshare(CloneFlags::CLONE_FILES).map_err(ScopeError::Descriptors)?;
-            let manager = create_cgroup_manager(CgroupConfig {
-                cgroup_path: self.path.clone(),
-                systemd_cgroup: true,
-                container_name: self.id.clone(),
-            });
-            question(&manager.map_err(|error| ScopeError::Bus(Box::new(error)))?)
-        };
-        match thread::scope(|scope| scope.spawn(asking).join()) {
-            Ok(asked) => asked,
-            Err(panic) => std::panic::resume_unwind(panic),
+    /// Slice, prefix and name.
+    fn parts(&self) -> [String; 3] {
+        let text = self.path.to_string_lossy();
+        let mut parts = text.splitn(3, ':').map(str::to_owned);
+        [(); 3].map(|()| parts.next().unwrap_or_default())
+    }
+
+    /// As runc names it.
+    fn name(&self) -> String {
+        let [_, prefix, name] = self.parts();
+        if is_slice(&name) {
+            name
+        } else if prefix.is_empty() {
+            format!("{name}.scope")
+        } else {
+            format!("{prefix}-{name}.scope")
         }
+    }
+
+    fn properties(&self, pid: i32) -> Vec<Property> {
+        let [slice, ..] = self.parts();
+        let slice = if slice.is_empty() { "system.slice".to_owned() } else { slice };
+        let mut properties = vec![
+            ("Description", Value::Text(format!("cofferdam container {}", self.id))),
+            ("DefaultDependencies", Value::Flag(false)),
+            ("MemoryAccounting", Value::Flag(true)),
+            ("CPUAccounting", Value::Flag(true)),
+            ("IOAccounting", Value::Flag(true)),
+            ("TasksAccounting", Value::Flag(true)),
+            ("PIDs", Value::Numbers(vec![pid.unsigned_abs()])),
+        ];
+        if is_slice(&self.name()) {
+            properties.push(("Wants", Value::Text(slice)));
+        } else {
+            properties.push(("Slice", Value::Text(slice)));
+            // What is below it is the container's to arrange.
+            properties.push(("Delegate", Value::Flag(true)));
+        }
+        properties
     }
 }
 
+/// `SetUnitProperties`: until the unit ends, and not for the next boot.
+const RUNTIME: bool = true;
+
+fn is_slice(name: &str) -> bool {
+    name.ends_with(".slice")
+}
+
 /// Limits that are something to systemd. Zero is none; the others are files of the group alone.
-fn known_limits(resources: &LinuxResources) -> LinuxResources {
-    let mut known = LinuxResources::default();
-    known.set_devices(None).set_pids(*resources.pids());
-    if let Some(limit) = resources.memory().and_then(|memory| memory.limit()) {
-        let mut memory = LinuxMemory::default();
-        memory.set_limit(Some(limit).filter(|limit| *limit != 0));
-        known.set_memory(Some(memory));
+fn known_limits(resources: &LinuxResources) -> Vec<Property> {
+    let mut known = Vec::new();
+    let mut limit = |name, value| known.push((name, Value::Number(value)));
+    if let Some(most) = resources.pids().map(|pids| pids.limit()) {
+        limit("TasksMax", or_infinity(most));
     }
-    if let Some(cpu) = resources.cpu() {
-        let mut times = LinuxCpu::default();
-        times.set_shares(cpu.shares().filter(|shares| *shares != 0));
-        if let Some(quota) = cpu.quota().filter(|quota| *quota > 0) {
-            times.set_quota(Some(quota)).set_period(cpu.period().filter(|period| *period != 0));
-        }
-        known.set_cpu(Some(times));
+    if let Some(most) =
+        resources.memory().and_then(|memory| memory.limit()).filter(|most| *most != 0)
+    {
+        limit("MemoryMax", or_infinity(most));
+    }
+    let Some(cpu) = resources.cpu() else { return known };
+    if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
+        limit("CPUWeight", weight_of_shares(shares));
+    }
+    if let Some(quota) =
+        cpu.quota().and_then(|quota| u64::try_from(quota).ok()).filter(|quota| *quota > 0)
+    {
+        let period = cpu.period().filter(|period| *period != 0).unwrap_or(DEFAULT_PERIOD_US);
+        limit("CPUQuotaPeriodUSec", period);
+        limit("CPUQuotaPerSecUSec", quota_per_second(quota, period));
     }
     known
 }
 
+/// The kernel's, and systemd's.
+const DEFAULT_PERIOD_US: u64 = 100_000;
+
+/// systemd knows a share of a second, in whole hundredths: the next one up, as runc does it.
+fn quota_per_second(quota: u64, period: u64) -> u64 {
+    const SECOND_US: u128 = 1_000_000;
+    const HUNDREDTH_US: u128 = 10_000;
+    let share = (u128::from(quota) * SECOND_US).div_ceil(u128::from(period));
+    u64::try_from(share.next_multiple_of(HUNDREDTH_US)).unwrap_or(u64::MAX)
+}
+
+/// Less than nothing is no limit.
+fn or_infinity(most: i64) -> u64 {
+    u64::try_from(most).unwrap_or(u64::MAX)
+}
+
+/// systemd's answer is that it will: the group's path, when the process is in it.
+fn wait_until_inside(pid: i32, unit: &str) -> Result<PathBuf, ScopeError> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let group = group_of(pid).map_err(ScopeError::Group)?;
+        if group.ends_with(unit) {
+            return Ok(group);
+        }
+        if Instant::now() > end {
+            return Err(ScopeError::Late(unit.to_owned()));
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
 /// The group (v2) that a process is in.
 fn group_of(pid: i32) -> io::Result<PathBuf> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::"));
     Ok(path.ok_or(io::ErrorKind::NotFound)?.into())
 }
@@ -189,24 +267,53 @@ fn group_of(pid: i32) -> io::Result<PathBuf> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn systemd_is_told_of_what_it_has_a_name_for() {
-        let resources = r#"{"memory":{"limit":1000,"swap":2000},"pids":{"limit":9},
-            "cpu":{"shares":512,"quota":50000,"period":0,"cpus":"0","burst":1},
-            "blockIO":{"weight":10},"unified":{"io.max":"1"}}"#;
-        let known = known_limits(&serde_json::from_str(resources).unwrap());
-        let expected = r#"{"memory":{"limit":1000},"pids":{"limit":9},
-            "cpu":{"shares":512,"quota":50000}}"#;
-        let expected: LinuxResources = serde_json::from_str(expected).unwrap();
-        assert_eq!(known, expected);
+    fn limits(text: &str) -> Vec<(&'static str, u64)> {
+        let number = |property: Property| match property {
+            (name, Value::Number(number)) => (name, number),
+            other => panic!("{other:?}"),
+        };
+        known_limits(&serde_json::from_str(text).unwrap()).into_iter().map(number).collect()
     }
 
     #[test]
-    fn what_is_no_limit_is_not_told() {
+    fn systemd_is_told_of_what_it_has_a_name_for() {
+        let resources = r#"{"memory":{"limit":1000,"swap":2000},"pids":{"limit":9},
+            "cpu":{"shares":1024,"quota":50000,"period":0,"cpus":"0","burst":1},
+            "blockIO":{"weight":10},"unified":{"io.max":"1"}}"#;
+        let expected = [
+            ("TasksMax", 9),
+            ("MemoryMax", 1000),
+            ("CPUWeight", 100),
+            ("CPUQuotaPeriodUSec", 100_000),
+            ("CPUQuotaPerSecUSec", 500_000),
+        ];
+        assert_eq!(limits(resources), expected);
+    }
+
+    #[test]
+    fn what_is_no_limit_is_not_told_or_is_infinite() {
         let none = r#"{"memory":{"limit":0},"cpu":{"shares":0,"quota":-1,"period":100000}}"#;
-        let known = known_limits(&serde_json::from_str(none).unwrap());
-        assert_eq!(known.memory().unwrap().limit(), None);
-        assert_eq!(known.cpu(), &Some(LinuxCpu::default()));
+        assert_eq!(limits(none), []);
+        let infinite = r#"{"memory":{"limit":-1},"pids":{"limit":-1}}"#;
+        assert_eq!(limits(infinite), [("TasksMax", u64::MAX), ("MemoryMax", u64::MAX)]);
+    }
+
+    #[test]
+    fn a_quota_is_a_share_of_a_second_in_hundredths() {
+        assert_eq!(quota_per_second(50_000, 100_000), 500_000);
+        assert_eq!(quota_per_second(1_000, 3_000), 340_000);
+        assert_eq!(quota_per_second(u64::MAX, 1), u64::MAX);
+    }
+
+    #[test]
+    fn a_unit_is_named_as_runc_names_it() {
+        let name = |path: &str| Unit::known(path.into(), "id").name();
+        assert_eq!(name("system.slice:cofferdam:a"), "cofferdam-a.scope");
+        assert_eq!(name("a.slice::b"), "b.scope");
+        assert_eq!(name("-.slice:x:own.slice"), "own.slice");
+        let slice = |path: &str| Unit::known(path.into(), "id").properties(1).pop();
+        assert_eq!(slice("a.slice::b"), Some(("Delegate", Value::Flag(true))));
+        assert_eq!(slice(":x:own.slice"), Some(("Wants", Value::Text("system.slice".to_owned()))));
     }
 
     #[test]

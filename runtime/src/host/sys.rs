@@ -253,14 +253,6 @@ fn set_attributes(
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Has the calling thread run only when nobody else wants to (`SCHED_IDLE`).
-pub(crate) fn give_way_to_everyone() -> io::Result<()> {
-    let none = libc::sched_param { sched_priority: 0 };
-    // SAFETY: 0 is the calling thread, and the parameter lives until the call returns.
-    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const none) };
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
 /// Which side of a fork this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ForkSide {

@@ -14,6 +14,9 @@ use std::path::{Component, Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::limits::Version;
 
 /// Where every distribution mounts them.
@@ -21,6 +24,8 @@ const ROOT: &str = "/sys/fs/cgroup";
 /// What limits a sandbox.
 const CONTROLLERS_V1: [&str; 4] = ["memory", "pids", "cpu", "blkio"];
 const CONTROLLERS_V2: [&str; 4] = ["memory", "pids", "cpu", "io"];
+/// A monitor is one process; more are left than are worth a look at each.
+const MAX_MEMBERS: usize = 1024;
 /// The kernel takes processes apart in its own time.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -205,15 +210,33 @@ pub fn warn_of_left(folders: &[PathBuf], why: &io::Error) {
 }
 
 fn remove_one(folder: &Path, deadline: Instant) -> io::Result<()> {
+    let mut killed = false;
     loop {
         match remove_tree(folder) {
             Err(error)
                 if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline =>
             {
+                if !killed {
+                    kill_members(folder);
+                    killed = true;
+                }
                 thread::sleep(PAUSE);
             }
             other => return other,
         }
+    }
+}
+
+/// Whoever is in a group that goes: at most a monitor that its runtime, killed itself, had not come to
+/// record. By now the group is nobody else's, which was seen when it was made.
+fn kill_members(folder: &Path) {
+    if fs::write(folder.join("cgroup.kill"), "1").is_ok() {
+        return;
+    }
+    // Linux before 5.14, and v1. Who is gone already need not be killed.
+    let members = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    for member in members.lines().filter_map(|line| line.parse().ok()).take(MAX_MEMBERS) {
+        let _ = kill(Pid::from_raw(member), Signal::SIGKILL);
     }
 }
 

@@ -29,7 +29,7 @@ use crate::plan::{VmShape, host_limits};
 use crate::sandbox::request::CreateRequest;
 
 /// A group that is not needed any more has no processes but ones that were killed.
-const REMOVE_DEADLINE: Duration = Duration::from_secs(5);
+const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why the sandbox cannot be limited.
 #[derive(Debug, thiserror::Error)]

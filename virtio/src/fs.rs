@@ -27,6 +27,7 @@ mod privileges;
 mod repeat;
 mod requests;
 mod restore;
+mod stand_in;
 mod sys;
 mod table;
 mod tree;

@@ -51,10 +51,11 @@ the bind mount in a microVM, unless the option that allows it is named; runc, an
 gives all of these up as soon as one option is named. `rw` makes writable what is read-only on the host, but for a
 container with a user namespace.
 
-A process with `CAP_MKNOD` in a microVM makes device nodes as under runc where the file system is the
-guest's own (a `tmpfs`), and opens those that `linux.resources.devices` allows. On the root file system
-and on bind mounts, which are the host's files, `mknod` of a device is `EPERM`: no guest leaves a node
-on the host. Nodes that are there already, and those in `linux.devices`, are the guest's devices inside.
+A process with `CAP_MKNOD` in a microVM makes device nodes as under runc, and opens those that
+`linux.resources.devices` allows. On the root file system and on bind mounts, which are the host's files, an empty
+file with the attribute `user.cofferdam.device` stands in for each: no guest leaves a node on the host, and a container in
+namespaces finds the file. Where the file system has no such attributes (a `tmpfs` of the host before Linux 6.6) `mknod` of a device is
+`EPERM`. Nodes that are there already, and those in `linux.devices`, are the guest's devices inside.
 ";
 
 /// The page.

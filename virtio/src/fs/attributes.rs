@@ -11,7 +11,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::path::DecInt;
 
-use super::sys;
+use super::{stand_in, sys};
 use crate::saved::{FileTime, FileVersion};
 
 /// Set-user-ID and set-group-ID.
@@ -52,10 +52,11 @@ impl From<FileVersion> for Version {
     }
 }
 
-/// Everything the kernel says about an open file.
+/// Everything the kernel says about an open file. What stands in for a device is that device.
 pub(super) fn look(file: impl AsFd) -> io::Result<Statx> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
-    Ok(statx(file, c"", flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)?)
+    let seen = statx(&file, c"", flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)?;
+    Ok(stand_in::seen_as(file, seen))
 }
 
 pub(super) fn key(seen: &Statx) -> FileKey {

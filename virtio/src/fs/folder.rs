@@ -47,6 +47,8 @@ pub(super) fn read_with_attributes(
         };
         if found.inode != 0 {
             entry.ino = found.attr.st_ino;
+            // A file may stand in for a device.
+            entry.type_ = found.attr.st_mode >> 12;
         }
         let added = add(entry, found);
         if !matches!(added, Ok(1..)) {

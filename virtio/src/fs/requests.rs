@@ -14,9 +14,10 @@ use fuse_backend_rs::api::filesystem::{
     SetattrValid, ZeroCopyReader, ZeroCopyWriter,
 };
 use rustix::fs::{
-    AtFlags, Dev, FallocateFlags, FileType, OFlags, RenameFlags, SeekFrom, XattrFlags, fallocate,
-    fstatvfs, ftruncate, getxattr, getxattr_query, linkat, listxattr, listxattr_query, mkdirat,
-    mknodat, openat, readlinkat, removexattr, renameat_with, seek, setxattr, symlinkat, unlinkat,
+    AtFlags, Dev, FallocateFlags, FileType, Mode, OFlags, RenameFlags, SeekFrom, XattrFlags,
+    fallocate, fstatvfs, ftruncate, getxattr, getxattr_query, linkat, listxattr, listxattr_query,
+    mkdirat, mknodat, openat, readlinkat, removexattr, renameat_with, seek, setxattr, symlinkat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use rustix::path::DecInt;
@@ -25,6 +26,7 @@ use super::attributes::{self, Subject};
 use super::changes::Happened;
 use super::folder;
 use super::repeat::Own;
+use super::stand_in::{self, Device};
 use super::sys;
 use super::tree::{Tree, component, host_flags, permissions, sync};
 
@@ -208,9 +210,17 @@ impl FileSystem for Tree {
     ) -> io::Result<Entry> {
         let kind = FileType::from_raw_mode(mode);
         let permissions = permissions(mode, umask);
-        self.make(caller, (parent, name, mode), |folder, name| {
+        let made = self.make(caller, (parent, name, mode), |folder, name| {
             mknodat(folder, name, kind, permissions, Dev::from(device))
-        })
+        });
+        match (made, Device::asked_for(kind, device)) {
+            (Err(error), Some(device)) if error.raw_os_error() == Some(libc::EPERM) => {
+                self.make(caller, (parent, name, mode), |folder, name| {
+                    make_stand_in(folder, name, permissions, device)
+                })
+            }
+            (made, _) => made,
+        }
     }
 
     fn mkdir(
@@ -498,6 +508,7 @@ impl FileSystem for Tree {
         value: &[u8],
         flags: u32,
     ) -> io::Result<()> {
+        refuse_ours(name)?;
         let flags = XattrFlags::from_bits_retain(flags);
         self.state().own(inode, Own::File(inode), |state| {
             let path = DecInt::from_fd(&state.inodes.get(inode)?.file);
@@ -512,6 +523,9 @@ impl FileSystem for Tree {
         name: &CStr,
         size: u32,
     ) -> io::Result<GetxattrReply> {
+        if name == stand_in::ATTRIBUTE {
+            return Err(Errno::NODATA.into());
+        }
         let state = self.state();
         let path = DecInt::from_fd(&state.inodes.get(inode)?.file);
         if size == 0 {
@@ -525,22 +539,45 @@ impl FileSystem for Tree {
 
     fn listxattr(&self, _: &Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
         let state = self.state();
-        let path = DecInt::from_fd(&state.inodes.get(inode)?.file);
-        if size == 0 {
-            return Ok(ListxattrReply::Count(length(listxattr_query(path)?)));
-        }
-        let mut names = vec![0; bounded(size)];
-        let length = listxattr(path, names.as_mut_slice())?;
-        names.truncate(length);
-        Ok(ListxattrReply::Names(names))
+        let file = &state.inodes.get(inode)?.file;
+        let path = || DecInt::from_fd(file);
+        let room = if size == 0 { listxattr_query(path())? } else { bounded(size) };
+        let mut names = vec![0; room.min(MAX_XATTR_BYTES)];
+        let listed = listxattr(path(), names.as_mut_slice())?;
+        let names = stand_in::without_its_attribute(names.get(..listed).unwrap_or_default());
+        Ok(match size {
+            0 => ListxattrReply::Count(length(names.len())),
+            _ => ListxattrReply::Names(names),
+        })
     }
 
     fn removexattr(&self, _: &Context, inode: u64, name: &CStr) -> io::Result<()> {
+        refuse_ours(name)?;
         self.state().own(inode, Own::File(inode), |state| {
             let path = DecInt::from_fd(&state.inodes.get(inode)?.file);
             Ok(removexattr(path, name)?)
         })
     }
+}
+
+/// An empty file in the place of a device.
+fn make_stand_in(
+    folder: &std::os::fd::OwnedFd,
+    name: &CStr,
+    permissions: Mode,
+    device: Device,
+) -> rustix::io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(folder, name, flags, permissions)?;
+    stand_in::mark(&file, device).inspect_err(|_| {
+        // It is not what was asked for.
+        let _ = unlinkat(folder, name, AtFlags::empty());
+    })
+}
+
+/// What a file stands for is not for guests to say: their kernels ask for no right before.
+fn refuse_ours(name: &CStr) -> io::Result<()> {
+    if name == stand_in::ATTRIBUTE { Err(Errno::PERM.into()) } else { Ok(()) }
 }
 
 fn bounded(size: u32) -> usize {

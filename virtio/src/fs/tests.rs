@@ -5,6 +5,7 @@
 mod changes;
 mod confinement;
 mod device;
+mod devices;
 mod files;
 mod fixture;
 mod folders;

@@ -30,6 +30,13 @@ fn limits(scope: &Path) -> [String; 3] {
         .map(|name| fs::read_to_string(scope.join(name)).unwrap_or_default().trim().to_owned())
 }
 
+/// A process's number here, where systemd and the runtime are, and inside. There must be one alone.
+fn numbers_of(process: &str) -> Vec<i32> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
+    numbers.split_whitespace().map(|number| number.parse().unwrap()).collect()
+}
+
 #[test]
 fn the_container_alone_is_in_its_scope_and_the_limits_outlive_a_reload() {
     let runtime = runtime();
@@ -40,7 +47,7 @@ fn the_container_alone_is_in_its_scope_and_the_limits_outlive_a_reload() {
     let name = format!("/sys/fs/cgroup/system.slice/cofferdam-{}.scope", container.id);
     let scope = systemd.group(&name);
     let inside = fs::read_to_string(scope.join("cgroup.procs")).unwrap();
-    assert_eq!(inside, format!("{}\n", container.pid()));
+    assert_eq!(numbers_of(inside.trim()).get(1), Some(&container.pid()), "{inside}");
     let expected = [(64 * MIB).to_string(), "20".to_owned(), "50000 100000".to_owned()];
     assert_eq!(limits(&scope), expected);
     // No line to systemd has come into the container.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
 
-use cofferdam_e2e::{Bundle, Runtime};
+use cofferdam_e2e::{Bundle, Image, Runtime};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde_json::json;
 
@@ -18,30 +18,29 @@ fn may_make_nodes(bundle: Bundle) -> Bundle {
 
 #[test]
 fn on_the_hosts_files_a_node_is_a_device_inside_and_an_empty_file_outside() {
-    let script = "mknod -m 640 /null c 1 3; mknod /disk b 8 0; mknod /dir/mem c 1 1; mkfifo /pipe
-        mv /null /dir/moved; ln /dir/moved /linked
-        stat -c '%n %F %t:%T %a' /linked /disk /dir/* /pipe; find /dir /disk -type c -o -type b | sort
-        echo lost > /linked; wc -c < /linked; for node in /disk /dir/mem; do cat $node; done";
-    let seen = |runtime: &Runtime, bundle: &Bundle| {
-        let outcome = runtime.run(bundle);
+    let image = Image::ext4();
+    let script = "cd /nodes; mkdir dir; mknod -m 640 null c 1 3; mknod disk b 8 0; mknod dir/mem c 1 1; mkfifo pipe
+        mv null dir/moved; ln dir/moved linked
+        stat -c '%n %F %t:%T %a' linked disk dir/* pipe; find dir disk -type c -o -type b | sort
+        echo lost > linked; wc -c < linked; for node in disk dir/mem; do cat $node; done";
+    let seen = |runtime: &Runtime, name: &str| {
+        let nodes = json!({
+            "destination": "/nodes", "type": "bind", "source": image.folder(name), "options": ["bind"]
+        });
+        let outcome = runtime.run(&may_make_nodes(Bundle::script(script)).mount(nodes));
         outcome.exits(1).complains(&[
-            "can't open '/disk': Operation not permitted",
-            "can't open '/dir/mem': Operation not permitted",
+            "can't open 'disk': Operation not permitted",
+            "can't open 'dir/mem': Operation not permitted",
         ]);
         outcome.stdout
     };
-    let bundle = || {
-        let bundle = may_make_nodes(Bundle::script(script));
-        fs::create_dir(bundle.rootfs().join("dir")).unwrap();
-        bundle
-    };
-    let ours = bundle();
-    assert_eq!(seen(&Runtime::cofferdam(), &ours), seen(&Runtime::runc(), &bundle()));
+    assert_eq!(seen(&Runtime::cofferdam(), "ours"), seen(&Runtime::runc(), "theirs"));
+    let ours = image.path().join("ours");
     for stand_in in ["linked", "disk", "dir/moved", "dir/mem"] {
-        let there = fs::symlink_metadata(ours.rootfs().join(stand_in)).unwrap();
+        let there = fs::symlink_metadata(ours.join(stand_in)).unwrap();
         assert!(there.is_file() && there.len() == 0, "{stand_in}");
     }
-    assert!(ours.rootfs().join("pipe").metadata().unwrap().file_type().is_fifo());
+    assert!(ours.join("pipe").metadata().unwrap().file_type().is_fifo());
 }
 
 #[test]

@@ -10,7 +10,8 @@ pub const SCENES: &[Scene] = &[ISOLATION, USERS, RESTRICTIONS];
 /// Namespaces, devices and parameters of the kernel.
 pub const ISOLATION: Scene = Scene {
     bundle: |bundle| {
-        bundle.edit(|config| {
+        let nodes = json!({ "destination": "/nodes", "type": "tmpfs", "source": "tmpfs" });
+        bundle.mount(nodes).edit(|config| {
             config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "cgroup" }));
             config["linux"]["devices"] = json!([
                 { "path": "/dev/a-null", "type": "c", "major": 1, "minor": 3,
@@ -78,7 +79,7 @@ pub const ISOLATION: Scene = Scene {
         seen(
             "a device that nobody allowed cannot be opened",
             "resources: devices",
-            "mknod /tmp/kmsg c 1 11; cat /tmp/kmsg | head -c 0",
+            "mknod /nodes/kmsg c 1 11; cat /nodes/kmsg | head -c 0",
         ),
         seen(
             "parameters of the kernel",

@@ -17,14 +17,16 @@ use crate::setting;
 const TOP: &str = "/sys/fs/cgroup";
 const READY: Duration = Duration::from_secs(60);
 
-/// `$0` is the group, `$1` the root file system, `$2` the folder of units. Each folder in which
+/// `$0` is the group, `$1` the root file system, `$2` the folder of units, beside those in which systemd
+/// keeps what it was told of units while it runs. Each folder in which
 /// Debian has libraries of systemd's is named, since the root stays this machine's.
 const BOOT: &str = r#"
     echo 0 > "$0/cgroup.procs" && exec unshare --cgroup sh -ec '
         umount --lazy /sys/fs/cgroup
         mount -t cgroup2 cgroup2 /sys/fs/cgroup
         mount -t tmpfs tmpfs /run
-        export container=cofferdam-e2e SYSTEMD_UNIT_PATH="$1"
+        control=/run/systemd/system.control:/run/systemd/transient
+        export container=cofferdam-e2e SYSTEMD_UNIT_PATH="$control:$1"
         lib="$0/usr/lib/x86_64-linux-gnu"
         exec "$0/lib64/ld-linux-x86-64.so.2" --library-path "$lib:$lib/systemd:$0/usr/lib/systemd" \
             --argv0 systemd "$0/usr/lib/systemd/systemd" --system --unit=nothing.target

@@ -42,6 +42,9 @@ pub(crate) struct Arguments {
     /// Only on this machine, or only in the lab
     #[arg(long, value_enum)]
     place: Option<Place>,
+    /// Show what the scenarios print while they run, not only what those that fail have printed
+    #[arg(long)]
+    watch: bool,
     /// Only the files of scenarios, or else the scenarios, with this in their name
     filter: Option<String>,
 }
@@ -88,7 +91,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Every tier there is.
 pub(crate) fn all() -> Result<Tally> {
-    tiers(&Arguments { mode: Modes::All, place: None, filter: None })
+    tiers(&Arguments { mode: Modes::All, place: None, watch: false, filter: None })
 }
 
 fn tiers(arguments: &Arguments) -> Result<Tally> {
@@ -179,6 +182,7 @@ fn prepare() -> Result<Prepared> {
         ("COFFERDAM_BUSYBOX".to_owned(), rootfs::ensure(Image::Busybox)?),
         ("COFFERDAM_DEBIAN".to_owned(), rootfs::ensure(Image::Debian)?),
         ("COFFERDAM_MACHINE".to_owned(), rootfs::ensure(Image::Machine)?),
+        ("COFFERDAM_STACK".to_owned(), rootfs::ensure(Image::Stack)?),
         (
             "COFFERDAM_PROBE_BIN".to_owned(),
             build::compiled(Profile::Debug, "cofferdam-probe", Some(MUSL))?,
@@ -207,7 +211,8 @@ impl Prepared {
         }
         let environment = self.environment.clone();
         let guests_may_die = place == LAB;
-        Suite { place: place.to_owned(), runs, environment, filter, guests_may_die }
+        let watched = arguments.watch;
+        Suite { place: place.to_owned(), runs, environment, filter, guests_may_die, watched }
     }
 }
 
@@ -299,7 +304,7 @@ mod tests {
     use super::*;
 
     fn asked(mode: Modes, place: Option<Place>) -> Arguments {
-        Arguments { mode, place, filter: None }
+        Arguments { mode, place, watch: false, filter: None }
     }
 
     #[test]

@@ -93,6 +93,8 @@ pub(super) struct Suite {
     /// The processor is one in software: a scenario that failed because its guest died is run
     /// again, alone and in plain sight. What fails for any other reason has failed.
     pub(super) guests_may_die: bool,
+    /// What they print is shown as it comes.
+    pub(super) watched: bool,
 }
 
 /// Where control groups are.
@@ -192,7 +194,7 @@ impl Suite {
             }
             print_at_once(&format!(
                 "{}--- {title}: again, since guests died: {}\n",
-                attempt.output,
+                self.not_yet_shown(&attempt.output),
                 lost.join(" ")
             ));
             let again = self.attempt(run, Some(&lost));
@@ -200,9 +202,14 @@ impl Suite {
         }
         let Attempt { output, tally } = attempt;
         let seconds = started.elapsed().as_secs();
-        let (said, verdict) = if tally.failed == 0 { ("", "ok") } else { (&*output, "FAILED") };
+        let (said, verdict) =
+            if tally.failed == 0 { ("", "ok") } else { (self.not_yet_shown(&output), "FAILED") };
         print_at_once(&format!("{said}--- {title}: {verdict}: {tally} ({seconds} s)\n"));
         tally
+    }
+
+    fn not_yet_shown<'a>(&self, output: &'a str) -> &'a str {
+        if self.watched { "" } else { output }
     }
 
     fn further_chances(&self, mode: Mode) -> usize {
@@ -223,7 +230,11 @@ impl Suite {
         };
         command.env("COFFERDAM_MODE", run.mode.name());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        let (output, status) = process::followed(&mut command, |_| ())?;
+        let (output, status) = if self.watched {
+            process::watched(&mut command)?
+        } else {
+            process::followed(&mut command, |_| ())?
+        };
         Ok(Attempt::new(output, status.success()))
     }
 }
@@ -279,6 +290,7 @@ mod tests {
             environment: Vec::new(),
             filter: None,
             guests_may_die: true,
+            watched: false,
         };
         assert_eq!(suite.run_here(), Tally::one(false));
     }
@@ -293,6 +305,7 @@ mod tests {
             environment: Vec::new(),
             filter: None,
             guests_may_die: true,
+            watched: false,
         };
         let parts = suite.in_parts(2);
         assert_eq!(parts.iter().map(|part| part.runs.len()).collect::<Vec<_>>(), [2, 2, 1]);
@@ -325,6 +338,7 @@ mod tests {
             environment: Vec::new(),
             filter: None,
             guests_may_die,
+            watched: false,
         };
         suite.run_here().failed
     }

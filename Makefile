@@ -7,7 +7,7 @@ XTASK := cargo xtask
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := build
-.PHONY: build setup demo test bench lab install clean
+.PHONY: build setup demo demo-stack test bench lab install clean
 
 # What compiling xtask itself takes, then what everything else takes.
 setup:
@@ -19,6 +19,10 @@ build: setup
 
 demo: setup
 	@$(XTASK) demo
+
+# PostgreSQL, redis, a web application and nginx in microVMs, under load and restarts.
+demo-stack: setup
+	@$(XTASK) e2e --mode microvm --watch microvm_stack
 
 test: setup
 	@$(XTASK) test

@@ -29,6 +29,8 @@ pub(crate) enum Image {
     Debian,
     /// A Debian that boots as a machine does, with systemd, and has Docker
     Machine,
+    /// A Debian with PostgreSQL, redis, nginx, Python and wrk, for the demonstration stack
+    Stack,
 }
 
 /// The Debian release of the image: the machine's own, which `setup` is written for.
@@ -37,6 +39,9 @@ const SUITE: &str = "bookworm";
 const PACKAGES: &str = "redis-server,redis-tools,python3";
 /// What a container that is a machine of its own runs.
 const MACHINE_PACKAGES: &str = "systemd,systemd-sysv,dbus,procps,docker.io,iptables";
+/// What the containers of the demonstration stack run, and what puts them under load.
+const STACK_PACKAGES: &str =
+    "postgresql,redis-server,redis-tools,nginx-light,python3,python3-psycopg2,python3-redis,wrk";
 /// Counts up when the way an image is made changes.
 const RECIPE: &str = "1";
 
@@ -52,6 +57,7 @@ pub(crate) fn ensure(image: Image) -> Result<PathBuf> {
         Image::Busybox => ("busybox", busybox_key()?),
         Image::Debian => ("debian", debian_key(PACKAGES)),
         Image::Machine => ("machine", debian_key(MACHINE_PACKAGES)),
+        Image::Stack => ("stack", debian_key(STACK_PACKAGES)),
     };
     let cache = workspace::cache().join("rootfs");
     let folder = cache.join(format!("{name}-{key}"));
@@ -66,6 +72,7 @@ pub(crate) fn ensure(image: Image) -> Result<PathBuf> {
         Image::Busybox => make_busybox(&tree)?,
         Image::Debian => make_debian(&tree, PACKAGES)?,
         Image::Machine => make_debian(&tree, MACHINE_PACKAGES)?,
+        Image::Stack => make_debian(&tree, STACK_PACKAGES)?,
     }
     match fs::rename(&tree, &folder) {
         // Somebody else was faster.

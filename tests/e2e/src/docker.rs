@@ -4,6 +4,7 @@
 //! tell: its bridge, its packet filter and its published ports go with it.
 
 use std::fs::{self, File};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -25,6 +26,9 @@ const READY: Duration = Duration::from_secs(180);
 /// The image of busybox.
 pub const IMAGE: &str = "busybox:test";
 
+/// What the images of the demonstration stack are made from.
+const STACK_IMAGE: &str = "stack:test";
+
 /// A daemon with its state in a folder of its own; both end when this is dropped.
 #[derive(Debug)]
 pub struct Docker {
@@ -37,13 +41,30 @@ impl Docker {
     /// Starts one that has the image [`IMAGE`].
     #[must_use]
     pub fn start() -> Self {
+        let docker = Self::without_images();
+        docker.import(&Bundle::busybox(&[]).rootfs(), IMAGE);
+        docker
+    }
+
+    /// Starts one that has the image `stack:test`, of the programs of the demonstration stack. To take
+    /// them in would take the lab minutes: the image's one layer leads to the tree in the cache.
+    #[must_use]
+    pub fn start_with_stack() -> Self {
+        let docker = Self::without_images();
+        docker.import(TempDir::new().unwrap().path(), STACK_IMAGE);
+        let layer = docker.inspect(STACK_IMAGE, "{{.GraphDriver.Data.UpperDir}}");
+        fs::remove_dir(&layer).unwrap();
+        symlink(setting("COFFERDAM_STACK"), layer).unwrap();
+        docker
+    }
+
+    fn without_images() -> Self {
         let namespace = NetworkNamespace::new("docker");
         // In memory: an overlay cannot lie on the lab's root, which is one.
         let folder = TempDir::with_prefix_in("cofferdam-docker-", "/run").unwrap();
         let daemon = daemon(folder.path(), &namespace);
         let docker = Self { folder, daemon, namespace };
         docker.wait_until_ready();
-        docker.import();
         docker
     }
 
@@ -56,10 +77,10 @@ impl Docker {
         }
     }
 
-    fn import(&self) {
-        let (bundle, archive) = (Bundle::busybox(&[]), self.folder.path().join("image.tar"));
-        run(Command::new("tar").arg("-C").arg(bundle.rootfs()).arg("-cf").arg(&archive).arg("."));
-        self.docker(&["import", archive.to_str().unwrap(), IMAGE]).exits(0);
+    fn import(&self, rootfs: &Path, image: &str) {
+        let archive = self.folder.path().join("image.tar");
+        run(Command::new("tar").arg("-C").arg(rootfs).arg("-cf").arg(&archive).arg("."));
+        self.docker(&["import", archive.to_str().unwrap(), image]).exits(0);
         fs::remove_file(archive).unwrap();
     }
 
@@ -90,9 +111,15 @@ impl Docker {
     /// A program on what the daemon takes for the host.
     #[must_use]
     pub fn on_the_host(&self, program: &[&str]) -> Outcome {
+        finish(self.command_on_the_host(program), b"")
+    }
+
+    /// The same, not yet run.
+    #[must_use]
+    pub fn command_on_the_host(&self, program: &[&str]) -> Command {
         let mut command = NetworkNamespace::command(Some(&self.namespace), program[0]);
         command.args(&program[1..]);
-        finish(command, b"")
+        command
     }
 
     /// A field of `inspect`, by its template.

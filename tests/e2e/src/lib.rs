@@ -8,9 +8,9 @@
 //! One named `*_v2` takes cgroup v2 alone: elsewhere its scenarios are counted as skipped.
 //!
 //! `cargo xtask e2e` sets the environment: `COFFERDAM_BIN` (folder of the binaries),
-//! `COFFERDAM_MODE` (`namespace` or `microvm`), `COFFERDAM_BUSYBOX`, `COFFERDAM_DEBIAN` and
-//! `COFFERDAM_MACHINE` (root file systems), `COFFERDAM_PROBE_BIN` (the static guest probe). Without
-//! it the tests fail and say so: nothing here skips by itself.
+//! `COFFERDAM_MODE` (`namespace` or `microvm`), `COFFERDAM_BUSYBOX`, `COFFERDAM_DEBIAN`,
+//! `COFFERDAM_MACHINE` and `COFFERDAM_STACK` (root file systems), `COFFERDAM_PROBE_BIN` (the static
+//! guest probe). Without it the tests fail and say so: nothing here skips by itself.
 
 // A fixture is part of a test: it stops at the first thing that is not as it must be.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]

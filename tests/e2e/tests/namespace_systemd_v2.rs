@@ -1,6 +1,8 @@
 //! `--systemd-cgroup` in namespaces: the container is in a scope that systemd has made, whether there is
 //! a D-Bus daemon or, as here, systemd's own socket only.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::fs;
 use std::path::Path;
 use std::thread;

@@ -15,8 +15,15 @@ use crate::spec::{self, rules};
 
 const BUNDLE: &str = "/bundle";
 const STDIO: StdioPlan = StdioPlan::Pipes { stdin: true, stdout: true, stderr: true };
-const DEFAULTS: VmDefaults =
-    VmDefaults { vcpus: 1, memory_mib: 256, overhead_mib: 48, max_vcpus: 1, max_memory_mib: 0 };
+const DEFAULTS: VmDefaults = VmDefaults {
+    vcpus: 1,
+    memory_mib: 256,
+    overhead_mib: 48,
+    max_vcpus: 1,
+    max_memory_mib: 0,
+    announced_vcpus_max: 1,
+    announced_memory_max_mib: 4096,
+};
 
 /// Parses, checks and plans. Whatever the bytes are: no panic, no hang, and what passes the rules
 /// and is planned has in it what the agent can pass to system calls.

@@ -8,6 +8,7 @@
 //! Trusted: everything here is the operator's. What a microVM cannot do is refused by the name of
 //! the field ([`unsupported`]); nothing is dropped in silence.
 
+mod announcement;
 mod capability;
 mod cgroup;
 mod container;
@@ -39,6 +40,7 @@ use cofferdam_protocol::plan::{ContainerPlan, IdMappingPlan, ProcessPlan, StdioP
 use cofferdam_protocol::vm_config::ShareKind;
 use oci_spec::runtime::{Process, Spec};
 
+pub use announcement::InvalidAnnouncement;
 pub use cgroup::CgroupError;
 pub use environment::last_of_each_name;
 pub use growth::{MachineSize, RunningVm};

@@ -12,8 +12,15 @@ use oci_spec::runtime::Spec;
 use serde_json::Value;
 
 const BUNDLE: &str = "/bundle";
-const DEFAULTS: VmDefaults =
-    VmDefaults { vcpus: 1, memory_mib: 512, overhead_mib: 64, max_vcpus: 1, max_memory_mib: 0 };
+const DEFAULTS: VmDefaults = VmDefaults {
+    vcpus: 1,
+    memory_mib: 512,
+    overhead_mib: 64,
+    max_vcpus: 1,
+    max_memory_mib: 0,
+    announced_vcpus_max: 1,
+    announced_memory_max_mib: 4096,
+};
 const PIPES: StdioPlan = StdioPlan::Pipes { stdin: true, stdout: true, stderr: true };
 const TERMINAL: StdioPlan = StdioPlan::Terminal { rows: 40, columns: 120, keep_line_feeds: false };
 

@@ -374,6 +374,8 @@ mod tests {
                     overhead_mib: 48,
                     max_vcpus: 1,
                     max_memory_mib: 0,
+                    announced_vcpus_max: 1,
+                    announced_memory_max_mib: 0,
                 },
                 facts: &facts,
             };
@@ -414,6 +416,8 @@ mod tests {
                 overhead_mib: 48,
                 max_vcpus: 1,
                 max_memory_mib: 0,
+                announced_vcpus_max: 1,
+                announced_memory_max_mib: 0,
             },
             facts: &facts,
         };

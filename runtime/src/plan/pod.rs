@@ -13,7 +13,7 @@ use cofferdam_protocol::id::ContainerId;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxResources, Spec};
 use serde::{Deserialize, Serialize};
 
-use super::{MachineSize, Refusal, RunningVm};
+use super::{MachineSize, Refusal, RunningVm, announcement};
 
 const MIB: u64 = 1 << 20;
 /// The period of the CPU controller where the configuration says none, in microseconds.
@@ -24,7 +24,7 @@ pub const ANNOTATION: &str = "dev.cofferdam.sandbox";
 
 /// What engines write: which kind of container it is, and which its sandbox.
 const OF_ENGINES: [(&str, &str); 2] = [
-    ("io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"),
+    (announcement::KIND, "io.kubernetes.cri.sandbox-id"),
     ("io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID"),
 ];
 
@@ -82,7 +82,7 @@ pub fn role(spec: &Spec, own: &ContainerId) -> Result<Option<PodRole>, InvalidPo
     for (key, sandbox) in OF_ENGINES {
         match of(key) {
             None => {}
-            Some("sandbox") => return Ok(Some(PodRole::Sandbox)),
+            Some(announcement::SANDBOX) => return Ok(Some(PodRole::Sandbox)),
             Some("container") => return member(sandbox, of(sandbox)).map(Some),
             Some(other) => return Err(InvalidPodRole::Kind { key, value: other.to_owned() }),
         }

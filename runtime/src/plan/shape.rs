@@ -3,6 +3,7 @@
 use cofferdam_protocol::bounds::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 use oci_spec::runtime::{LinuxCpu, LinuxResources, Spec};
 
+use super::announcement::{self, Announcement, InvalidAnnouncement};
 use super::growth;
 use super::memory_policy::{self, MemoryPolicyPlan};
 use crate::spec::cpu_list;
@@ -28,6 +29,10 @@ pub struct VmDefaults {
     pub max_vcpus: u8,
     /// To how much memory a machine that runs may grow, in MiB; 0: not at all.
     pub max_memory_mib: u32,
+    /// With how many virtual processors the announcement of a pod lets its machine begin, at most.
+    pub announced_vcpus_max: u8,
+    /// With how much memory, in MiB: more is refused.
+    pub announced_memory_max_mib: u32,
 }
 
 /// A virtual machine's size.
@@ -63,6 +68,21 @@ pub enum ShapeError {
     /// The operator's default.
     #[error("{0} vCPUs: 1 to {MAX_VCPUS} are possible")]
     Vcpus(u8),
+    /// What is said of a pod.
+    #[error(transparent)]
+    Announcement(#[from] InvalidAnnouncement),
+    /// What is said of a pod.
+    #[error(
+        "The annotation {key} announces containers that need a machine of {wanted_mib} MiB, \
+         and this host has {most_mib} MiB: lower the memory limits of the pod's containers",
+        key = announcement::MEMORY
+    )]
+    TooMuchAnnounced {
+        /// The guest's own need among it.
+        wanted_mib: u64,
+        /// The host's memory.
+        most_mib: u32,
+    },
     /// `linux.resources.cpu.cpus`.
     #[error("linux.resources.cpu.cpus {0:?} is not a list of processors")]
     Cpus(String),
@@ -82,6 +102,7 @@ impl VmShape {
             }
             _ => Vec::new(),
         };
+        let defaults = defaults.with_room_for(Announcement::of(spec)?)?;
         let vcpus = vcpus(cpu, host_cpus.len(), defaults)?;
         let memory_mib = memory_mib(resources, defaults)?;
         Ok(Self {
@@ -92,6 +113,24 @@ impl VmShape {
             host_cpus,
             memory_policy: memory_policy::plan(spec),
         })
+    }
+}
+
+impl VmDefaults {
+    /// A pod's machine begins with what its containers will need, so that it need not grow for them. A
+    /// container without a limit takes what there is: it has no less than in another machine.
+    fn with_room_for(self, announced: Announcement) -> Result<Self, ShapeError> {
+        let wanted_mib = growth::memory_for(announced.memory_mib, self.overhead_mib);
+        let most_mib = self.announced_memory_max_mib;
+        let memory_mib = match u32::try_from(wanted_mib) {
+            _ if announced.memory_mib == 0 => self.memory_mib,
+            Ok(wanted) if wanted <= most_mib => wanted.max(self.memory_mib),
+            _ => return Err(ShapeError::TooMuchAnnounced { wanted_mib, most_mib }),
+        };
+        // A limit of processor time is no promise.
+        let vcpus = u8::try_from(announced.cpu_thousandths.div_ceil(1000)).unwrap_or(u8::MAX);
+        let vcpus = vcpus.min(self.announced_vcpus_max).min(MAX_VCPUS).max(self.vcpus);
+        Ok(Self { vcpus, memory_mib, ..self })
     }
 }
 
@@ -143,6 +182,8 @@ mod tests {
         overhead_mib: 48,
         max_vcpus: 4,
         max_memory_mib: 1024,
+        announced_vcpus_max: 8,
+        announced_memory_max_mib: 8192,
     };
 
     fn shape(resources: &str) -> Result<VmShape, ShapeError> {
@@ -187,6 +228,43 @@ mod tests {
     fn a_memory_limit_gets_the_guests_own_need_on_top() {
         let shape = shape(r#"{"memory":{"limit":134217728}}"#).unwrap();
         assert_eq!(shape.memory_mib, 128 + 2 + 48);
+    }
+
+    fn announced(memory: u64, quota: u64, resources: &str) -> Result<(u32, u8), ShapeError> {
+        let text = format!(
+            r#"{{"ociVersion":"1.0.2","linux":{{"resources":{resources}}},"annotations":{{
+               "io.kubernetes.cri.container-type":"sandbox",
+               "io.kubernetes.cri.sandbox-memory":"{memory}",
+               "io.kubernetes.cri.sandbox-cpu-quota":"{quota}"}}}}"#
+        );
+        let shape = VmShape::new(&serde_json::from_str(&text).unwrap(), DEFAULTS)?;
+        Ok((shape.memory_mib, shape.vcpus))
+    }
+
+    #[test]
+    fn a_pod_s_machine_begins_with_what_was_announced_and_no_less_than_another() {
+        assert_eq!(announced(4 << 30, 350_000, "{}"), Ok((4096 + 64 + 48, 4)));
+        assert_eq!(announced(64 << 20, 50_000, "{}"), Ok((256, 2)));
+        assert_eq!(announced(0, 350_000, "{}"), Ok((256, 4)));
+        // What the sandbox has itself is for the whole machine.
+        let own = r#"{"memory":{"limit":134217728},"cpu":{"quota":100000}}"#;
+        assert_eq!(announced(4 << 30, 350_000, own), Ok((128 + 2 + 48, 1)));
+    }
+
+    #[test]
+    fn an_announcement_gets_no_more_than_the_host_has() {
+        assert_eq!(announced(0, 9_000_000, "{}"), Ok((256, 8)));
+        let mib = 8192 - 48 - 126;
+        assert_eq!(announced(mib << 20, 0, "{}"), Ok((8191, 2)));
+        let refused = announced((mib + 2) << 20, 0, "{}").unwrap_err();
+        let (wanted_mib, most_mib) = (8193, 8192);
+        assert_eq!(refused, ShapeError::TooMuchAnnounced { wanted_mib, most_mib });
+        let most = u64::try_from(i64::MAX).unwrap();
+        let refused = announced(most, most, "{}").unwrap_err().to_string();
+        assert!(
+            refused.contains(announcement::MEMORY) && refused.contains("8192 MiB"),
+            "{refused}"
+        );
     }
 
     #[test]

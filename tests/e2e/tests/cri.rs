@@ -5,6 +5,7 @@
 
 use std::fs;
 
+use cofferdam_e2e::cri::message::ContainerConfig;
 use cofferdam_e2e::cri::{Pod, PodContainer};
 use cofferdam_e2e::{Containerd, Cri, Mode, until};
 use nix::sys::signal::{Signal, kill};
@@ -24,11 +25,19 @@ fn get(host: &str) -> String {
     format!("printf 'GET /page HTTP/1.0\\r\\n\\r\\n' | nc {host} 8080 | tail -1")
 }
 
+/// The limit of a container whose machine would not grow for two of them.
+const LIMIT: i64 = 1536 << 20;
+
+fn limited(config: &mut ContainerConfig) {
+    let linux = config.linux.as_mut().unwrap();
+    linux.resources.mut_or_insert_default().memory_limit_in_bytes = LIMIT;
+}
+
 /// A container that serves a page.
 fn serving(pod: &Pod) -> PodContainer {
     let script = "mkdir /www; echo served > /www/page; echo up; echo wrong >&2; \
                   exec httpd -f -p 8080 -h /www";
-    let server = pod.start("server", script);
+    let server = pod.start_with("server", script, limited);
     until("it serves", || server.exec(&get("127.0.0.1")).stdout == "served\n");
     server
 }
@@ -38,9 +47,14 @@ fn containers_of_a_pod_share_a_kernel_and_a_network_and_answer_each_for_itself()
     let containerd = Containerd::with_cri();
     let cri = Cri::of(&containerd);
     let before = containerd.leftovers();
-    let pod = cri.pod("shared");
+    // As the kubelet announces it.
+    let pod = cri.try_pod("shared", |config| {
+        let resources = config.linux.as_mut().unwrap().resources.mut_or_insert_default();
+        resources.memory_limit_in_bytes = 2 * LIMIT;
+    });
+    let pod = pod.unwrap();
     let server = serving(&pod);
-    let client = pod.start("client", "exec sleep 1000");
+    let client = pod.start_with("client", "exec sleep 1000", limited);
     assert_eq!(containerd.shims().len(), 1);
 
     assert_eq!(kernel(&server), kernel(&client));

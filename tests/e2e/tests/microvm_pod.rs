@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 const KIND: &str = "io.kubernetes.cri.container-type";
 const SANDBOX: &str = "io.kubernetes.cri.sandbox-id";
+const ANNOUNCED: &str = "io.kubernetes.cri.sandbox-memory";
 
 /// A bundle for the container that the pod's machine is made for.
 fn sandbox() -> Bundle {
@@ -25,6 +26,19 @@ fn member(sandbox: &Container<'_>, script: &str) -> Bundle {
             set_path(config, kind, &format!("/proc/{pid}/ns/{file}"));
         }
     })
+}
+
+/// A bundle for a container of its pod with a limit of this many MiB.
+fn limited(sandbox: &Container<'_>, mib: u64) -> Bundle {
+    member(sandbox, "exec sleep 1000").edit(|config| {
+        config["linux"]["resources"]["memory"] = json!({ "limit": mib << 20 });
+    })
+}
+
+/// The machine's memory, in MiB.
+fn total(sandbox: &Container<'_>) -> u64 {
+    let said = exec(sandbox, "grep MemTotal /proc/meminfo | tr -dc 0-9").stdout;
+    said.parse::<u64>().unwrap_or_default() >> 10
 }
 
 fn set_path(config: &mut Value, kind: &str, path: &str) {
@@ -132,28 +146,42 @@ fn limits_are_each_containers_and_the_machine_grows_with_their_sum() {
     let sandbox = runtime.start(&sandbox().edit(|config| {
         config["linux"]["resources"]["memory"] = json!({ "limit": 128 << 20 });
     }));
-    let limited = |mib: u64| {
-        member(&sandbox, "exec sleep 1000")
-            .edit(|config| {
-                config["linux"]["resources"]["memory"] = json!({ "limit": mib << 20 });
-            })
-            .mount(json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup" }))
-    };
-    let total = || {
-        let said = exec(&sandbox, "grep MemTotal /proc/meminfo | tr -dc 0-9").stdout;
-        said.parse::<u64>().unwrap() >> 10
-    };
-    let alone = total();
-    let first = runtime.start(&limited(96));
+    let groups = json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup" });
+    let alone = total(&sandbox);
+    let first = runtime.start(&limited(&sandbox, 96).mount(groups));
     exec(&first, "cat /sys/fs/cgroup/memory.max").exits(0).prints(&format!("{}\n", 96 << 20));
-    let second = runtime.start(&limited(200));
-    let both = total();
+    let second = runtime.start(&limited(&sandbox, 200));
+    let both = total(&sandbox);
     assert!(both >= alone + 100, "{alone} MiB, and {both} with both");
     second.verb("delete").exits(1);
     runtime.verb(&["delete", "--force", &second.id]).exits(0);
-    until("the machine shrinks", || total() < both);
-    let refused = runtime.run(&limited(100 << 10));
+    until("the machine shrinks", || total(&sandbox) < both);
+    let refused = runtime.run(&limited(&sandbox, 100 << 10));
     refused.exits(1).complains(&["the pod's containers"]);
+}
+
+#[test]
+fn a_machine_begins_with_what_containerd_announces_of_its_pod() {
+    let runtime = Runtime::cofferdam();
+    let announced = |value: &str| {
+        let value = json!(value);
+        sandbox().edit(|config| config["annotations"][ANNOUNCED] = value)
+    };
+    let large = runtime.start(&announced(&(3_u64 << 30).to_string()));
+    let alone = total(&large);
+    let first = runtime.start(&limited(&large, 1536));
+    let second = runtime.start(&limited(&large, 1536));
+    assert_eq!(total(&large), alone);
+    assert_eq!([first.status(), second.status()], ["running", "running"]);
+
+    let usual = runtime.start(&sandbox());
+    let refused = runtime.run(&limited(&usual, 3072));
+    refused
+        .exits(1)
+        .complains(&["the pod's containers are 3072 MiB together", "has room for 2206 MiB"]);
+    runtime.run(&announced("3Gi")).exits(1).complains(&[ANNOUNCED, "3Gi", "no number"]);
+    let most = i64::MAX.to_string();
+    runtime.run(&announced(&most)).exits(1).complains(&[ANNOUNCED, "this host has"]);
 }
 
 #[test]

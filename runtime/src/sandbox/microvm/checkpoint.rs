@@ -12,6 +12,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use cofferdam_protocol::bounds::MAX_MEMORY_MIB;
 use cofferdam_protocol::plan::{ContainerPlan, StdioPlan};
 use serde_json::Value;
 
@@ -208,6 +209,9 @@ fn plan_of(sandbox: &SandboxRef, origin: &Origin, vm: RunningVm) -> Result<Value
             overhead_mib: vm.overhead_mib,
             max_vcpus: vm.vcpus_max,
             max_memory_mib: 0,
+            announced_vcpus_max: vm.vcpus,
+            // It was announced, and this host had it.
+            announced_memory_max_mib: MAX_MEMORY_MIB,
         },
         facts: &sources.facts,
     })?;

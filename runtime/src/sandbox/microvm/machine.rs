@@ -67,13 +67,19 @@ pub(super) fn defaults(config: &MicroVmConfig) -> VmDefaults {
         overhead_mib: config.memory_overhead_mib,
         max_vcpus: config.max_vcpus.unwrap_or_else(processors_to_grow_to),
         max_memory_mib: memory_to_grow_to(),
+        announced_vcpus_max: config.max_vcpus.unwrap_or_else(processors),
+        announced_memory_max_mib: memory(),
     }
 }
 
 /// Those of this host, but each costs the guest memory.
 fn processors_to_grow_to() -> u8 {
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    u8::try_from(processors).map_or(MOST_BY_DEFAULT, |all| all.min(MOST_BY_DEFAULT))
+    processors().min(MOST_BY_DEFAULT)
+}
+
+fn processors() -> u8 {
+    let all = thread::available_parallelism().map_or(1, usize::from);
+    u8::try_from(all).unwrap_or(u8::MAX)
 }
 
 /// All that this host has, in MiB; 0 where room to grow has a price.
@@ -82,6 +88,10 @@ fn memory_to_grow_to() -> u32 {
     if policy.trim() == STRICT_OVERCOMMIT {
         return 0;
     }
+    memory()
+}
+
+fn memory() -> u32 {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     total_mib(&meminfo).min(MAX_MEMORY_MIB)
 }

@@ -5,13 +5,14 @@
 //!  (nothing) ──────▶ created ─────────▶ running ───────────▶ (nothing)
 //!            a failure leaves nothing     exec: one more process
 //! ```
-//! The kernel ends a container's other processes with its init: the pid namespace is its own.
+//! The kernel ends a container's other processes with its init where the pid namespace is its own. Where
+//! it is its pod's the agent does, by the container's cgroup.
 //!
 //! What this is not: it decides nothing. Plans come from the host and are executed.
 
 use std::collections::hash_map::Entry;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -172,7 +173,13 @@ impl Agent {
         let sandbox = sandbox.map(AsFd::as_fd);
         let init = ContainerInit { plan, layout, streams: theirs, sandbox, channel: child_end };
         let namespaces = container::namespaces(plan);
-        let child = sys::spawn(namespaces, cgroup.as_fd(), || init.run()).step(step)?;
+        let spawn = || sys::spawn(namespaces, cgroup.as_fd(), || init.run());
+        let shares_processes = plan.pod.as_ref().is_some_and(|pod| pod.pid);
+        let child = match sandbox.filter(|_| shares_processes) {
+            Some(sandbox) => among_processes_of(sandbox, spawn),
+            None => spawn(),
+        };
+        let child = child.step(step)?;
         let exit = self.reaper.watch(child.pid);
         let mut birth = Birth::new(child, exit, agent_end, ours);
         match make_ready(&mut birth, cgroup, plan).await {
@@ -263,25 +270,20 @@ impl Agent {
         newcomer: Newcomer<'_>,
     ) -> io::Result<sys::Child> {
         let mut newcomer = Some(newcomer);
-        let mut child = |group: std::os::fd::BorrowedFd<'_>| {
+        let mut child = |group: BorrowedFd<'_>| {
             sys::spawn(0, group, || match newcomer.take() {
                 Some(newcomer) => newcomer.run(),
                 None => sys::exit_now(1),
             })
         };
-        let own = std::fs::File::open("/proc/self/ns/pid")?;
-        nix::sched::setns(init, CloneFlags::CLONE_NEWPID)?;
         let group = subgroup.as_ref().map_or(cgroup.as_fd(), AsFd::as_fd);
-        let made = match child(group) {
+        among_processes_of(init.as_fd(), || match child(group) {
             Err(error) if subgroup.is_none() && error.raw_os_error() == Some(libc::EBUSY) => {
                 cgroup::of_process(&self.layout.cgroups, init.pid)
                     .and_then(|group: OwnedFd| child(group.as_fd()))
             }
             other => other,
-        };
-        // Never may the agent's next child be born into the container.
-        nix::sched::setns(own, CloneFlags::CLONE_NEWPID)?;
-        made
+        })
     }
 
     /// Sends a signal to a process. False: it had ended.
@@ -426,6 +428,9 @@ impl Agent {
     ) {
         let code = exit.await.unwrap_or(u8::MAX);
         let oom = cgroup.oom_killed();
+        // Among a pod's processes the others outlive the first. Nobody can join them any more: that takes
+        // the first's namespaces.
+        let _ = cgroup.empty().await;
         self.see_off_others(&init).await;
         init.streams.drain().await;
         self.write_back();
@@ -435,7 +440,7 @@ impl Agent {
         let _ = cgroup.remove().await;
     }
 
-    /// The kernel has ended the container's other processes: those who wait for them hear of it
+    /// The container's other processes have been ended: those who wait for them hear of it
     /// before the host hears of the init's end, which may be the guest's.
     async fn see_off_others(&self, init: &Process) {
         let others = self.table().others(&init.container, init.token);
@@ -491,6 +496,19 @@ impl Birth {
         };
         Ok((process, channel, exit))
     }
+}
+
+/// Has a process born into another one's pid namespace.
+fn among_processes_of<T>(
+    process: BorrowedFd<'_>,
+    spawn: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
+    let own = std::fs::File::open("/proc/self/ns/pid")?;
+    nix::sched::setns(process, CloneFlags::CLONE_NEWPID)?;
+    let made = spawn();
+    // Never may the agent's next child be born into the container.
+    nix::sched::setns(own, CloneFlags::CLONE_NEWPID)?;
+    made
 }
 
 /// Follows a container's first process until it waits for the start.

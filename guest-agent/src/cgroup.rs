@@ -120,6 +120,18 @@ impl Cgroup {
         self.write("cgroup.kill", "1")
     }
 
+    /// Kills them and waits until they are gone: as long as [`Self::remove`] does.
+    pub(crate) async fn empty(&self) -> io::Result<()> {
+        self.kill()?;
+        for _ in 0..REMOVE_ATTEMPTS {
+            if self.processes().is_empty() {
+                break;
+            }
+            tokio::time::sleep(REMOVE_PAUSE).await;
+        }
+        Ok(())
+    }
+
     /// Whether the OOM killer ended a process of the group. Without a memory controller: no.
     pub(crate) fn oom_killed(&self) -> bool {
         fs::read_to_string(self.path.join("memory.events")).is_ok_and(|text| has_oom_kill(&text))

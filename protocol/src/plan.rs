@@ -71,6 +71,8 @@ pub struct PodPlan {
     pub ipc: bool,
     /// It has that container's UTS namespace.
     pub uts: bool,
+    /// It is born into that container's pid namespace.
+    pub pid: bool,
 }
 
 /// A mount in the container. Targets are resolved by the agent inside the container's root

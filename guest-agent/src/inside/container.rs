@@ -52,6 +52,7 @@ fn joined(plan: &ContainerPlan) -> CloneFlags {
     if let Some(pod) = &plan.pod {
         joined.set(CloneFlags::CLONE_NEWIPC, pod.ipc);
         joined.set(CloneFlags::CLONE_NEWUTS, pod.uts);
+        joined.set(CloneFlags::CLONE_NEWPID, pod.pid);
     }
     joined
 }
@@ -91,7 +92,8 @@ impl ContainerInit<'_> {
     }
 
     fn join_pod(&self) -> Result<(), StartError> {
-        let joined = joined(self.plan);
+        // It was born among the pod's processes.
+        let joined = joined(self.plan) - CloneFlags::CLONE_NEWPID;
         match self.sandbox {
             Some(sandbox) if !joined.is_empty() => nix::sched::setns(sandbox, joined)
                 .step(|| "joining the namespaces of the pod".to_owned()),

@@ -23,6 +23,7 @@ mod identity;
 mod kernel;
 mod lives;
 mod newcomers;
+mod pods;
 mod streams;
 mod users;
 
@@ -38,7 +39,7 @@ macro_rules! cases {
 }
 
 fn main() {
-    let cases: [Case; 43] = cases![
+    let cases: [Case; 46] = cases![
         ends::exit_codes_are_a_shells,
         streams::output_is_sent_before_the_end_is_told,
         streams::input_reaches_the_program_and_its_end_too,
@@ -72,6 +73,9 @@ fn main() {
         ends::signals_reach_their_process,
         ends::the_end_of_init_is_the_end_of_all,
         ends::processes_are_listed,
+        pods::a_member_may_be_among_its_pods_processes,
+        pods::a_member_has_its_own_processes_unless_it_is_to_share,
+        pods::a_member_that_ends_takes_its_own_processes_with_it,
         control::a_frozen_container_stands_still_and_can_be_killed,
         control::limits_are_written_all_or_none,
         control::only_files_of_the_cgroup_can_be_read,

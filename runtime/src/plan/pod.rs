@@ -33,6 +33,10 @@ const MANAGER: &str = "io.container.manager";
 const LIBPOD: &str = "libpod";
 
 const OTHER_NETWORK: &str = "a container of a pod has the pod's network namespace, and no other";
+const NO_NUMBER: &str = "it is told the number of the container's process, which nobody knows before it \
+                         is born among its pod's processes";
+const OTHER_OWNER: &str = "a container with a user namespace of its own may not see its pod's processes: the \
+                           kernel gives it no /proc of theirs";
 const OWN_DEVICES: &str = "a pod's network interfaces are its sandbox's";
 
 /// A container's part in a pod.
@@ -109,15 +113,17 @@ pub struct Joined {
     pub ipc: bool,
     /// It has the sandbox's host name.
     pub uts: bool,
+    /// It sees the sandbox's processes, and they see it.
+    pub pid: bool,
 }
 
 /// What a container shares with its pod's sandbox. A path that is another's is left, for
 /// [`super::unsupported`] to refuse.
 ///
 /// # Errors
-/// When it has another network than its sandbox.
+/// When it has another network than its sandbox, or cannot have the sandbox's processes.
 pub fn join(spec: &Spec, sandbox: &PodSandbox) -> Result<Joined, Refusal> {
-    let mut joined = Joined { spec: spec.clone(), ipc: false, uts: false };
+    let mut joined = Joined { spec: spec.clone(), ipc: false, uts: false, pid: false };
     let linux = joined.spec.linux_mut().get_or_insert_default();
     let refusal = |field: &str, reason| Err(Refusal { field: field.to_owned(), reason });
     if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
@@ -134,14 +140,33 @@ pub fn join(spec: &Spec, sandbox: &PodSandbox) -> Result<Joined, Refusal> {
             LinuxNamespaceType::Uts if path == sandbox.of_process("uts") => {
                 joined.uts = clear_path(namespace);
             }
+            LinuxNamespaceType::Pid if path == sandbox.of_process("pid") => {
+                joined.pid = clear_path(namespace);
+            }
             _ => {}
         }
     }
-    if has_network {
-        Ok(joined)
-    } else {
-        refusal("linux.namespaces[].path of network", OTHER_NETWORK)
+    if !has_network {
+        return refusal("linux.namespaces[].path of network", OTHER_NETWORK);
     }
+    if joined.pid && has_start_hooks(&joined.spec) {
+        return refusal("hooks.startContainer", NO_NUMBER);
+    }
+    if joined.pid && has_own_users(&joined.spec) {
+        return refusal("linux.namespaces[].path of pid", OTHER_OWNER);
+    }
+    Ok(joined)
+}
+
+fn has_start_hooks(spec: &Spec) -> bool {
+    let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
+    hooks.is_some_and(|hooks| !hooks.is_empty())
+}
+
+fn has_own_users(spec: &Spec) -> bool {
+    let linux = spec.linux().as_ref();
+    let mut namespaces = linux.and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten();
+    namespaces.any(|namespace| namespace.typ() == LinuxNamespaceType::User)
 }
 
 fn clear_path(namespace: &mut LinuxNamespace) -> bool {
@@ -230,6 +255,7 @@ impl Demand {
 mod tests {
     use serde_json::{Value, json};
 
+    use super::super::unsupported;
     use super::*;
 
     fn own() -> ContainerId {
@@ -285,12 +311,43 @@ mod tests {
             { "type": "pid" },
         ]));
         let joined = join(&spec, &sandbox()).unwrap();
-        assert_eq!((joined.ipc, joined.uts), (true, false));
+        assert_eq!((joined.ipc, joined.uts, joined.pid), (true, false, false));
         let linux = joined.spec.linux().clone().unwrap();
         let paths: Vec<_> =
             linux.namespaces().iter().flatten().map(|entry| entry.path().clone()).collect();
         assert_eq!(paths[1], None);
         assert_eq!(paths[2], Some("/proc/8/ns/uts".into()));
+    }
+
+    fn with_processes(pid: &str, others: &[&str]) -> Spec {
+        let mut namespaces = vec![
+            json!({ "type": "network", "path": "/run/netns/pod" }),
+            json!({ "type": "pid", "path": pid }),
+        ];
+        namespaces.extend(others.iter().map(|kind| json!({ "type": kind })));
+        with_namespaces(Value::Array(namespaces))
+    }
+
+    #[test]
+    fn the_sandboxs_processes_are_shared_and_no_others() {
+        let joined = |path| join(&with_processes(path, &[]), &sandbox()).unwrap();
+        let is_refused = |spec| {
+            let mut refused = unsupported(spec).into_iter();
+            refused.any(|refusal| refusal.field == "linux.namespaces[1].path")
+        };
+        let (own, other) = (joined("/proc/7/ns/pid"), joined("/proc/8/ns/pid"));
+        assert_eq!((own.pid, is_refused(&own.spec)), (true, false));
+        assert_eq!((other.pid, is_refused(&other.spec)), (false, true));
+    }
+
+    #[test]
+    fn shared_processes_are_refused_where_something_would_be_wrong() {
+        let mut spec = with_processes("/proc/7/ns/pid", &[]);
+        let hooks = json!({ "startContainer": [{ "path": "/bin/true" }] });
+        spec.set_hooks(serde_json::from_value(hooks).unwrap());
+        assert_eq!(join(&spec, &sandbox()).unwrap_err().reason, NO_NUMBER);
+        let spec = with_processes("/proc/7/ns/pid", &["user"]);
+        assert_eq!(join(&spec, &sandbox()).unwrap_err().reason, OTHER_OWNER);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use cofferdam_e2e::cri::message::ContainerConfig;
+use cofferdam_e2e::cri::message::{ContainerConfig, NamespaceMode};
 use cofferdam_e2e::cri::{Pod, PodContainer};
 use cofferdam_e2e::{Containerd, Cri, Mode, until};
 use nix::sys::signal::{Signal, kill};
@@ -76,6 +76,17 @@ fn containers_of_a_pod_share_a_kernel_and_a_network_and_answer_each_for_itself()
     let used = server.stats();
     assert!(used.cpu.usage_core_nano_seconds.value > 0, "{used}");
     assert!(used.memory.working_set_bytes.value > 0, "{used}");
+    // Processes are each one's own, unless a container is to have its pod's.
+    let pause = "ps -o args | grep -c '[s]leep 1000000'";
+    client.exec(pause).exits(1).prints("0\n");
+    let onlooker = pod.start_with("onlooker", "exec sleep 1000", |config| {
+        let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+        let namespaces = security.namespace_options.as_mut().unwrap();
+        namespaces.pid = NamespaceMode::POD.into();
+    });
+    onlooker.exec(pause).exits(0).prints("1\n");
+    onlooker.stop();
+    assert_eq!(onlooker.ended(), 143);
     // CRI's default filter: no mount, whatever the user.
     client.exec("mkdir /m; mount -t tmpfs none /m").exits(1).complains(&["ermi"]);
 

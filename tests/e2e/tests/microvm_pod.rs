@@ -28,6 +28,17 @@ fn member(sandbox: &Container<'_>, script: &str) -> Bundle {
     })
 }
 
+/// A bundle for a container of its pod that is among the sandbox's processes.
+fn onlooker(sandbox: &Container<'_>, script: &str) -> Bundle {
+    let pid = sandbox.pid();
+    member(sandbox, script).edit(|config| set_path(config, "pid", &format!("/proc/{pid}/ns/pid")))
+}
+
+/// The programs that sleep, as a container sees them.
+fn sleepers(container: &Container<'_>) -> String {
+    exec(container, "ps -o args | grep '^sleep' | sort").stdout
+}
+
 /// A bundle for a container of its pod with a limit of this many MiB.
 fn limited(sandbox: &Container<'_>, mib: u64) -> Bundle {
     member(sandbox, "exec sleep 1000").edit(|config| {
@@ -129,6 +140,35 @@ fn a_member_that_is_killed_is_gone_and_the_others_run_on() {
 }
 
 #[test]
+fn containers_that_share_their_pods_processes_end_each_with_its_own() {
+    let runtime = Runtime::cofferdam();
+    let sandbox = runtime.start(&sandbox());
+    let alone = runtime.start(&member(&sandbox, "exec sleep 10001"));
+    let first = runtime.start(&onlooker(&sandbox, "sleep 10011 & exec sleep 10012"));
+    let second = runtime.start(&onlooker(&sandbox, "exec sleep 10021"));
+    assert_eq!(sleepers(&alone), "sleep 10001\n");
+    let all = "sleep 10000\nsleep 10011\nsleep 10012\nsleep 10021\n";
+    until("the first one's programs run", || sleepers(&second) == all);
+    assert_eq!(sleepers(&sandbox), all);
+
+    let listed = runtime.verb(&["ps", &first.id]).stdout;
+    let has = |text| listed.contains(text);
+    assert!(has("sleep 10011") && has("sleep 10012") && !has("sleep 10021"), "{listed}");
+    first.kill("TERM").exits(0);
+    first.becomes("stopped");
+    drop(first);
+    assert_eq!(sleepers(&second), "sleep 10000\nsleep 10021\n");
+    assert_eq!([second.status(), alone.status()], ["running", "running"]);
+
+    let told = onlooker(&sandbox, "true").edit(|config| {
+        config["hooks"] = json!({ "startContainer": [{ "path": "/bin/true" }] });
+    });
+    runtime.run(&told).exits(1).complains(&["hooks.startContainer", "pod's processes"]);
+    sandbox.kill("KILL").exits(0);
+    second.becomes("stopped");
+}
+
+#[test]
 fn the_sandboxs_end_is_the_end_of_its_containers() {
     let runtime = Runtime::cofferdam();
     let sandbox = runtime.start(&sandbox());
@@ -199,6 +239,10 @@ fn whoever_is_not_of_the_pod_does_not_get_in() {
     let other_ipc = member(&sandbox, "true").edit(|config| {
         set_path(config, "ipc", "/proc/1/ns/ipc");
     });
+    let other_processes = member(&sandbox, "true").edit(|config| {
+        set_path(config, "pid", "/proc/1/ns/pid");
+    });
+    runtime.run(&other_processes).exits(1).complains(&["joining a namespace of the host"]);
     runtime.run(&other_ipc).exits(1).complains(&["joining a namespace of the host"]);
     let alone = runtime.start(&Bundle::busybox(&["sleep", "1000"]));
     runtime.run(&member(&alone, "true")).exits(1).complains(&["not made for a pod"]);

@@ -309,9 +309,9 @@ impl Joining {
         place: PodPlace,
         timeout: Duration,
     ) -> Result<GuestContainer<'_>, JoinError> {
-        let Joined { ipc, uts, .. } = self.joined;
+        let Joined { ipc, uts, pid, .. } = self.joined;
         let mut plan = self.plan.container.clone();
-        plan.pod = Some(PodPlan { sandbox: self.sandbox.id.clone(), place, ipc, uts });
+        plan.pod = Some(PodPlan { sandbox: self.sandbox.id.clone(), place, ipc, uts, pid });
         let connection = control::connect_agent(&self.state_folder, timeout);
         let mut agent = Agent::new(connection?);
         let container = GuestContainer { joining: self, released: false };

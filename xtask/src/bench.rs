@@ -1,5 +1,6 @@
 //! `cargo xtask bench start`: what starting, entering and asking a container costs, beside runc
 //! and crun in the same run. `cargo xtask bench network`: what its traffic costs ([`network`]).
+//! `cargo xtask bench engines`: what it costs through containerd ([`engines`]).
 //!
 //! It is measured in the lab with `--icount`, whose clock counts instructions: the figures are
 //! virtual milliseconds (a million instructions each, over all processes, the host's kernel and
@@ -10,10 +11,13 @@
 //! back.
 
 mod bundle;
+mod engines;
 mod measure;
 mod network;
 mod report;
 mod residence;
+mod site;
+mod statistics;
 mod subject;
 
 use std::ffi::OsString;
@@ -33,6 +37,9 @@ use crate::rootfs::{self, Image};
 use crate::{progress, workspace};
 
 pub(crate) use bundle::config;
+pub(crate) use engines::measure::Arguments as MeasureEnginesArguments;
+pub(crate) use engines::measure::run as run_measure_engines;
+use engines::report::{CrowdReport, EnginesReport};
 pub(crate) use measure::Arguments as MeasureArguments;
 pub(crate) use measure::run as run_measure;
 pub(crate) use network::measure::Arguments as MeasureNetworkArguments;
@@ -53,11 +60,13 @@ enum Benchmark {
     Start(CommonArguments),
     /// Bytes and requests to, from and between containers on a bridge
     Network(CommonArguments),
+    /// A container, and a second one in its pod, through containerd
+    Engines(EnginesArguments),
 }
 
 #[derive(Debug, Args)]
 struct CommonArguments {
-    /// How often each is measured, after a round or two to warm up [default: 15, network: 5]
+    /// How often each is measured, after a round or two to warm up [default: 15, the others: 5]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     runs: Option<u32>,
     /// Only these: runc, crun, namespace, microvm
@@ -71,6 +80,15 @@ struct CommonArguments {
     here: bool,
 }
 
+#[derive(Debug, Args)]
+struct EnginesArguments {
+    #[command(flatten)]
+    common: CommonArguments,
+    /// Instead: start, use and end so many pods at once. It fails if one of them does, or leaves something
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=200), conflicts_with = "runs")]
+    pods: Option<u8>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
     Table,
@@ -81,22 +99,41 @@ enum Format {
 const LIMIT: Duration = Duration::from_secs(40 * 60);
 const START_RUNS: u32 = 15;
 const NETWORK_RUNS: u32 = 5;
+const ENGINES_RUNS: u32 = 5;
+/// For the pods that come at once: a hundred MiB each, twice what one in use has been seen to take.
+const CROWD_MEMORY: &str = "8G";
 
 /// `cargo xtask bench`.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.benchmark {
         Benchmark::Start(arguments) => {
             let command = Measurement::of("measure", "start", START_RUNS, arguments)?;
-            command.run::<Report>(arguments)
+            command.run::<Report>(arguments)?;
         }
         Benchmark::Network(arguments) => {
             let mut command =
                 Measurement::of("measure-network", "network", NETWORK_RUNS, arguments)?;
             let probe = build::compiled(Profile::Release, "cofferdam-probe", Some(build::MUSL))?;
             command.arguments.extend(["--probe".into(), probe.into()]);
-            command.run::<NetworkReport>(arguments)
+            command.run::<NetworkReport>(arguments)?;
         }
+        Benchmark::Engines(arguments) => return run_engines(arguments),
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_engines(arguments: &EnginesArguments) -> Result<ExitCode> {
+    let common = &arguments.common;
+    let measurement = |name| Measurement::of("measure-engines", name, ENGINES_RUNS, common);
+    let Some(pods) = arguments.pods else {
+        measurement("engines")?.run::<EnginesReport>(common)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let mut command = measurement("pods")?;
+    command.arguments.extend(["--pods".into(), pods.to_string().into()]);
+    command.memory = Some(CROWD_MEMORY);
+    let report = command.run::<CrowdReport>(common)?;
+    Ok(if report.is_kept() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// A hidden command of this program's that measures.
@@ -104,6 +141,8 @@ struct Measurement {
     arguments: Vec<OsString>,
     folder: PathBuf,
     file: PathBuf,
+    /// The lab's, if it is not what a lab has.
+    memory: Option<&'static str>,
 }
 
 impl Measurement {
@@ -128,11 +167,11 @@ impl Measurement {
         if !arguments.only.is_empty() {
             command.extend(["--only".into(), arguments.only.join(",").into()]);
         }
-        Ok(Self { arguments: command, folder, file })
+        Ok(Self { arguments: command, folder, file, memory: None })
     }
 
     /// Measures, and prints what came of it.
-    fn run<R: Display + DeserializeOwned>(self, arguments: &CommonArguments) -> Result<ExitCode> {
+    fn run<R: Display + DeserializeOwned>(self, arguments: &CommonArguments) -> Result<R> {
         if self.file.exists() {
             fs::remove_file(&self.file)?;
         }
@@ -144,15 +183,15 @@ impl Measurement {
         }
         let text = fs::read_to_string(&self.file)
             .with_context(|| format!("Could not read {}", self.file.display()))?;
+        let report: R = serde_json::from_str(&text).context("The measurement's report")?;
         match arguments.format {
             Format::Json => println!("{text}"),
             Format::Table => {
-                let report: R = serde_json::from_str(&text).context("The measurement's report")?;
                 println!("{report}");
                 println!("All samples: {}", self.file.display());
             }
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(report)
     }
 
     fn here(&self) -> Result<u8> {
@@ -163,6 +202,10 @@ impl Measurement {
 
     fn in_lab(&self) -> Result<u8> {
         let (command, out) = (self.arguments.clone(), Some(self.folder.clone()));
-        Lab { icount: true, limit: LIMIT, out, ..Lab::new(command) }.run()
+        let mut lab = Lab { icount: true, limit: LIMIT, out, ..Lab::new(command) };
+        if let Some(memory) = self.memory {
+            memory.clone_into(&mut lab.memory);
+        }
+        lab.run()
     }
 }

@@ -60,6 +60,9 @@ enum Command {
     /// Measure the network here: what `bench network` does in the lab.
     #[command(hide = true)]
     MeasureNetwork(bench::MeasureNetworkArguments),
+    /// Measure engines here: what `bench engines` does in the lab.
+    #[command(hide = true)]
+    MeasureEngines(bench::MeasureEnginesArguments),
     /// One real application in namespaces and in a microVM, side by side.
     Demo,
     /// One half of the demo: what `demo` does in the lab.
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Measure(arguments) => bench::run_measure(&arguments),
         Command::MeasureNetwork(arguments) => bench::run_measure_network(&arguments),
+        Command::MeasureEngines(arguments) => bench::run_measure_engines(&arguments),
         Command::Demo => demo::run(),
         Command::Application(arguments) => demo::run_application(&arguments),
         Command::CheckSizes => sizes::run(),

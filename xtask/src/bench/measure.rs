@@ -2,8 +2,6 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread;
@@ -11,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use serde_json::Value;
 
 use super::bundle;
 use super::report::{Idle, Operation, Report, SubjectReport};
 use super::residence::MemoryRoot;
+use super::statistics::Statistics;
 use super::subject::Subject;
 use crate::process;
 
@@ -127,7 +125,7 @@ fn measure(subject: &Subject, bundles: &Bundles, runs: u32) -> Result<SubjectRep
             subject.verb(&["start", &id])
         })?);
         if is_vm {
-            boot.push(figure(&statistics(&id)?, "boot_us")?);
+            boot.push(statistics(&id)?.figure("boot_us")?);
         }
         delete.push(timed(|| subject.verb(&["delete", "--force", &id]))?);
     }
@@ -185,29 +183,12 @@ fn idle(subject: &Subject, bundles: &Bundles) -> Result<Idle> {
     subject.verb(&["delete", "--force", id])?;
     let statistics = statistics?;
     Ok(Idle {
-        monitor_kib: figure(&statistics, "monitor_kib")?,
-        guest_kib: figure(&statistics, "guest_kib")?,
+        monitor_kib: statistics.figure("monitor_kib")?,
+        guest_kib: statistics.figure("guest_kib")?,
     })
 }
 
-fn figure(statistics: &Value, name: &str) -> Result<u64> {
-    statistics[name].as_u64().with_context(|| format!("The monitor's statistics: {statistics}"))
-}
-
-/// Asks a monitor for its figures: one frame to its control socket, one back. A frame is a
-/// little-endian length and JSON (`protocol::frame`, `protocol::control`).
-fn statistics(id: &str) -> Result<Value> {
-    let path = format!("/run/cofferdam/{id}/control.sock");
-    let mut stream =
-        UnixStream::connect(&path).with_context(|| format!("Could not connect to {path}"))?;
-    let request = br#""statistics""#;
-    let mut frame = u32::try_from(request.len())?.to_le_bytes().to_vec();
-    frame.extend(request);
-    stream.write_all(&frame)?;
-    let mut length = [0; 4];
-    stream.read_exact(&mut length)?;
-    let mut answer = Vec::new();
-    stream.take(u64::from(u32::from_le_bytes(length))).read_to_end(&mut answer)?;
-    let answer: Value = serde_json::from_slice(&answer)?;
-    Ok(answer["statistics"].clone())
+/// Of the monitor of a container with the state root that there is without a flag.
+fn statistics(id: &str) -> Result<Statistics> {
+    Statistics::of(&Path::new("/run/cofferdam").join(id))
 }

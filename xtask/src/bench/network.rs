@@ -5,10 +5,9 @@
 //! never idle while bytes move, the time that a MiB takes is the instructions of everybody who has
 //! a part in it, both ends' programs included.
 //!
-//! [`measure`] runs in the lab; [`report`] is what it hands back; [`site`] is the network, and
-//! [`client`] the end of the connections that is outside.
+//! [`measure`] runs in the lab; [`report`] is what it hands back; [`client`] is the end of the
+//! connections that is outside, and the network itself is a [`site`](super::site).
 
 mod client;
 pub(super) mod measure;
 pub(super) mod report;
-mod site;

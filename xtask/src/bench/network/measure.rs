@@ -12,9 +12,9 @@ use clap::Args;
 
 use super::client::{Browsers, Bulk, PORT};
 use super::report::{Flow, NetworkReport, Traffic};
-use super::site::Site;
 use crate::bench::bundle;
 use crate::bench::residence::MemoryRoot;
+use crate::bench::site::Site;
 use crate::bench::subject::Subject;
 use crate::process;
 

@@ -1,4 +1,4 @@
-//! The network that is measured: a bridge as engines make one, and for each container a namespace
+//! A network of the measurement's own: a bridge as engines make one, and for each container a namespace
 //! with one end of a veth pair.
 
 use std::net::Ipv4Addr;
@@ -10,8 +10,8 @@ use anyhow::Result;
 use crate::process;
 
 const BRIDGE: &str = "bench0";
-/// Of a network of documentation's.
-const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The host's own on the bridge, of a network of documentation's.
+pub(super) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// A bridge with namespaces on it; they go when this is dropped.
 #[derive(Debug)]
@@ -39,9 +39,14 @@ impl Site {
         Ipv4Addr::new(a, b, c, d + plot)
     }
 
+    /// The name of a namespace.
+    pub(super) fn name(plot: u8) -> String {
+        format!("bench{plot}")
+    }
+
     /// The namespace itself.
     pub(super) fn path(plot: u8) -> PathBuf {
-        Path::new("/run/netns").join(name(plot))
+        Path::new("/run/netns").join(Self::name(plot))
     }
 }
 
@@ -49,14 +54,14 @@ impl Drop for Site {
     fn drop(&mut self) {
         // What could not be made is not there.
         for plot in 1..=self.plots {
-            let _ = ip(&["netns", "delete", &name(plot)]);
+            let _ = ip(&["netns", "delete", &Self::name(plot)]);
         }
         let _ = ip(&["link", "delete", BRIDGE]);
     }
 }
 
 fn connect(plot: u8) -> Result<()> {
-    let (namespace, outside) = (name(plot), format!("bench0p{plot}"));
+    let (namespace, outside) = (Site::name(plot), format!("bench0p{plot}"));
     ip(&["netns", "add", &namespace])?;
     let peer = ["peer", "name", "eth0", "netns", &namespace];
     ip(&[&["link", "add", &outside, "type", "veth"], &peer[..]].concat())?;
@@ -65,10 +70,6 @@ fn connect(plot: u8) -> Result<()> {
     ip(&["-n", &namespace, "address", "add", &address, "dev", "eth0"])?;
     ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
     ip(&["-n", &namespace, "link", "set", "eth0", "up"])
-}
-
-fn name(plot: u8) -> String {
-    format!("bench{plot}")
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {

@@ -69,8 +69,8 @@ struct CommonArguments {
     /// How often each is measured, after a round or two to warm up [default: 15, the others: 5]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     runs: Option<u32>,
-    /// Only these: runc, crun, namespace, microvm
-    #[arg(long, value_delimiter = ',')]
+    /// Only these
+    #[arg(long, value_delimiter = ',', value_parser = ["runc", "crun", "namespace", "microvm"])]
     only: Vec<String>,
     /// What to print
     #[arg(long, value_enum, default_value_t = Format::Table)]

@@ -54,6 +54,8 @@ impl Drop for Site {
     fn drop(&mut self) {
         // What could not be made is not there.
         for plot in 1..=self.plots {
+            // By itself it goes some time after the namespace, and would be in a next site's way.
+            let _ = ip(&["link", "delete", &outside(plot)]);
             let _ = ip(&["netns", "delete", &Self::name(plot)]);
         }
         let _ = ip(&["link", "delete", BRIDGE]);
@@ -61,7 +63,7 @@ impl Drop for Site {
 }
 
 fn connect(plot: u8) -> Result<()> {
-    let (namespace, outside) = (Site::name(plot), format!("bench0p{plot}"));
+    let (namespace, outside) = (Site::name(plot), outside(plot));
     ip(&["netns", "add", &namespace])?;
     let peer = ["peer", "name", "eth0", "netns", &namespace];
     ip(&[&["link", "add", &outside, "type", "veth"], &peer[..]].concat())?;
@@ -70,6 +72,11 @@ fn connect(plot: u8) -> Result<()> {
     ip(&["-n", &namespace, "address", "add", &address, "dev", "eth0"])?;
     ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
     ip(&["-n", &namespace, "link", "set", "eth0", "up"])
+}
+
+/// The bridge's port for a namespace.
+fn outside(plot: u8) -> String {
+    format!("{BRIDGE}p{plot}")
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {

@@ -8,8 +8,13 @@ use std::fs;
 use crate::{assert_none, root};
 
 /// The commands that hold a figure.
-const COMMANDS: [&str; 3] =
-    ["cargo xtask bench network", "cargo xtask bench start", "cargo xtask check-sizes"];
+const COMMANDS: [&str; 5] = [
+    "cargo xtask bench engines",
+    "cargo xtask bench engines --pods 50",
+    "cargo xtask bench network",
+    "cargo xtask bench start",
+    "cargo xtask check-sizes",
+];
 
 /// What is wrong with the promises. `source` gives a file's text.
 fn broken(document: &str, source: impl Fn(&str) -> Option<String>) -> Vec<String> {

@@ -1,6 +1,7 @@
 //! A containerd of the measurement's own, and `ctr`.
 
 use std::fs::{self, File};
+use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -137,10 +138,7 @@ impl Containerd {
 
     /// Starts `ctr`, connected to nothing.
     pub(super) fn begin(&self, words: &[impl AsRef<str>]) -> Result<Client> {
-        let mut command = Command::new(program("ctr")?);
-        command.arg("--address").arg(self.folder.join("sock"));
-        command.args(["--namespace", &self.namespace]);
-        command.args(words.iter().map(AsRef::as_ref));
+        let mut command = self.command(words)?;
         // A file, since to read a pipe is work that would be measured.
         let said = tempfile::tempfile_in(&self.folder)?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.try_clone()?);
@@ -148,16 +146,22 @@ impl Containerd {
         let words = words.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" ");
         Ok(Client { words, child, said })
     }
+
+    fn command(&self, words: &[impl AsRef<str>]) -> Result<Command> {
+        let mut command = Command::new(program("ctr")?);
+        command.arg("--address").arg(self.folder.join("sock"));
+        command.args(["--namespace", &self.namespace]);
+        command.args(words.iter().map(AsRef::as_ref));
+        Ok(command)
+    }
 }
 
 impl Drop for Containerd {
     fn drop(&mut self) {
         // Only what failed has left a container; what cannot be had any more is gone.
-        let namespace = ["--namespace", &self.namespace];
-        let list = ["containers", "list", "--quiet"];
-        let mut command = Command::new("ctr");
-        command.arg("--address").arg(self.folder.join("sock")).args(namespace).args(list);
-        for id in process::output(&mut command).unwrap_or_default().lines() {
+        let list = self.command(&["containers", "list", "--quiet"]);
+        let list = list.and_then(|mut list| process::output(&mut list)).unwrap_or_default();
+        for id in list.lines() {
             let _ = self.run(&["task", "delete", "--force", id]);
             let _ = self.run(&["container", "delete", id]);
         }
@@ -176,8 +180,6 @@ pub(super) struct Client {
 impl Client {
     /// Waits for its end. Another code than 0 is an error that holds what it wrote on stderr.
     pub(super) fn end(mut self) -> Result<()> {
-        use std::io::{Read as _, Seek as _};
-
         let status = self.child.wait()?;
         if status.success() {
             return Ok(());

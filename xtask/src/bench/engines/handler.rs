@@ -17,30 +17,25 @@ const STATES: &str = "/run/containerd/cofferdam";
 /// A runtime as containerd calls it.
 pub(super) struct Handler {
     subject: Subject,
-    flags: Vec<String>,
+    flags: [String; 4],
 }
 
 impl Handler {
     /// That of a subject; its configuration goes to this folder.
     pub(super) fn of(subject: Subject, folder: &Path) -> Result<Self> {
-        let program = subject.program.display().to_string();
         let flags = match subject.name {
-            "runc" | "crun" => vec!["--runtime", RUNC, "--runc-binary", &program],
+            "runc" | "crun" => {
+                let program = subject.program.display().to_string();
+                ["--runtime", RUNC, "--runc-binary", &program].map(str::to_owned)
+            }
             isolation => {
                 let file = folder.join(format!("{isolation}.toml"));
                 fs::write(&file, format!("[isolation]\npolicy = \"{isolation}\"\n"))?;
                 let file = file.display().to_string();
-                return Ok(Self::with(
-                    subject,
-                    &["--runtime", COFFERDAM, "--runtime-config-path", &file],
-                ));
+                ["--runtime", COFFERDAM, "--runtime-config-path", &file].map(str::to_owned)
             }
         };
-        Ok(Self::with(subject.clone(), &flags))
-    }
-
-    fn with(subject: Subject, flags: &[&str]) -> Self {
-        Self { subject, flags: flags.iter().map(|&word| word.to_owned()).collect() }
+        Ok(Self { subject, flags })
     }
 
     /// The subject's name in the report.

@@ -4,6 +4,8 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitOptions};
@@ -33,9 +35,24 @@ impl ProcessIdentity {
 
     /// Whether this very process still runs: a zombie does not. Where that cannot be found out, it
     /// is taken for alive: nothing of a container is forgotten for want of a descriptor.
+    ///
+    /// One that is ending is waited for, for a moment: its files are closed before it is a zombie, and
+    /// who has read its output to the end is not to find it running.
     #[must_use]
     pub fn is_alive(self) -> bool {
-        self.look().unwrap_or(true)
+        let until = Instant::now() + ENDING;
+        while self.look().unwrap_or(true) {
+            if !self.is_ending() || Instant::now() > until {
+                return true;
+            }
+            thread::sleep(PAUSE);
+        }
+        false
+    }
+
+    fn is_ending(self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        flags_in(&stat).is_some_and(|flags| flags & EXITING != 0)
     }
 
     /// A descriptor of exactly this process, if it still runs.
@@ -61,6 +78,18 @@ impl ProcessIdentity {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Taking a container's mounts apart takes a process some milliseconds.
+const ENDING: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// `PF_EXITING` of the kernel's flags of a process.
+const EXITING: u64 = 0x4;
+
+/// The ninth field of `/proc/PID/stat`; the name before it may have anything in it.
+fn flags_in(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(6)?.parse().ok()
 }
 
 /// A process that ends while its file is read is as good as one without a file.
@@ -132,6 +161,12 @@ fn parse_stat(stat: &str) -> Option<(char, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_flags_are_the_ninth_field_whatever_the_name() {
+        assert_eq!(flags_in("7 (a) b) R 1 7 7 0 -1 4194308 5"), Some(4_194_308));
+        assert_eq!(flags_in("7 (a"), None);
+    }
 
     #[test]
     fn this_process_is_alive_and_its_predecessor_is_not() {

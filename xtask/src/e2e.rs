@@ -10,6 +10,7 @@
 //! of a mode, and two labs run side by side; their roots are in RAM, so their state is fresh.
 
 mod attempt;
+mod outcome;
 mod suite;
 
 use std::ffi::OsString;
@@ -28,6 +29,7 @@ use crate::lab::Lab;
 use crate::rootfs::{self, Image};
 use crate::tally::Tally;
 use crate::{kvm, lab, process, workspace};
+use outcome::Outcome;
 use suite::{Mode, Progress, Run, Suite};
 
 pub(crate) use suite::Arguments as SuiteArguments;
@@ -84,17 +86,27 @@ const LAB_MEMORY: &str = "6G";
 
 /// `cargo xtask e2e`.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let tally = tiers(arguments)?;
+    let tally = counted(tiers(arguments)?);
     println!("{tally}");
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Every tier there is.
 pub(crate) fn all() -> Result<Tally> {
-    tiers(&Arguments { mode: Modes::All, place: None, watch: false, filter: None })
+    let everything = Arguments { mode: Modes::All, place: None, watch: false, filter: None };
+    tiers(&everything).map(counted)
 }
 
-fn tiers(arguments: &Arguments) -> Result<Tally> {
+/// Says once more what failed, where whoever looks at the end of a log finds it.
+fn counted(outcome: Outcome) -> Tally {
+    if !outcome.failures.is_empty() {
+        eprintln!("=== what failed");
+        outcome.failures.iter().for_each(|failure| eprintln!("{failure}"));
+    }
+    outcome.tally
+}
+
+fn tiers(arguments: &Arguments) -> Result<Outcome> {
     if !nix::unistd::geteuid().is_root() {
         bail!("The end-to-end scenarios make containers: run them as root");
     }
@@ -116,17 +128,17 @@ fn tiers(arguments: &Arguments) -> Result<Tally> {
     // A lab has one CPU: there are two, side by side, the second one when this machine is done.
     thread::scope(|scope| {
         let first = scope.spawn(|| in_labs(&for_labs));
-        let mut tally = here.run_here();
-        tally += in_labs(&for_labs)?;
-        tally += first.join().map_err(|_| anyhow!("A lab's thread panicked"))??;
-        Ok(tally)
+        let mut outcome = here.run_here();
+        outcome += in_labs(&for_labs)?;
+        outcome += first.join().map_err(|_| anyhow!("A lab's thread panicked"))??;
+        Ok(outcome)
     })
 }
 
 /// Runs suites, each in a lab of its own, until none is left.
-fn in_labs(suites: &Mutex<impl Iterator<Item = Suite>>) -> Result<Tally> {
+fn in_labs(suites: &Mutex<impl Iterator<Item = Suite>>) -> Result<Outcome> {
     let next = || suites.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let mut sum = Tally::default();
+    let mut sum = Outcome::default();
     while let Some(suite) = next() {
         sum += in_the_lab(&suite)?;
     }
@@ -250,14 +262,14 @@ fn scenario_programs() -> Result<Vec<PathBuf>> {
 
 /// Runs a suite in the lab, and what is left of it in another when that one breaks down, as a
 /// machine in software does now and then. What does not come back has failed.
-fn in_the_lab(suite: &Suite) -> Result<Tally> {
+fn in_the_lab(suite: &Suite) -> Result<Outcome> {
     let mut sum = Progress::default();
     for _ in 0..MAX_LABS {
         let (progress, status) = in_one_lab(&suite.from(sum.done))?;
         sum.done += progress.done;
-        sum.tally += progress.tally;
+        sum.outcome += progress.outcome;
         if sum.done == suite.runs.len() {
-            return Ok(sum.tally);
+            return Ok(sum.outcome);
         }
         if status != lab::NOT_UP {
             break;
@@ -267,8 +279,8 @@ fn in_the_lab(suite: &Suite) -> Result<Tally> {
     let left = suite.from(sum.done);
     let names: Vec<String> = left.runs.iter().map(|run| suite::name_of(&run.program)).collect();
     eprintln!("FAILED: scenarios in the lab did not come to their end: {}", names.join(" "));
-    sum.tally += Tally::one(false);
-    Ok(sum.tally)
+    sum.outcome += Outcome::counted(Tally::one(false));
+    Ok(sum.outcome)
 }
 
 fn in_one_lab(suite: &Suite) -> Result<(Progress, u8)> {

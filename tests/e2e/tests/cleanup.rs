@@ -3,6 +3,7 @@
 // A fixture is part of a test.
 #![allow(clippy::expect_used)]
 
+use std::fs::{self, File};
 use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
@@ -71,10 +72,11 @@ fn an_interrupted_run_leaves_nothing_whenever_it_is_interrupted() {
     let path = bundle.path().display().to_string();
     for delay_ms in [5, 20, 50, 100, 200, 400, 800, 1600] {
         let id = runtime.id(&format!("interrupted-{delay_ms}"));
+        let said = bundle.path().join("said");
         let mut run = runtime
             .command(&["run", "--bundle", &path, &id])
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(File::create(&said).expect("a file for what it says"))
             .spawn()
             .expect("run starts");
         let pid = Pid::from_raw(i32::try_from(run.id()).expect("a pid"));
@@ -92,9 +94,12 @@ fn an_interrupted_run_leaves_nothing_whenever_it_is_interrupted() {
             run.try_wait().expect("run can be waited for").is_some()
         });
         assert!(ended, "run does not end after {delay_ms} ms");
-        let _ = runtime.verb(&["delete", "--force", &id]);
+        let deleted = runtime.verb(&["delete", "--force", &id]);
+        if let Some(left) = before.since(&runtime) {
+            let said = fs::read_to_string(&said).unwrap_or_default();
+            panic!("after {delay_ms} ms: {left}\nrun said: {said}\ndelete: {deleted:?}");
+        }
     }
-    before.none_since(&runtime);
 }
 
 #[test]

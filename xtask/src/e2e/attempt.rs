@@ -1,6 +1,7 @@
 //! One run of a program of scenarios: what it printed, what that counts, and which of its
 //! scenarios failed for no fault of theirs.
 
+use super::outcome::{Failure, Outcome};
 use crate::tally::Tally;
 
 /// What the runtime says of a guest that died. On a processor in software, whose known faults
@@ -37,6 +38,13 @@ impl Attempt {
             return Vec::new();
         }
         failures.into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// What is kept of it, under its program's title.
+    pub(super) fn outcome(&self, title: &str) -> Outcome {
+        let failure = |(name, said)| Failure::new(title, name, said);
+        let failures = failures(&self.output).into_iter().map(failure).collect();
+        Outcome { tally: self.tally, failures }
     }
 
     /// This one, with the outcomes of the scenarios that failed replaced by those of another try.

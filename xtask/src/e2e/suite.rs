@@ -13,6 +13,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::attempt::Attempt;
+use super::outcome::Outcome;
 use crate::process;
 use crate::tally::Tally;
 
@@ -28,12 +29,12 @@ pub(crate) struct Arguments {
 }
 
 /// How far a suite has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Progress {
     /// Programs that ran to their end.
     pub(super) done: usize,
-    /// Their outcomes.
-    pub(super) tally: Tally,
+    /// What came of them.
+    pub(super) outcome: Outcome,
 }
 
 /// What a scenario's containers run in.
@@ -137,12 +138,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     beat(arguments.heartbeat.clone());
     let mut progress = Progress::default();
     for run in &suite.runs {
-        progress.tally += suite.run_with_further_chances(run);
+        progress.outcome += suite.run_with_further_chances(run);
         progress.done += 1;
         fs::write(&arguments.report, serde_json::to_vec(&progress)?)
             .with_context(|| format!("Could not write {}", arguments.report.display()))?;
     }
-    Ok(if progress.tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if progress.outcome.tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Until the process ends.
@@ -170,20 +171,20 @@ impl Suite {
     }
 
     /// Runs everything on this machine. A program that passes is one line.
-    pub(super) fn run_here(&self) -> Tally {
-        let mut sum = Tally::default();
+    pub(super) fn run_here(&self) -> Outcome {
+        let mut sum = Outcome::default();
         for run in &self.runs {
             sum += self.run_with_further_chances(run);
         }
         sum
     }
 
-    fn run_with_further_chances(&self, run: &Run) -> Tally {
+    fn run_with_further_chances(&self, run: &Run) -> Outcome {
         let title = format!("{} [{}, {}]", name_of(&run.program), run.mode.name(), self.place);
         if let Some(reason) = obstacle(&run.program, Path::new(GROUPS)) {
             let tally = skipped(&run.program);
             print_at_once(&format!("--- {title}: {reason}: {tally}\n"));
-            return tally;
+            return Outcome::counted(tally);
         }
         let started = Instant::now();
         let mut attempt = self.attempt(run, None);
@@ -200,12 +201,13 @@ impl Suite {
             let again = self.attempt(run, Some(&lost));
             attempt = attempt.amended_by(again);
         }
+        let outcome = attempt.outcome(&title);
         let Attempt { output, tally } = attempt;
         let seconds = started.elapsed().as_secs();
         let (said, verdict) =
             if tally.failed == 0 { ("", "ok") } else { (self.not_yet_shown(&output), "FAILED") };
         print_at_once(&format!("{said}--- {title}: {verdict}: {tally} ({seconds} s)\n"));
-        tally
+        outcome
     }
 
     fn not_yet_shown<'a>(&self, output: &'a str) -> &'a str {
@@ -292,7 +294,7 @@ mod tests {
             guests_may_die: true,
             watched: false,
         };
-        assert_eq!(suite.run_here(), Tally::one(false));
+        assert_eq!(suite.run_here().tally, Tally::one(false));
     }
 
     #[test]
@@ -340,7 +342,9 @@ mod tests {
             guests_may_die,
             watched: false,
         };
-        suite.run_here().failed
+        let Outcome { tally, failures } = suite.run_here();
+        assert_eq!(u64::try_from(failures.len()), Ok(tally.failed));
+        tally.failed
     }
 
     #[test]

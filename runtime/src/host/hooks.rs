@@ -7,16 +7,13 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Seek, Write};
-use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use oci_spec::runtime::Hook;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::host::process;
@@ -110,16 +107,15 @@ fn run(
     })?;
     let failed = |source| HookError::Run { moment, number, path: path.clone(), source };
     let mut child = command(hook, stdin).spawn().map_err(failed)?;
-    let status =
-        match hook.timeout() {
-            None => child.wait().map_err(failed)?,
-            Some(seconds) => {
-                let limit = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-                wait_within(&mut child, limit).map_err(failed)?.ok_or_else(|| {
-                    HookError::Timeout { moment, number, path: path.clone(), seconds }
-                })?
-            }
-        };
+    let status = match hook.timeout() {
+        None => child.wait().map_err(failed)?,
+        Some(seconds) => {
+            let limit = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+            process::wait_within(&mut child, limit)
+                .map_err(failed)?
+                .ok_or_else(|| HookError::Timeout { moment, number, path: path.clone(), seconds })?
+        }
+    };
     if status.success() {
         return Ok(());
     }
@@ -147,24 +143,6 @@ fn command(hook: &Hook, stdin: File) -> Command {
     }
     command.stdin(stdin).stdout(Stdio::null());
     command
-}
-
-fn wait_within(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
-    let ended = process::open_pidfd(child.id().cast_signed())?;
-    let timeout = Timespec::try_from(limit).unwrap_or_default();
-    loop {
-        let mut polled = [PollFd::from_borrowed_fd(ended.as_fd(), PollFlags::IN)];
-        match poll(&mut polled, Some(&timeout)) {
-            Ok(0) => {
-                child.kill()?;
-                child.wait()?;
-                return Ok(None);
-            }
-            Ok(_) => return child.wait().map(Some),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -3,10 +3,12 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Child, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitOptions};
 use serde::{Deserialize, Serialize};
@@ -127,6 +129,39 @@ pub fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
+/// Waits for the end of a process, for so long; whether it has come. A signal that interrupts the wait is
+/// no reason to give it up.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn ends_within(process: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let wait = Timespec::try_from(left).ok();
+        let mut polled = [PollFd::from_borrowed_fd(process, PollFlags::IN)];
+        match poll(&mut polled, wait.as_ref()) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Waits for a child, and kills it when its time is over: `None`.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn wait_within(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let ended = open_pidfd(child.id().cast_signed())?;
+    if ends_within(ended.as_fd(), limit)? {
+        return child.wait().map(Some);
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(None)
+}
+
 /// Waits for a child and reaps it.
 ///
 /// # Errors
@@ -173,6 +208,34 @@ mod tests {
         let own = ProcessIdentity::of(std::process::id().cast_signed()).unwrap();
         assert!(own.is_alive());
         assert!(!ProcessIdentity { start_ticks: own.start_ticks + 1, ..own }.is_alive());
+    }
+
+    #[test]
+    fn a_signal_does_not_end_the_wait_for_a_process() {
+        let mut child = std::process::Command::new("sleep").arg("0.5").spawn().unwrap();
+        let pidfd = open_pidfd(child.id().cast_signed()).unwrap();
+        // A handler, so that the signal interrupts what this thread waits for.
+        signal_hook::flag::register(libc::SIGUSR2, std::sync::Arc::default()).unwrap();
+        let waiter = nix::sys::pthread::pthread_self();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                for _ in 0..5 {
+                    thread::sleep(Duration::from_millis(20));
+                    nix::sys::pthread::pthread_kill(waiter, nix::sys::signal::SIGUSR2).unwrap();
+                }
+            });
+            assert!(ends_within(pidfd.as_fd(), Duration::from_secs(20)).unwrap());
+        });
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_child_that_takes_too_long_is_killed() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        assert!(wait_within(&mut child, Duration::from_millis(10)).unwrap().is_none());
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let ended = wait_within(&mut child, Duration::from_secs(60)).unwrap();
+        assert!(ended.unwrap().success());
     }
 
     #[test]

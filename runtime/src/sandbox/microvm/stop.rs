@@ -4,12 +4,11 @@
 //! monitor's pidfd, and a deleted sandbox's monitor is ended in any case.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use cofferdam_protocol::agent::SignalRequest;
 use nix::libc;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
@@ -19,7 +18,7 @@ use super::group;
 use super::network::{NetworkError, Remains};
 use super::pod::{self, Membership, PodError};
 use super::record::Record;
-use crate::host::process::ProcessIdentity;
+use crate::host::process::{self, ProcessIdentity};
 use crate::sandbox::request::{KillRequest, SandboxRef};
 
 /// How long a guest has to take a SIGKILL before its monitor gets it.
@@ -171,17 +170,7 @@ fn gone(errno: Errno) -> io::Result<()> {
 }
 
 fn ends_within(process: &OwnedFd, timeout: Duration) -> bool {
-    let deadline = Instant::now() + timeout;
-    loop {
-        let remaining = deadline.saturating_duration_since(Instant::now());
-        let wait = Timespec::try_from(remaining).ok();
-        match poll(&mut [PollFd::new(process, PollFlags::IN)], wait.as_ref()) {
-            Ok(0) => return false,
-            Ok(_) => return true,
-            Err(Errno::INTR) => {}
-            Err(_) => return false,
-        }
-    }
+    process::ends_within(process.as_fd(), timeout).unwrap_or(false)
 }
 
 #[cfg(test)]

@@ -3,19 +3,17 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use oci_spec::runtime::Hook;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use super::sys;
-use crate::host::process::open_pidfd;
+use crate::host::process::wait_within;
 
 /// Most of a hook's output that is repeated in an error.
 const MAX_OUTPUT: u64 = 2048;
@@ -128,18 +126,6 @@ fn how_it_ended(status: ExitStatus) -> Option<String> {
         (_, Some(signal)) => Some(format!("signal: {}", sys::signal_words(signal))),
         (code, None) => Some(format!("exit status {}", code.unwrap_or(-1))),
     }
-}
-
-fn wait_within(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
-    let pidfd = open_pidfd(child.id().cast_signed())?;
-    let timeout = Timespec::try_from(limit).unwrap_or_default();
-    let mut polled = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
-    if poll(&mut polled, Some(&timeout))? == 0 {
-        child.kill()?;
-        child.wait()?;
-        return Ok(None);
-    }
-    child.wait().map(Some)
 }
 
 #[cfg(test)]

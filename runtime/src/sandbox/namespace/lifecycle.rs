@@ -6,8 +6,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
-
 use super::cgroup;
 use super::children;
 use super::create;
@@ -16,7 +14,7 @@ use super::members;
 use super::orphans;
 use super::record::Record;
 use super::sys;
-use crate::host::process::ProcessIdentity;
+use crate::host::process::{self, ProcessIdentity};
 use crate::sandbox::request::{KillRequest, ProcessRow, SandboxRef};
 
 /// How long `delete` waits for what it has killed.
@@ -215,9 +213,7 @@ fn end(
 
 fn wait_for_end(pidfd: &OwnedFd, deadline: Instant) -> bool {
     let left = deadline.saturating_duration_since(Instant::now());
-    let timeout = Timespec::try_from(left).ok();
-    let mut descriptors = [PollFd::new(pidfd, PollFlags::IN)];
-    rustix::event::poll(&mut descriptors, timeout.as_ref()).is_ok_and(|ready| ready > 0)
+    process::ends_within(pidfd.as_fd(), left).unwrap_or(false)
 }
 
 #[cfg(test)]

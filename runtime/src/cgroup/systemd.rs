@@ -18,9 +18,11 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::{LinuxPids, LinuxResources};
+use oci_spec::runtime::LinuxResources;
 
-use super::limits::weight_of_shares;
+use super::limits::{self, LimitError, Present, Version};
+use super::writes::Write;
+use crate::spec::cpu_list;
 use bus::Bus;
 use message::{Arguments, Property, Value};
 
@@ -57,6 +59,9 @@ pub enum ScopeError {
     /// It was made for nobody.
     #[error("systemd has not put the container's process into {0}")]
     Late(String),
+    /// The limits contradict each other.
+    #[error("The limits cannot be kept")]
+    Limits(#[from] LimitError),
     /// systemd refused a limit.
     #[error("systemd does not limit the container's control group")]
     Limit(#[source] BusError),
@@ -123,13 +128,13 @@ impl Unit {
         }
     }
 
-    /// Tells systemd of the limits that it knows, so that it does not undo them when it sets those of
-    /// its units anew.
+    /// Tells systemd of what is written to the files of the group, as far as it has a name for it: else it
+    /// would undo that when it sets the limits of its units anew (`systemctl daemon-reload`).
     ///
     /// # Errors
     /// When it refuses one.
-    pub fn tell_limits(&self, resources: &LinuxResources) -> Result<(), ScopeError> {
-        let limits = known_limits(resources);
+    pub fn tell(&self, writes: &[Write]) -> Result<(), ScopeError> {
+        let limits: Vec<Property> = writes.iter().flat_map(known).collect();
         if limits.is_empty() {
             return Ok(());
         }
@@ -138,16 +143,12 @@ impl Unit {
         bus.call("SetUnitProperties", &arguments).map_err(ScopeError::Limit)
     }
 
-    /// The same of the most processes that there may be: a number or `max`.
+    /// Tells systemd of limits that others write.
     ///
     /// # Errors
-    /// When it refuses.
-    pub fn tell_processes(&self, most: &str) -> Result<(), ScopeError> {
-        let mut pids = LinuxPids::default();
-        pids.set_limit(most.parse().unwrap_or(-1));
-        let mut resources = LinuxResources::default();
-        resources.set_pids(Some(pids));
-        self.tell_limits(&resources)
+    /// When they contradict each other, or it refuses one.
+    pub fn tell_limits(&self, resources: &LinuxResources) -> Result<(), ScopeError> {
+        self.tell(&limits::writes(Version::V2, resources, Present::default())?)
     }
 
     /// Slice, prefix and name.
@@ -199,30 +200,54 @@ fn is_slice(name: &str) -> bool {
     name.ends_with(".slice")
 }
 
-/// Limits that are something to systemd. Zero is none; the others are files of the group alone.
-fn known_limits(resources: &LinuxResources) -> Vec<Property> {
-    let mut known = Vec::new();
-    let mut limit = |name, value| known.push((name, Value::Number(value)));
-    if let Some(most) = resources.pids().map(|pids| pids.limit()) {
-        limit("TasksMax", or_infinity(most));
+/// Files of the group whose number systemd has a name for.
+const NUMBERS: [(&str, &str); 6] = [
+    ("pids.max", "TasksMax"),
+    ("memory.max", "MemoryMax"),
+    ("memory.high", "MemoryHigh"),
+    ("memory.low", "MemoryLow"),
+    ("memory.swap.max", "MemorySwapMax"),
+    ("cpu.weight", "CPUWeight"),
+];
+/// Files of the group whose list of processors or memory nodes systemd has a name for.
+const SETS: [(&str, &str); 2] =
+    [("cpuset.cpus", "AllowedCPUs"), ("cpuset.mems", "AllowedMemoryNodes")];
+
+/// What a write to the group's files is to systemd. The others it leaves alone.
+fn known(write: &Write) -> Vec<Property> {
+    let number = |(file, name)| Some((name, Value::Number(number_of(write.value_of(file)?)?)));
+    let set = |(file, name)| Some((name, Value::Bytes(bits_of(write.value_of(file)?)?)));
+    let mut properties: Vec<Property> = NUMBERS.into_iter().filter_map(number).collect();
+    properties.extend(SETS.into_iter().filter_map(set));
+    properties.extend(write.value_of("cpu.max").map(quota_of).into_iter().flatten());
+    properties
+}
+
+/// `max` is the largest.
+fn number_of(value: &str) -> Option<u64> {
+    if value == "max" { Some(u64::MAX) } else { value.parse().ok() }
+}
+
+/// A list as bits, the first one the lowest of the first byte.
+fn bits_of(list: &str) -> Option<Vec<u8>> {
+    let numbers = cpu_list::parse(list)?;
+    let mut bits = vec![0; numbers.last().map_or(0, |last| *last as usize / 8 + 1)];
+    for number in numbers {
+        bits[number as usize / 8] |= 1 << (number % 8);
     }
-    if let Some(most) =
-        resources.memory().and_then(|memory| memory.limit()).filter(|most| *most != 0)
-    {
-        limit("MemoryMax", or_infinity(most));
-    }
-    let Some(cpu) = resources.cpu() else { return known };
-    if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
-        limit("CPUWeight", weight_of_shares(shares));
-    }
-    if let Some(quota) =
-        cpu.quota().and_then(|quota| u64::try_from(quota).ok()).filter(|quota| *quota > 0)
-    {
-        let period = cpu.period().filter(|period| *period != 0).unwrap_or(DEFAULT_PERIOD_US);
-        limit("CPUQuotaPeriodUSec", period);
-        limit("CPUQuotaPerSecUSec", quota_per_second(quota, period));
-    }
-    known
+    Some(bits)
+}
+
+/// `QUOTA PERIOD` in microseconds; `max` is no quota.
+fn quota_of(value: &str) -> Vec<Property> {
+    let mut words = value.split_ascii_whitespace().map(number_of);
+    let Some(Some(quota)) = words.next() else { return Vec::new() };
+    let period = words.next().flatten().filter(|period| *period != 0).unwrap_or(DEFAULT_PERIOD_US);
+    let share = if quota == u64::MAX { quota } else { quota_per_second(quota, period) };
+    vec![
+        ("CPUQuotaPeriodUSec", Value::Number(period)),
+        ("CPUQuotaPerSecUSec", Value::Number(share)),
+    ]
 }
 
 /// The kernel's, and systemd's.
@@ -234,11 +259,6 @@ fn quota_per_second(quota: u64, period: u64) -> u64 {
     const HUNDREDTH_US: u128 = 10_000;
     let share = (u128::from(quota) * SECOND_US).div_ceil(u128::from(period));
     u64::try_from(share.next_multiple_of(HUNDREDTH_US)).unwrap_or(u64::MAX)
-}
-
-/// Less than nothing is no limit.
-fn or_infinity(most: i64) -> u64 {
-    u64::try_from(most).unwrap_or(u64::MAX)
 }
 
 /// systemd's answer is that it will: the group's path, when the process is in it.
@@ -267,35 +287,42 @@ fn group_of(pid: i32) -> io::Result<PathBuf> {
 mod tests {
     use super::*;
 
-    fn limits(text: &str) -> Vec<(&'static str, u64)> {
-        let number = |property: Property| match property {
-            (name, Value::Number(number)) => (name, number),
-            other => panic!("{other:?}"),
-        };
-        known_limits(&serde_json::from_str(text).unwrap()).into_iter().map(number).collect()
+    fn told(text: &str) -> Vec<Property> {
+        let resources = serde_json::from_str(text).unwrap();
+        let writes = limits::writes(Version::V2, &resources, Present::default()).unwrap();
+        writes.iter().flat_map(known).collect()
     }
 
     #[test]
     fn systemd_is_told_of_what_it_has_a_name_for() {
-        let resources = r#"{"memory":{"limit":1000,"swap":2000},"pids":{"limit":9},
-            "cpu":{"shares":1024,"quota":50000,"period":0,"cpus":"0","burst":1},
-            "blockIO":{"weight":10},"unified":{"io.max":"1"}}"#;
+        let resources = r#"{"memory":{"limit":1000,"swap":2500,"reservation":500},"pids":{"limit":9},
+            "cpu":{"shares":1024,"quota":50000,"cpus":"0-1,9","mems":"0","burst":1},
+            "blockIO":{"weight":10},"unified":{"io.max":"1","memory.high":"800"}}"#;
         let expected = [
-            ("TasksMax", 9),
-            ("MemoryMax", 1000),
-            ("CPUWeight", 100),
-            ("CPUQuotaPeriodUSec", 100_000),
-            ("CPUQuotaPerSecUSec", 500_000),
+            ("MemorySwapMax", Value::Number(1500)),
+            ("MemoryMax", Value::Number(1000)),
+            ("MemoryLow", Value::Number(500)),
+            ("AllowedCPUs", Value::Bytes(vec![3, 2])),
+            ("AllowedMemoryNodes", Value::Bytes(vec![1])),
+            ("CPUWeight", Value::Number(100)),
+            ("CPUQuotaPeriodUSec", Value::Number(100_000)),
+            ("CPUQuotaPerSecUSec", Value::Number(500_000)),
+            ("TasksMax", Value::Number(9)),
+            ("MemoryHigh", Value::Number(800)),
         ];
-        assert_eq!(limits(resources), expected);
+        assert_eq!(told(resources), expected);
     }
 
     #[test]
     fn what_is_no_limit_is_not_told_or_is_infinite() {
-        let none = r#"{"memory":{"limit":0},"cpu":{"shares":0,"quota":-1,"period":100000}}"#;
-        assert_eq!(limits(none), []);
-        let infinite = r#"{"memory":{"limit":-1},"pids":{"limit":-1}}"#;
-        assert_eq!(limits(infinite), [("TasksMax", u64::MAX), ("MemoryMax", u64::MAX)]);
+        assert_eq!(told(r#"{"memory":{"limit":0},"cpu":{"shares":0,"quota":0}}"#), []);
+        let infinite = |name| (name, Value::Number(u64::MAX));
+        let none = r#"{"memory":{"limit":-1},"pids":{"limit":-1},"cpu":{"quota":-1}}"#;
+        let period = ("CPUQuotaPeriodUSec", Value::Number(100_000));
+        let names = ["MemorySwapMax", "MemoryMax", "CPUQuotaPerSecUSec", "TasksMax"];
+        let mut expected: Vec<Property> = names.map(infinite).into();
+        expected.insert(2, period);
+        assert_eq!(told(none), expected);
     }
 
     #[test]

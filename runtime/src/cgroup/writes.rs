@@ -41,6 +41,12 @@ impl Write {
         self
     }
 
+    /// What is written to a file with this name, if this writes there.
+    #[must_use]
+    pub fn value_of(&self, name: &str) -> Option<&str> {
+        self.choices.iter().find(|(file, _)| file == name).map(|(_, value)| value.as_str())
+    }
+
     /// Whether zero is what is written.
     #[must_use]
     pub fn is_zero(&self) -> bool {
@@ -92,10 +98,35 @@ pub enum WriteError {
 /// # Errors
 /// The first that cannot be done; what the others changed is written back as far as it can be.
 pub fn apply(groups: Groups<'_>, writes: &[Write]) -> Result<(), WriteError> {
-    let mut queue: VecDeque<Write> = writes.iter().cloned().collect();
+    apply_and(groups, writes, || Ok(()))
+}
+
+/// Does all writes in their order, and what is to be done with them.
+///
+/// # Errors
+/// The first that cannot be done, or that of what is to be done with them; what was changed is written
+/// back as far as it can be.
+pub fn apply_and<E: From<WriteError>>(
+    groups: Groups<'_>,
+    writes: &[Write],
+    then: impl FnOnce() -> Result<(), E>,
+) -> Result<(), E> {
     let mut done = Vec::new();
+    let result = perform_all(groups, writes, &mut done).map_err(E::from).and_then(|()| then());
+    if result.is_err() {
+        undo(&done);
+    }
+    result
+}
+
+fn perform_all(
+    groups: Groups<'_>,
+    writes: &[Write],
+    done: &mut Vec<(PathBuf, String)>,
+) -> Result<(), WriteError> {
+    let mut queue: VecDeque<Write> = writes.iter().cloned().collect();
     while let Some(write) = queue.pop_front() {
-        match perform(groups, &write, &mut done) {
+        match perform(groups, &write, done) {
             Err(WriteError::Refused { source, .. })
                 if write.on_refusal == OnRefusal::RetryLast
                     && source.raw_os_error() == Some(libc::EINVAL) =>
@@ -103,11 +134,7 @@ pub fn apply(groups: Groups<'_>, writes: &[Write]) -> Result<(), WriteError> {
                 queue.push_back(write.refused(OnRefusal::Fail));
             }
             Err(WriteError::Missing(_)) if write.on_refusal == OnRefusal::IgnoreMissing => {}
-            Err(error) => {
-                undo(&done);
-                return Err(error);
-            }
-            Ok(()) => {}
+            other => other?,
         }
     }
     Ok(())
@@ -156,6 +183,16 @@ mod tests {
         let list = [Write::new("a", "new"), Write::new("b", 1)];
         let refused = apply(Groups::new(&folders), &list);
         assert!(matches!(refused, Err(WriteError::Refused { .. })), "{refused:?}");
+        assert!(fs::read_to_string(folders[0].join("a")).unwrap().starts_with("old"));
+    }
+
+    #[test]
+    fn what_is_done_with_the_writes_fails_with_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let folders = [folder.path().to_owned()];
+        fs::write(folders[0].join("a"), "old\n").unwrap();
+        let refuse = || Err(WriteError::Missing("b".to_owned()));
+        assert!(apply_and(Groups::new(&folders), &[Write::new("a", "new")], refuse).is_err());
         assert!(fs::read_to_string(folders[0].join("a")).unwrap().starts_with("old"));
     }
 

@@ -16,6 +16,7 @@ use crate::setting;
 
 const TOP: &str = "/sys/fs/cgroup";
 const READY: Duration = Duration::from_secs(60);
+const RELOADED: Duration = Duration::from_secs(3);
 
 /// `$0` is the group, `$1` the root file system, `$2` the folder of units, beside those in which systemd
 /// keeps what it was told of units while it runs. Each folder in which
@@ -47,7 +48,7 @@ impl Systemd {
     #[must_use]
     pub fn start(name: &str) -> Self {
         let top = Path::new(TOP);
-        fs::write(top.join("cgroup.subtree_control"), "+memory +pids +cpu").unwrap();
+        fs::write(top.join("cgroup.subtree_control"), "+memory +pids +cpu +cpuset").unwrap();
         let group = top.join(format!("systemd-{name}"));
         fs::create_dir(&group).unwrap();
         let units = TempDir::with_prefix("cofferdam-units-").unwrap();
@@ -67,9 +68,16 @@ impl Systemd {
     }
 
     /// Its number here.
-    #[must_use]
-    pub const fn process(&self) -> i32 {
+    pub(crate) const fn process(&self) -> i32 {
         self.process
+    }
+
+    /// Has it read its units anew, as `systemctl daemon-reload` does, and set what it knows of their
+    /// groups. Nothing says when that is done.
+    pub fn reload(&self) {
+        let process = nix::unistd::Pid::from_raw(self.process);
+        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGHUP).unwrap();
+        thread::sleep(RELOADED);
     }
 
     /// The group in which it is itself.

@@ -34,12 +34,17 @@ fn the_scope_s_limits_follow_an_update_and_the_scope_goes_with_the_container() {
     let limit = || file(&scope, "memory.max").parse::<u64>().unwrap();
     let first = limit();
     assert!(first < 256 * MIB, "{first}");
+    systemd.reload();
+    assert_eq!(limit(), first);
 
     let larger = (256 * MIB).to_string();
     let update = ["update", "--memory", &larger, "--cpu-quota", "50000", &container.id];
     runtime.verb(&update).exits(0);
     assert!(limit() >= first + 192 * MIB, "{} after {first}", limit());
     assert_eq!(file(&scope, "cpu.max"), "50000 100000");
+    let updated = limit();
+    systemd.reload();
+    assert_eq!((limit(), file(&scope, "cpu.max").as_str()), (updated, "50000 100000"));
     let take = "dd if=/dev/zero of=/big/x bs=1M count=200 2>/dev/null && echo had it";
     container.exec(&["sh", "-c", take]).exits(0).prints("had it\n");
     assert!(file(&scope, "memory.events").contains("oom_kill 0"));

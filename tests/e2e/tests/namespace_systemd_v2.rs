@@ -5,12 +5,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::thread;
-use std::time::Duration;
 
 use cofferdam_e2e::{Bundle, Leftovers, Mode, Runtime, Systemd};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::json;
 
 const MIB: u64 = 1 << 20;
@@ -55,10 +51,19 @@ fn the_container_alone_is_in_its_scope_and_the_limits_outlive_a_reload() {
     // No line to systemd has come into the container.
     container.exec(&["ls", "/proc/1/fd"]).exits(0).prints("0\n1\n2\n");
 
-    kill(Pid::from_raw(systemd.process()), Signal::SIGHUP).unwrap();
-    thread::sleep(Duration::from_secs(3));
+    systemd.reload();
     assert_eq!(limits(&scope), expected);
     container.exec(&["true"]).exits(0);
+
+    let larger = (96 * MIB).to_string();
+    let update = ["update", "--memory", &larger, "--cpu-quota", "70000", "--pids-limit", "30"];
+    runtime.verb(&[&update[..], &["--cpuset-cpus", "0", &container.id]].concat()).exits(0);
+    let updated = [larger, "30".to_owned(), "70000 100000".to_owned()];
+    assert_eq!(limits(&scope), updated);
+    systemd.reload();
+    assert_eq!(limits(&scope), updated);
+    let cpus = fs::read_to_string(scope.join("cpuset.cpus")).unwrap();
+    assert_eq!(cpus.trim(), "0");
 
     runtime.verb(&["delete", "--force", &container.id]).exits(0);
     assert!(!scope.exists());

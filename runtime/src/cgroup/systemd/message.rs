@@ -1,7 +1,7 @@
 //! The few D-Bus messages that systemd is sent, and what of its answers matters (D-Bus specification,
 //! "Message Protocol" and "Marshaling"). Little-endian, as whoever begins chooses.
 //!
-//! What this is not: a D-Bus library. It knows the four types of values that units' properties here
+//! What this is not: a D-Bus library. It knows the five types of values that units' properties here
 //! have, and reads of an answer only whether it is one.
 
 /// Longer answers are none of systemd's to these calls.
@@ -35,6 +35,8 @@ pub(super) enum Value {
     Number(u64),
     /// `au`
     Numbers(Vec<u32>),
+    /// `ay`
+    Bytes(Vec<u8>),
 }
 
 /// A unit's property: its name and value.
@@ -165,6 +167,10 @@ impl Bytes {
                 self.array(size_of::<u32>(), |bytes| {
                     numbers.iter().for_each(|number| bytes.u32(*number));
                 });
+            }
+            Value::Bytes(all) => {
+                self.signature("ay");
+                self.array(1, |bytes| bytes.0.extend(all));
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cofferdam_protocol::bounds::MAX_POD_PLACES;
@@ -16,7 +16,7 @@ use oci_spec::runtime::Spec;
 use super::agent::{Agent, AgentError};
 use super::checkpoint::{self, CheckpointError};
 use super::control::{self, ControlError, ControlSocket, StreamsConnection};
-use super::group::{GroupError, SandboxGroup};
+use super::group::{GroupError, GroupRef, SandboxGroup};
 use super::image::Image;
 use super::kvm::{self, KvmError};
 use super::machine;
@@ -127,13 +127,13 @@ pub fn create(mut request: CreateRequest, config: &Config) -> Result<Created, Cr
     // Before anything is made: a create that is killed from here on leaves to `delete` what it
     // needs to find the rest.
     let planned = group.folders().to_vec();
-    prepared.record(config, &planned)?;
+    prepared.record(config, group.group())?;
     group.create(&prepared.plan.shape).map_err(CreateError::Group)?;
     let (monitor, socket) = prepared.boot(config, &mut group)?;
     let process = monitor.identity().map_err(CreateError::Process)?;
     if group.folders() != planned {
         // systemd has made it, or nobody could: `update` and `delete` go by what there is.
-        prepared.record(config, group.folders())?;
+        prepared.record(config, group.group())?;
     }
     let network = prepared.connect(process)?;
     if prepared.image.is_some() {
@@ -340,11 +340,15 @@ impl Prepared {
     }
 
     /// For later verbs.
-    fn record(&self, config: &Config, cgroups: &[PathBuf]) -> Result<(), CreateError> {
+    fn record(&self, config: &Config, group: GroupRef<'_>) -> Result<(), CreateError> {
         let vm = RunningVm::at_birth(&self.plan.shape, config.microvm.memory_overhead_mib);
-        Record { vm, cgroups: cgroups.to_vec(), origin: Some(self.origin.clone()) }
-            .save(&self.state_folder)
-            .map_err(CreateError::Record)
+        let record = Record {
+            vm,
+            cgroups: group.folders.to_vec(),
+            unit: group.unit.map(Path::to_owned),
+            origin: Some(self.origin.clone()),
+        };
+        record.save(&self.state_folder).map_err(CreateError::Record)
     }
 
     fn into_created(self, process: ProcessIdentity, group: String) -> Created {

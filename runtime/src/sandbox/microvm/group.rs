@@ -23,7 +23,7 @@ use crate::cgroup::delegation;
 use crate::cgroup::host::{self, HostGroup, HostGroupError};
 use crate::cgroup::limits::{LimitError, Version};
 use crate::cgroup::systemd::{ScopeError, Unit};
-use crate::cgroup::writes::{self, WriteError};
+use crate::cgroup::writes::{self, Write, WriteError};
 use crate::host::user::User;
 use crate::plan::{VmShape, host_limits};
 use crate::sandbox::request::CreateRequest;
@@ -81,10 +81,63 @@ enum Place {
     Unit(Unit),
 }
 
+/// The group of a sandbox, to limit it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GroupRef<'a> {
+    /// Its folders; none where there is no group.
+    pub(super) folders: &'a [PathBuf],
+    /// The unit of systemd's that they are, by the path that the configuration has for it.
+    pub(super) unit: Option<&'a Path>,
+}
+
+impl GroupRef<'_> {
+    /// Writes limits, and tells systemd of them, whose unit it is.
+    fn write(self, list: &[Write]) -> Result<(), GroupError> {
+        if self.folders.is_empty() {
+            return Ok(());
+        }
+        writes::apply_and(Groups::new(self.folders), list, || match self.unit {
+            Some(path) => Ok(Unit::known(path.to_owned(), "").tell(list)?),
+            None => Ok(()),
+        })
+    }
+
+    fn version(self) -> Version {
+        Groups::new(self.folders).version()
+    }
+
+    /// Limits processor time.
+    pub(super) fn limit_processors(self, resources: &LinuxResources) -> Result<(), GroupError> {
+        self.write(&host_limits::of_processors(self.version(), resources)?)
+    }
+
+    /// Limits what is read from disks and written to them.
+    pub(super) fn limit_disks(self, resources: &LinuxResources) -> Result<(), GroupError> {
+        let Some(field) = host_limits::disk_field(resources) else { return Ok(()) };
+        if self.folders.is_empty() {
+            let reason = "it was created without one".to_owned();
+            return Err(GroupError::NoGroupForDisks { field, reason });
+        }
+        self.write(&host_limits::of_disks(self.version(), resources)?)
+    }
+
+    /// Limits memory to what a guest with this much of it takes of the host.
+    pub(super) fn limit_memory(self, guest_mib: u64) -> Result<(), GroupError> {
+        self.write(&[host_limits::of_memory(self.version(), guest_mib)])
+    }
+
+    /// The limits that hold from the beginning.
+    fn limit_at_birth(self, shape: &VmShape) -> Result<(), GroupError> {
+        self.write(&host_limits::at_birth(self.version(), shape))
+    }
+}
+
 /// The group, removed when it is dropped before its release.
 #[derive(Debug)]
 pub(super) struct SandboxGroup {
     place: Place,
+    /// The unit that the place is, once systemd has made it.
+    unit: Option<PathBuf>,
     /// The field that limits disks, if one does.
     disks: Option<&'static str>,
     released: bool,
@@ -112,7 +165,7 @@ impl SandboxGroup {
         };
         let resources = linux.and_then(|linux| linux.resources().as_ref());
         let disks = resources.and_then(host_limits::disk_field);
-        let group = Self { place, disks, released: false };
+        let group = Self { place, unit: None, disks, released: false };
         group.check_disks()?;
         Ok(group)
     }
@@ -120,7 +173,8 @@ impl SandboxGroup {
     /// For a monitor that is only a test's.
     #[cfg(test)]
     pub(super) const fn nowhere() -> Self {
-        Self { place: Place::Nowhere(String::new()), disks: None, released: false }
+        let place = Place::Nowhere(String::new());
+        Self { place, unit: None, disks: None, released: false }
     }
 
     /// Sees that there can be somewhere to keep the limits on disks.
@@ -138,6 +192,11 @@ impl SandboxGroup {
         matches!(self.place, Place::Nowhere(_))
     }
 
+    /// To limit it, and for the record.
+    pub(super) fn group(&self) -> GroupRef<'_> {
+        GroupRef { folders: self.folders(), unit: self.unit.as_deref() }
+    }
+
     /// What `delete` has to remove.
     pub(super) fn folders(&self) -> &[PathBuf] {
         match &self.place {
@@ -152,7 +211,7 @@ impl SandboxGroup {
             for folder in group.folders() {
                 delegation::make(folder, None)?;
             }
-            warn_of_missing(limit_at_birth(group, shape));
+            warn_of_missing(self.group().limit_at_birth(shape))?;
         }
         let Place::Folders(group) = &self.place else { return Ok(()) };
         match group.create() {
@@ -165,7 +224,7 @@ impl SandboxGroup {
                 self.check_disks()
             }
             Err(error) => Err(error.into()),
-            Ok(()) => Ok(limit_at_birth(group, shape)?),
+            Ok(()) => self.group().limit_at_birth(shape),
         }
     }
 
@@ -186,9 +245,9 @@ impl SandboxGroup {
             Place::Folders(_) | Place::Delegated(_) | Place::Nowhere(_) => Ok(()),
             Place::Unit(unit) => {
                 let group = HostGroup::planned(&unit.start(pid)?)?;
-                limit_at_birth(&group, shape)?;
+                self.unit = Some(unit.path().to_owned());
                 self.place = Place::Folders(group);
-                Ok(())
+                self.group().limit_at_birth(shape)
             }
         }
     }
@@ -197,14 +256,9 @@ impl SandboxGroup {
     pub(super) fn limit_workload(&self, spec: &Spec) -> Result<(), GroupError> {
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let Some(resources) = resources else { return Ok(()) };
-        limit_disks(self.folders(), resources)?;
-        match (&self.place, limit_processors(self.folders(), resources)) {
-            (Place::Delegated(_), Err(GroupError::Write(error))) => {
-                warn_of_missing(Err(error));
-                Ok(())
-            }
-            (_, limited) => limited,
-        }
+        self.group().limit_disks(resources)?;
+        let limited = self.group().limit_processors(resources);
+        if matches!(self.place, Place::Delegated(_)) { warn_of_missing(limited) } else { limited }
     }
 
     /// What `state` shows of it.
@@ -240,34 +294,6 @@ pub(super) fn remove(folders: &[PathBuf]) -> io::Result<()> {
     host::remove(folders, Instant::now() + REMOVE_DEADLINE)
 }
 
-/// Limits the processor time of a sandbox that runs.
-pub(super) fn limit_processors(
-    folders: &[PathBuf],
-    resources: &LinuxResources,
-) -> Result<(), GroupError> {
-    if folders.is_empty() {
-        return Ok(());
-    }
-    let groups = Groups::new(folders);
-    let list = host_limits::of_processors(groups.version(), resources)?;
-    Ok(writes::apply(groups, &list)?)
-}
-
-/// Limits what a sandbox that runs reads from disks and writes to them.
-pub(super) fn limit_disks(
-    folders: &[PathBuf],
-    resources: &LinuxResources,
-) -> Result<(), GroupError> {
-    let Some(field) = host_limits::disk_field(resources) else { return Ok(()) };
-    if folders.is_empty() {
-        let reason = "it was created without one".to_owned();
-        return Err(GroupError::NoGroupForDisks { field, reason });
-    }
-    let groups = Groups::new(folders);
-    let list = host_limits::of_disks(groups.version(), resources)?;
-    Ok(writes::apply(groups, &list)?)
-}
-
 /// The group of a caller who is not the machine's root.
 fn delegated(said: Option<&Path>, name: &str) -> Result<Place, GroupError> {
     Ok(match delegation::find(said, name) {
@@ -284,24 +310,9 @@ fn delegated(said: Option<&Path>, name: &str) -> Result<Place, GroupError> {
 }
 
 /// In a group that was given without some controllers: the guest keeps the workload's limits.
-fn warn_of_missing(limited: Result<(), WriteError>) {
-    if let Err(error) = limited {
-        let reason = crate::host::log::with_causes(&error);
-        tracing::warn!("The sandbox is not limited on the host: {reason}");
-    }
-}
-
-/// Limits a sandbox to what a guest with this much memory takes of the host.
-pub(super) fn limit_memory(folders: &[PathBuf], guest_mib: u64) -> Result<(), GroupError> {
-    if folders.is_empty() {
-        return Ok(());
-    }
-    let groups = Groups::new(folders);
-    let write = host_limits::of_memory(groups.version(), guest_mib);
-    Ok(writes::apply(groups, &[write])?)
-}
-
-fn limit_at_birth(group: &HostGroup, shape: &VmShape) -> Result<(), WriteError> {
-    let list = host_limits::at_birth(group.version(), shape);
-    writes::apply(Groups::new(group.folders()), &list)
+fn warn_of_missing(limited: Result<(), GroupError>) -> Result<(), GroupError> {
+    let Err(GroupError::Write(error)) = limited else { return limited };
+    let reason = crate::host::log::with_causes(&error);
+    tracing::warn!("The sandbox is not limited on the host: {reason}");
+    Ok(())
 }

@@ -18,7 +18,7 @@ use cofferdam_protocol::bounds::MAX_MEMORY_MIB;
 
 use super::agent::{self, Agent, AgentError};
 use super::control::{self, ControlError};
-use super::group::{self, GroupError};
+use super::group::GroupError;
 use super::record::Record;
 use crate::config::MicroVmConfig;
 use crate::plan::{MachineSize, RunningVm, VmDefaults};
@@ -138,7 +138,7 @@ fn grow(state_folder: &Path, record: &mut Record, larger: MachineSize) -> Result
 
 fn try_grow(state_folder: &Path, record: &Record) -> Result<(), MachineError> {
     let size = record.vm.size;
-    group::limit_memory(&record.cgroups, record.vm.memory_at(size))?;
+    record.group().limit_memory(record.vm.memory_at(size))?;
     let has = resize_guest(state_folder, size, size)?;
     match has.failure {
         None if has.memory_blocks >= size.memory_blocks && has.vcpus >= size.vcpus => Ok(()),
@@ -161,7 +161,7 @@ fn shrink(
     let kept = has.memory_blocks.clamp(smaller.memory_blocks, now.memory_blocks);
     set_blocks(state_folder, kept)?;
     record.vm.size = MachineSize { memory_blocks: kept, vcpus: smaller.vcpus };
-    Ok(group::limit_memory(&record.cgroups, record.vm.memory_at(record.vm.size))?)
+    Ok(record.group().limit_memory(record.vm.memory_at(record.vm.size))?)
 }
 
 /// With the monitor's memory at one size, the guest's use of it at another.

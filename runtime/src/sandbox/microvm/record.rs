@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use cofferdam_protocol::plan::StdioPlan;
 use serde::{Deserialize, Serialize};
 
+use super::group::GroupRef;
 use crate::host::document;
 use crate::plan::RunningVm;
 
@@ -18,6 +19,9 @@ pub(super) struct Record {
     pub(super) vm: RunningVm,
     /// The folders of its control group on the host.
     pub(super) cgroups: Vec<PathBuf>,
+    /// The unit of systemd's that they are, by the path that the configuration has for it.
+    #[serde(default)]
+    pub(super) unit: Option<PathBuf>,
     /// What a checkpoint must know of the machine's beginning. Absent in records of versions
     /// without checkpoints.
     #[serde(default)]
@@ -37,6 +41,11 @@ pub(super) struct Origin {
 }
 
 impl Record {
+    /// Its control group, to limit it.
+    pub(super) fn group(&self) -> GroupRef<'_> {
+        GroupRef { folders: &self.cgroups, unit: self.unit.as_deref() }
+    }
+
     /// Writes it.
     pub(super) fn save(&self, state_folder: &Path) -> io::Result<()> {
         document::save(&state_folder.join(FILE), self)
@@ -70,7 +79,8 @@ mod tests {
             overhead_mib: 48,
             size,
         };
-        let record = Record { vm, cgroups: vec!["/sys/fs/cgroup/a".into()], origin: None };
+        let cgroups = vec!["/sys/fs/cgroup/a".into()];
+        let record = Record { vm, cgroups, unit: None, origin: None };
         assert!(Record::load(folder.path()).is_err());
         record.save(folder.path()).unwrap();
         assert_eq!(Record::load(folder.path()).unwrap(), record);

@@ -10,7 +10,7 @@ use oci_spec::runtime::LinuxResources;
 
 use super::agent::{self, Agent, AgentError};
 use super::control::{self, ControlError};
-use super::group::{self, GroupError};
+use super::group::GroupError;
 use super::machine::{self, MachineError};
 use super::pod::{Changing, Membership, PodError};
 use super::record::Record;
@@ -140,14 +140,14 @@ fn set_limits(
     plan: &UpdatePlan,
     request: &UpdateRequest,
 ) -> Result<(), UpdateError> {
-    group::limit_disks(&record.cgroups, &request.change.written)?;
+    record.group().limit_disks(&request.change.written)?;
     if let Some(cpus) = &plan.host_cpus {
         move_threads(sandbox, cpus).map_err(UpdateError::Processors)?;
     }
     if !plan.files.is_empty() {
         update_guest(sandbox, plan)?;
     }
-    Ok(group::limit_processors(&record.cgroups, &request.change.written)?)
+    Ok(record.group().limit_processors(&request.change.written)?)
 }
 
 fn update_guest(sandbox: &SandboxRef, plan: &UpdatePlan) -> Result<(), UpdateError> {

@@ -178,11 +178,11 @@ impl Rest {
         let cgroups = cgroups.map_err(step("find the container's control groups"))?;
         if let Some(limit) = self.pids_limit {
             if let Some(unit) = &self.scope {
-                unit.tell_processes(&limit)?;
+                unit.tell(&[writes::Write::new("pids.max", &limit)])?;
             }
             cgroup::limit_processes(&cgroups, &limit).map_err(step("limit the processes"))?;
         }
-        set_limits(&cgroups, self.own_limits.as_ref())?;
+        set_limits(&cgroups, self.own_limits.as_ref(), self.scope.as_ref())?;
         tell_to_go_on(&self.notify_path)?;
         Ok(cgroups)
     }
@@ -227,12 +227,17 @@ fn step(step: &'static str) -> impl Fn(io::Error) -> ConstructError {
     move |source| ConstructError::Step { step, source }
 }
 
-fn set_limits(cgroups: &[PathBuf], wanted: Option<&LinuxResources>) -> Result<(), ConstructError> {
+fn set_limits(
+    cgroups: &[PathBuf],
+    wanted: Option<&LinuxResources>,
+    scope: Option<&Unit>,
+) -> Result<(), ConstructError> {
     let Some(wanted) = wanted else { return Ok(()) };
     let groups = Groups::new(cgroups);
     let list = limits::writes(groups.version(), wanted, Present::default())
         .map_err(ConstructError::Limits)?;
-    writes::apply(groups, &list).map_err(ConstructError::Write)
+    writes::apply(groups, &list).map_err(ConstructError::Write)?;
+    Ok(scope.map_or(Ok(()), |unit| unit.tell(&list))?)
 }
 
 /// What the container's first process has open.

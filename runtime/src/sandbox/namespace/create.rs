@@ -240,6 +240,7 @@ pub(super) fn record(
     let confinement = Confinement::of(&prepared.hardened.spec, process)
         .map_err(host("read the seccomp filter"))?;
     Ok(Record {
+        unit: request.systemd_cgroup.then(|| prepared.cgroups_path.clone()),
         seccomp: prepared.seccomp.clone(),
         no_new_privileges: process.no_new_privileges,
         new_session_keyring: process.new_session_keyring,

@@ -29,6 +29,9 @@ pub(super) struct Record {
     pub(super) host_mount: Option<MountOn>,
     /// The folders of its control groups.
     pub(super) cgroups: Vec<PathBuf>,
+    /// The unit of systemd's that they are, by the path that the configuration has for it.
+    #[serde(default)]
+    pub(super) unit: Option<PathBuf>,
     /// Its compiled filter, for the processes that join.
     pub(super) seccomp: Option<SeccompFile>,
     /// Whether its processes may gain no privileges, whoever asked for that.

@@ -36,7 +36,7 @@ use super::{cgroup, shadow};
 use crate::cgroup::Groups;
 use crate::cgroup::limits::{self, LimitError, Present};
 use crate::cgroup::systemd::Unit;
-use crate::cgroup::writes::{self, WriteError};
+use crate::cgroup::writes::{self, Write, WriteError};
 use crate::host::stdio::ProcessStdio;
 use crate::sandbox::request::{CreateRequest, Created, ImageRequest};
 
@@ -145,7 +145,7 @@ pub(super) fn restore(
     if let Some(limit) = pids_limit {
         if request.systemd_cgroup {
             let unit = Unit::known(prepared.cgroups_path.clone(), request.id.as_str());
-            unit.tell_processes(&limit).map_err(CreateError::Scope)?;
+            unit.tell(&[Write::new("pids.max", &limit)]).map_err(CreateError::Scope)?;
         }
         cgroup::limit_processes(&record.cgroups, &limit).map_err(host("limit the processes"))?;
     }

@@ -8,6 +8,7 @@ use super::cache_allocation::{self, CacheAllocationError};
 use super::record::{NoGroups, Record};
 use crate::cgroup::Groups;
 use crate::cgroup::limits::{self, LimitError, Present, Version};
+use crate::cgroup::systemd::{ScopeError, Unit};
 use crate::cgroup::usage::{self, BelowUsage};
 use crate::cgroup::writes::{self, WriteError};
 use crate::sandbox::request::{SandboxRef, UpdateRequest};
@@ -34,6 +35,9 @@ pub enum UpdateError {
     /// The kernel refused.
     #[error("The container's limits cannot be set")]
     Write(#[from] WriteError),
+    /// systemd.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
     /// Intel RDT.
     #[error(transparent)]
     CacheAllocation(#[from] CacheAllocationError),
@@ -54,7 +58,11 @@ pub fn update(sandbox: &SandboxRef, request: &UpdateRequest) -> Result<(), Updat
         check_usage(wanted, groups)?;
     }
     let schemas = cache_allocation::schemas(request)?;
-    writes::apply(groups, &list)?;
+    let unit = record.unit.as_ref().map(|path| Unit::known(path.clone(), sandbox.id.as_str()));
+    writes::apply_and(groups, &list, || match &unit {
+        Some(unit) => unit.tell(&list).map_err(UpdateError::Scope),
+        None => Ok(()),
+    })?;
     if let Some(schemas) = schemas {
         schemas.write(&sandbox.id, &sandbox.spec()?)?;
     }

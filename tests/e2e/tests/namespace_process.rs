@@ -1,6 +1,6 @@
 //! What a container's process is told and given, beside what runc gives it.
 
-use cofferdam_e2e::{Bundle, Runtime};
+use cofferdam_e2e::{Bundle, Leftovers, Runtime};
 use serde_json::json;
 
 /// Without the additions, so that the comparison is of the two runtimes and of nothing else.
@@ -82,4 +82,13 @@ fn a_listener_that_nobody_listens_on_is_named_and_nothing_waits_for_it() {
         });
     });
     compatible().run(&bundle).exits(1).complains(&["seccomp agent", "/no-such-listener"]);
+}
+
+/// A zombie is one: whoever is the first process of the machine may take its time.
+#[test]
+fn when_run_has_ended_every_process_of_it_has() {
+    let runtime = compatible();
+    let before = Leftovers::before(&runtime);
+    runtime.run(&Bundle::busybox(&["true"])).exits(0);
+    assert_eq!(Leftovers::before(&runtime), before);
 }

@@ -1,4 +1,4 @@
-//! The children of this process: which of them a failed `create` left behind.
+//! The children of this process: which of them have come since a moment, and their ends.
 
 use std::collections::HashSet;
 use std::fs;
@@ -40,6 +40,12 @@ pub(super) fn kill_new(before: &HashSet<i32>, deadline: Instant) {
             reap(pid, deadline);
         }
     }
+}
+
+/// Waits for the end of every child that is not among those but for one that stays.
+pub(super) fn reap_new(before: &HashSet<i32>, stays: i32, deadline: Instant) {
+    let new = own().difference(before).copied().filter(|pid| *pid != stays).collect::<Vec<_>>();
+    new.into_iter().for_each(|pid| reap(pid, deadline));
 }
 
 /// Waits for a child's end, if it is a child.

@@ -52,6 +52,9 @@ const SECCOMP_FILE: &str = "seccomp.bpf";
 /// A message longer than this gets no further events: what matters comes first.
 const MAX_MESSAGE: usize = 1024;
 
+/// One that does not end is left to the machine's first process.
+const REAP_DEADLINE: Duration = Duration::from_secs(1);
+
 /// How long the parts of a container that could not be made may take to go away.
 const UNDO_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -285,6 +288,9 @@ fn spawn(
         .map_err(host("start the process that makes the container"))?;
     tracing::debug!("nsexec container setup");
     let ready = wait_until_ready(&mut helper)?;
+    // `libcontainer`'s process between the helper and the container's is this one's child, and has nothing
+    // left to do. Unreaped it would be there until the machine's first process takes notice.
+    super::children::reap_new(&undo.children, ready.0, Instant::now() + REAP_DEADLINE);
     tracing::debug!(pid = ready.0, "child process in init(): it waits for start");
     tracing::debug!("init: closing the pipe to signal completion");
     undo.cgroups.extend(ready.1.iter().cloned());

@@ -11,13 +11,20 @@ use crate::Runtime;
 /// What ends asynchronously (a killed monitor's memory and mounts) has this long to go.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// Processes, mounts and cgroups that name one runtime's tag, and the state below its root.
-#[derive(Debug, PartialEq, Eq)]
+/// Where a runtime might put what is nobody's state.
+const FOLDERS: [&str; 5] = ["/tmp", "/run", "/run/cofferdam", "/run/netns", "/dev/shm"];
+
+/// Processes, mounts, cgroups, sockets and files that name one runtime's tag, the state below its root,
+/// and what is on the host's own network.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Leftovers {
     processes: BTreeSet<String>,
     mounts: BTreeSet<String>,
     cgroups: BTreeSet<String>,
+    sockets: BTreeSet<String>,
+    files: BTreeSet<String>,
     state: BTreeSet<String>,
+    network: BTreeSet<String>,
 }
 
 impl Leftovers {
@@ -33,7 +40,10 @@ impl Leftovers {
             processes: processes(tag),
             mounts: mounts(tag),
             cgroups: cgroups(tag),
+            sockets: sockets(tag),
+            files: FOLDERS.iter().flat_map(|folder| files(Path::new(folder), tag)).collect(),
             state: names(root),
+            network: network(),
         }
     }
 
@@ -123,6 +133,26 @@ pub(crate) fn mounts(tag: &str) -> BTreeSet<String> {
     text.lines().filter(|line| line.contains(tag)).map(str::to_owned).collect()
 }
 
+/// By their paths: how many hold one changes.
+fn sockets(tag: &str) -> BTreeSet<String> {
+    let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let paths = text.lines().filter_map(|line| line.split_ascii_whitespace().nth(7));
+    paths.filter(|path| path.contains(tag)).map(str::to_owned).collect()
+}
+
+fn files(folder: &Path, tag: &str) -> Vec<String> {
+    let named = names(folder).into_iter().filter(|name| name.contains(tag));
+    named.map(|name| folder.join(name).display().to_string()).collect()
+}
+
+/// Taps: a sandbox's are in its container's network namespace, with what redirects frames to them, and
+/// never here.
+fn network() -> BTreeSet<String> {
+    let ours = |name: &String| name.starts_with("cofferdam");
+    let interfaces = names(Path::new("/sys/class/net")).into_iter().filter(ours);
+    interfaces.collect()
+}
+
 /// In every hierarchy.
 fn cgroups(tag: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
@@ -167,12 +197,7 @@ mod tests {
             fs::create_dir(root.path().join(name)).unwrap();
             fs::write(root.path().join(name).join("state.json"), record).unwrap();
         }
-        let left = Leftovers {
-            processes: BTreeSet::new(),
-            mounts: BTreeSet::new(),
-            cgroups: BTreeSet::new(),
-            state: names.map(str::to_owned).into(),
-        };
+        let left = Leftovers { state: names.map(str::to_owned).into(), ..Leftovers::default() };
         let left = left.without_states_of_others("tag-1", root.path());
         assert_eq!(left.state, ["broken", "ours"].map(str::to_owned).into());
     }
@@ -182,9 +207,9 @@ mod tests {
         let set = |list: &[&str]| list.iter().map(|&path| path.to_owned()).collect();
         let mut left = Leftovers {
             processes: set(&["7 sleep"]),
-            mounts: BTreeSet::new(),
             cgroups: set(&["/cg/memory/a", "/cg/memory/a/b", "/cg/pids/a"]),
             state: set(&["a", "a~7"]),
+            ..Leftovers::default()
         };
         left.forget(Path::new("/root"), &["/cg/memory/a".into(), "/root/a~7".into()]);
         assert_eq!(left.cgroups, set(&["/cg/pids/a"]));

@@ -2,7 +2,7 @@
 
 /// The version of everything in this crate. Monitor, agent and runtime of one build agree; an
 /// agent of another build is refused when its lifeline says so.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// The version of what a checkpoint of a microVM is made of: its manifest, the machine's state and
 /// the layout of the memory file.
@@ -74,6 +74,9 @@ pub const MAX_SHARES: usize = 1024;
 pub const MAX_POD_PLACES: u8 = 64;
 /// Network interfaces of one VM: each has a window and an interrupt of its own kept for it.
 pub const MAX_INTERFACES: u8 = 8;
+/// What a tap can carry at most: an IP packet and the Ethernet header before it. Each network device is
+/// announced with it, since a driver keeps what it was told at first for ever.
+pub const MAX_MTU: u16 = u16::MAX - 14;
 /// How many an engine may add to a VM after its boot without having said so before: a network or
 /// two, and a service mesh's.
 pub const SPARE_INTERFACES: u8 = 2;

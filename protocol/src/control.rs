@@ -38,6 +38,9 @@ pub enum ControlRequest {
     /// Make a network device of the tap whose descriptor comes with the frame, and answer with
     /// [`ControlResponse::Network`].
     AttachNetwork(AttachNetwork),
+    /// Take the network device of this number away, and let go of its tap. Whatever its guest does, there is room
+    /// for another then. One that is not there is taken away already.
+    DetachNetwork(u32),
     /// Carry the guest's questions for names ([`names`](crate::names)) to the name server of the
     /// container's network namespace. Three descriptors come with the frame: a datagram socket that is connected to it,
     /// and the two ends of a pair of stream sockets, of which the guest gets the second.
@@ -50,7 +53,7 @@ pub enum ControlRequest {
 pub struct AttachNetwork {
     /// Its Ethernet address.
     pub mac: [u8; 6],
-    /// How long a packet may be.
+    /// How long a packet may ever be: its driver takes no longer one later.
     pub mtu: u16,
     /// Whether the host's kernel takes and gives UDP that is not cut.
     pub uncut_udp: bool,

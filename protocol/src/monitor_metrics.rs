@@ -74,6 +74,8 @@ pub struct KvmExits {
 pub struct DeviceMetrics {
     /// What it is.
     pub kind: DeviceKind,
+    /// In which window. Network devices come and go, and windows are used again.
+    pub slot: u32,
     /// How often it has raised its interrupt.
     pub interrupts: u64,
     /// Its queues, in order.

@@ -103,6 +103,25 @@ pub struct MmioTransport {
     features: Features,
 }
 
+/// What a device counts, for whoever must not wait for its registers: a vCPU holds these while it
+/// resets a device, and the device's thread must answer meanwhile.
+#[derive(Clone, Debug)]
+pub struct TransportFigures {
+    /// Which device this is.
+    pub device: DeviceType,
+    raised: Arc<Count>,
+    /// What each queue has counted, in order.
+    pub queues: Vec<Arc<QueueFigures>>,
+}
+
+impl TransportFigures {
+    /// How often the device has raised its interrupt.
+    #[must_use]
+    pub fn interrupts(&self) -> u64 {
+        self.raised.get()
+    }
+}
+
 impl std::fmt::Debug for MmioTransport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MmioTransport")
@@ -153,22 +172,23 @@ impl MmioTransport {
         (0..).zip(self.notifications.iter().map(Arc::as_ref))
     }
 
-    /// Which device this is.
+    /// What is raised for each of its interrupts.
     #[must_use]
-    pub fn device_type(&self) -> DeviceType {
-        self.device.device_type()
+    pub fn line(&self) -> &EventFd {
+        &self.line
     }
 
-    /// How often the device has raised its interrupt.
+    /// What it counts, now and later.
     #[must_use]
-    pub fn interrupts(&self) -> u64 {
-        self.raised.get()
+    pub fn figures(&self) -> TransportFigures {
+        let (device, raised) = (self.device.device_type(), Arc::clone(&self.raised));
+        TransportFigures { device, raised, queues: self.figures.clone() }
     }
 
-    /// What each queue has counted, in order.
-    #[must_use]
-    pub fn queue_figures(&self) -> &[Arc<QueueFigures>] {
-        &self.figures
+    /// Leaves the window to another device. Its own must be let go of before: nobody answers for it
+    /// any more.
+    pub fn vacate(self) {
+        self.page.become_placeholder();
     }
 
     /// Whether the guest's kernel drives the device.

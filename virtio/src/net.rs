@@ -169,6 +169,14 @@ impl Net {
         }
     }
 
+    /// Lets go of the tap and of everything of the guest's.
+    pub fn close(mut self) {
+        self.release();
+        // Both were registered when it was opened.
+        let _ = self.poller.remove(&self.tap);
+        let _ = self.poller.remove(events::borrow(self.orders.event()));
+    }
+
     fn give_up(&mut self) {
         if let Some(active) = self.release() {
             active.activation.interrupt.needs_reset();

@@ -33,10 +33,7 @@ impl RegisterPages {
     #[must_use]
     pub fn placeholders(count: usize) -> Self {
         let pages = Self((0..count).map(|_| Page([const { AtomicU32::new(0) }; WORDS])).collect());
-        for page in pages.iter() {
-            page.put(MAGIC_VALUE, MAGIC);
-            page.put(VERSION, MMIO_VERSION);
-        }
+        pages.iter().for_each(|page| page.become_placeholder());
         pages
     }
 
@@ -80,6 +77,15 @@ impl RegisterPage {
 
     pub(crate) fn put(&self, offset: u64, value: u32) {
         self.register(offset).store(value, Ordering::SeqCst);
+    }
+
+    /// Nothing is behind it any more, or not yet.
+    pub(crate) fn become_placeholder(&self) {
+        for offset in (0..REGISTER_BYTES).step_by(size_of::<u32>()) {
+            self.put(offset, 0);
+        }
+        self.put(VERSION, MMIO_VERSION);
+        self.put(MAGIC_VALUE, MAGIC);
     }
 
     /// Puts bytes at an offset that is a multiple of four; what does not fit is not there.

@@ -8,6 +8,7 @@
 //!
 //! A phase that fails ends the monitor with a boot report that names the stage.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -43,6 +44,7 @@ use crate::jail::limits::{self, LimitError};
 use crate::jail::privileges::{self, PrivilegeError};
 use crate::jail::root::{self, Luggage, RootError};
 use crate::jail::seccomp::Role;
+use crate::locking::lock;
 use crate::log;
 use crate::machine::command_line::Processors;
 use crate::machine::hot_memory::HotMemory;
@@ -406,7 +408,9 @@ impl Loaded {
         };
         let console = Mutex::new(console);
         let slots = Slots::new(pages);
-        let bus = Bus { console, devices: windows, slots, figures: Arc::clone(&figures) };
+        let device_figures = windows.iter().map(|window| lock(window).figures()).collect();
+        let figures_of_bus = Arc::clone(&figures);
+        let bus = Bus { console, devices: windows, device_figures, slots, figures: figures_of_bus };
         let bus = Arc::new(bus);
         let token = Token { owner: owner::SIGNALS, index: 0 };
         poller.add(&self.signals, token, Interest::READ).map_err(BootError::Device)?;
@@ -422,7 +426,7 @@ impl Loaded {
             memory: Arc::clone(&self.memory),
             poller: Arc::clone(&poller),
             first_owner: owner::FIRST_NETWORK,
-            workers: Vec::new(),
+            plugged: BTreeMap::new(),
         });
         let saver = Saver {
             vm: Arc::clone(&self.vm),

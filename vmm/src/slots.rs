@@ -1,13 +1,18 @@
-//! Windows that are kept for devices which come while the guest runs. Until then they are
+//! Windows that are kept for devices which come and go while the guest runs. Without one they are
 //! placeholders, which the guest reads without an exit.
 //!
 //! ```text
-//!  empty ──plugged──▶ in use, for as long as the machine lives
+//!  empty ──plugged──▶ in use
+//!    ▲                  │
+//!    └────unplugged─────┘
 //! ```
+//!
+//! A vCPU that resets a device holds its registers until the device's thread has let go of its queues.
+//! That thread therefore never waits for them here, but for [`Slots::unplug`], before which it lets go.
 
 use std::sync::Mutex;
 
-use cofferdam_virtio::mmio::{MmioTransport, RegisterPage};
+use cofferdam_virtio::mmio::{MmioTransport, RegisterPage, TransportFigures};
 
 use crate::locking::lock;
 
@@ -21,13 +26,15 @@ pub struct Slots {
 struct Window {
     page: RegisterPage,
     device: Mutex<Option<MmioTransport>>,
+    /// Of the device in it. Held for a moment only, and by no vCPU.
+    figures: Mutex<Option<TransportFigures>>,
 }
 
 impl Slots {
     /// One for each page, all empty.
     #[must_use]
     pub fn new(pages: impl IntoIterator<Item = RegisterPage>) -> Self {
-        let window = |page| Window { page, device: Mutex::default() };
+        let window = |page| Window { page, device: Mutex::default(), figures: Mutex::default() };
         Self { windows: pages.into_iter().map(window).collect() }
     }
 
@@ -35,30 +42,38 @@ impl Slots {
     #[must_use]
     pub fn free(&self) -> Option<(usize, RegisterPage)> {
         let mut windows = self.windows.iter().enumerate();
-        let (index, window) = windows.find(|(_, window)| lock(&window.device).is_none())?;
+        let (index, window) = windows.find(|(_, window)| lock(&window.figures).is_none())?;
         Some((index, window.page.clone()))
     }
 
     /// Whether any has a device.
     #[must_use]
     pub fn in_use(&self) -> bool {
-        self.windows.iter().any(|window| lock(&window.device).is_some())
+        self.windows.iter().any(|window| lock(&window.figures).is_some())
     }
 
-    /// Looks at those that have a device, in order.
-    pub fn for_each(&self, mut look: impl FnMut(&MmioTransport)) {
-        for window in &self.windows {
-            if let Some(transport) = lock(&window.device).as_ref() {
-                look(transport);
-            }
-        }
+    /// What those count that have a device, each with its place.
+    pub fn figures(&self) -> impl Iterator<Item = (usize, TransportFigures)> {
+        let windows = self.windows.iter().enumerate();
+        windows.filter_map(|(index, window)| Some((index, lock(&window.figures).clone()?)))
     }
 
     /// Puts a device into one. The guest finds it when it looks the next time.
     pub fn plug(&self, index: usize, transport: MmioTransport) {
         if let Some(window) = self.windows.get(index) {
+            *lock(&window.figures) = Some(transport.figures());
             *lock(&window.device) = Some(transport);
         }
+    }
+
+    /// Takes the device out of one, once its thread has let go of it: the guest reads nothing but what was
+    /// there last until the caller has it vacated, and writes into nothing.
+    #[must_use]
+    pub fn unplug(&self, index: usize) -> Option<MmioTransport> {
+        let window = self.windows.get(index)?;
+        let transport = lock(&window.device).take();
+        *lock(&window.figures) = None;
+        transport
     }
 
     /// The guest reads, and could have done so by itself.
@@ -80,6 +95,14 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use cofferdam_virtio::device::DeviceType;
+    use cofferdam_virtio::memory::{GuestAddress, GuestRam};
+    use cofferdam_virtio::poll::Poller;
+    use cofferdam_virtio::rng;
+    use vmm_sys_util::eventfd::EventFd;
+
     use super::*;
 
     #[test]
@@ -96,5 +119,34 @@ mod tests {
         assert_eq!(slots.free().map(|(index, _)| index), Some(0));
         assert!(!slots.in_use());
         assert!(Slots::new([]).free().is_none());
+    }
+
+    fn transport(page: RegisterPage) -> MmioTransport {
+        let poller = Arc::new(Poller::open().unwrap());
+        let (device, _) = rng::open(poller, 0).unwrap();
+        let memory = GuestRam::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+        let line = EventFd::new(0).unwrap();
+        MmioTransport::new(Arc::new(memory), Box::new(device), line, page).unwrap()
+    }
+
+    #[test]
+    fn a_slot_whose_device_was_taken_out_is_a_placeholder_that_another_can_fill() {
+        let slots = Slots::new([RegisterPage::unmapped()]);
+        let device_id = || {
+            let mut data = [0; 4];
+            slots.read(0, 8, &mut data);
+            u32::from_le_bytes(data)
+        };
+        for _ in 0..2 {
+            let (index, page) = slots.free().unwrap();
+            slots.plug(index, transport(page));
+            assert!(slots.free().is_none() && slots.in_use());
+            assert_eq!((device_id(), slots.figures().count()), (DeviceType::Rng as u32, 1));
+            // The driver's first step.
+            slots.write(0, 0x70, &1_u32.to_le_bytes());
+            slots.unplug(0).unwrap().vacate();
+            assert_eq!((device_id(), slots.figures().count()), (0, 0));
+            assert!(!slots.in_use() && slots.unplug(0).is_none());
+        }
     }
 }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use cofferdam_protocol::monitor_metrics::{DeviceKind, DeviceMetrics, QueueMetrics};
 use cofferdam_virtio::device::DeviceType;
 use cofferdam_virtio::figures::QueueFigures;
-use cofferdam_virtio::mmio::MmioTransport;
+use cofferdam_virtio::mmio::{MmioTransport, TransportFigures};
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
@@ -38,6 +38,8 @@ pub struct Bus {
     pub console: Mutex<Console>,
     /// The virtio-mmio devices, at one window each. As the console's.
     pub devices: Vec<Mutex<MmioTransport>>,
+    /// What these count.
+    pub device_figures: Vec<TransportFigures>,
     /// The windows after them, for devices that come later.
     pub slots: Slots,
     /// Where exits are counted.
@@ -168,10 +170,10 @@ impl Bus {
     /// What the devices count, in the order of their windows.
     #[must_use]
     pub fn device_metrics(&self) -> Vec<DeviceMetrics> {
-        let mut all: Vec<_> =
-            self.devices.iter().map(|device| device_metrics(&lock(device))).collect();
-        self.slots.for_each(|device| all.push(device_metrics(device)));
-        all
+        let fixed = self.device_figures.iter().cloned().enumerate();
+        let first = self.devices.len();
+        let slots = self.slots.figures().map(|(index, figures)| (first + index, figures));
+        fixed.chain(slots).map(|(slot, figures)| device_metrics(slot, &figures)).collect()
     }
 
     fn port_write(&self, port: u16, data: &[u8]) {
@@ -204,8 +206,8 @@ impl Bus {
     }
 }
 
-fn device_metrics(device: &MmioTransport) -> DeviceMetrics {
-    let kind = match device.device_type() {
+fn device_metrics(slot: usize, device: &TransportFigures) -> DeviceMetrics {
+    let kind = match device.device {
         DeviceType::Net => DeviceKind::Net,
         DeviceType::Rng => DeviceKind::Rng,
         DeviceType::Vsock => DeviceKind::Vsock,
@@ -217,8 +219,9 @@ fn device_metrics(device: &MmioTransport) -> DeviceMetrics {
         bytes_to_guest: figures.bytes_to_guest.get(),
         bytes_from_guest: figures.bytes_from_guest.get(),
     };
-    let queues = device.queue_figures().iter().map(queue).collect();
-    DeviceMetrics { kind, interrupts: device.interrupts(), queues }
+    let queues = device.queues.iter().map(queue).collect();
+    // There are a few windows.
+    DeviceMetrics { kind, slot: slot as u32, interrupts: device.interrupts(), queues }
 }
 
 /// In which window an address lies, and where in it.

@@ -163,6 +163,7 @@ mod tests {
             bus: Arc::new(Bus {
                 console,
                 devices: vec![],
+                device_figures: vec![],
                 slots: Slots::new([]),
                 figures: Arc::default(),
             }),

@@ -313,16 +313,16 @@ fn of_devices(snapshot: &Snapshot) -> [Family; 4] {
     let devices = || {
         snapshot.monitors.iter().flat_map(|monitor| {
             let devices = monitor.metrics.devices.iter();
-            devices.enumerate().map(move |(index, device)| (monitor, index, device))
+            devices.map(move |device| (monitor, device))
         })
     };
-    let interrupts = devices().map(|(monitor, index, device)| {
-        (of(monitor, &device_labels(index, device)), Value::Value(device.interrupts))
+    let interrupts = devices().map(|(monitor, device)| {
+        (of(monitor, &device_labels(device)), Value::Value(device.interrupts))
     });
     let of_queues = |figure: fn(&QueueMetrics) -> u64| {
-        devices().flat_map(move |(monitor, index, device)| {
+        devices().flat_map(move |(monitor, device)| {
             device.queues.iter().enumerate().map(move |(number, queue)| {
-                let mut labels = of(monitor, &device_labels(index, device));
+                let mut labels = of(monitor, &device_labels(device));
                 labels.push(("queue", Label::Number(number)));
                 (labels, Value::Value(figure(queue)))
             })
@@ -353,14 +353,14 @@ fn of_devices(snapshot: &Snapshot) -> [Family; 4] {
     ]
 }
 
-fn device_labels(index: usize, device: &DeviceMetrics) -> [(&'static str, Label); 2] {
+fn device_labels(device: &DeviceMetrics) -> [(&'static str, Label); 2] {
     let kind = match device.kind {
         DeviceKind::Vsock => "vsock",
         DeviceKind::Rng => "rng",
         DeviceKind::Fs => "fs",
         DeviceKind::Net => "net",
     };
-    [named("device", kind), ("slot", Label::Number(index))]
+    [named("device", kind), ("slot", Label::Number(device.slot as usize))]
 }
 
 fn as_map<S: Serializer>(labels: &Labels, serializer: S) -> Result<S::Ok, S::Error> {
@@ -392,12 +392,17 @@ pub(super) mod tests {
     pub(crate) fn snapshot() -> Snapshot {
         let container = |isolation, status, is_member| Container { isolation, status, is_member };
         let queue = QueueMetrics { bytes_to_guest: 5, ..QueueMetrics::default() };
-        let device = |kind| DeviceMetrics { kind, interrupts: 2, queues: vec![queue, queue] };
+        let device =
+            |kind, slot| DeviceMetrics { kind, slot, interrupts: 2, queues: vec![queue, queue] };
         let metrics = MonitorMetrics {
             monitor_kib: 3,
             guest_kib: u64::MAX,
             kvm_exits: Some(KvmExits { exits: 9, halt_exits: 4, ..KvmExits::default() }),
-            devices: vec![device(DeviceKind::Fs), device(DeviceKind::Net), device(DeviceKind::Net)],
+            devices: vec![
+                device(DeviceKind::Fs, 0),
+                device(DeviceKind::Net, 1),
+                device(DeviceKind::Net, 2),
+            ],
             ..MonitorMetrics::default()
         };
         Snapshot {

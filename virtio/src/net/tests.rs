@@ -220,3 +220,16 @@ fn the_driver_reads_its_address_and_how_long_packets_may_be() {
     }
     assert_eq!(space, [2, 0, 0, 0, 0, 9, 1, 0, 1, 0, 0xdc, 5]);
 }
+
+#[test]
+fn a_device_that_is_closed_lets_go_of_its_tap_and_a_driver_that_goes_on_is_not_served() {
+    let Guest { mut driver, net, poller, host } = Guest::new(0);
+    net.close();
+    let refused = host.send(&[0; 60]).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    let address = BUFFERS;
+    driver.offer(1, &[Piece { address, length: 80, writable: false }]).unwrap();
+    let mut events = Events::new();
+    assert_eq!(poller.wait(&mut events, Some(Duration::ZERO)).unwrap(), []);
+    assert!(driver.used(1).is_none());
+}

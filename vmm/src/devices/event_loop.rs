@@ -309,6 +309,7 @@ impl Loop {
             ControlRequest::AttachNetwork(network) => {
                 self.attach_network(id, network, descriptors);
             }
+            ControlRequest::DetachNetwork(device) => self.detach_network(id, device),
             ControlRequest::ServeNames => self.serve_names(id, descriptors),
             ControlRequest::ConnectAgent => self.connect_agent(id),
             ControlRequest::Attach(attach) => self.attach(id, attach, descriptors),
@@ -410,6 +411,13 @@ impl Loop {
         match network.attach(request, taps) {
             Err(error) => self.refuse(id, chain(&error)),
             Ok(device) => self.devices.control.dismiss(id, &ControlResponse::Network { device }),
+        }
+    }
+
+    fn detach_network(&mut self, id: ClientId, device: u32) {
+        match self.devices.network.as_mut().map_or(Ok(()), |network| network.detach(device)) {
+            Err(error) => self.refuse(id, chain(&error)),
+            Ok(()) => self.devices.control.dismiss(id, &ControlResponse::Done),
         }
     }
 

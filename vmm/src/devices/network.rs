@@ -1,15 +1,19 @@
-//! Network devices that come while the guest runs: from a tap to a window that the guest's kernel
-//! can look into.
+//! Network devices that come and go while the guest runs: from a tap to a window that the guest's
+//! kernel can look into, and back.
 //!
 //! ```text
 //!  request, tap ─▶ device half ─▶ slot (interrupt, notifications)
 //!             └──▶ worker, served by this thread
+//!  request ─▶ worker and tap closed ─▶ slot emptied ─▶ its wires cut ─▶ a placeholder again
 //! ```
+//!
+//! One that goes is gone whatever its guest does: a driver that still writes writes into nothing.
 //!
 //! No thread of its own: it would have to be there from the boot on, since none can be made behind the
 //! filters, and costs each guest half a millisecond, with interfaces or without. A worker does so much
 //! in one go, and then others have their turn.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -53,17 +57,24 @@ pub struct Network {
     pub poller: Arc<Poller>,
     /// Whose events are the first's; the others' come after it.
     pub first_owner: u32,
-    /// What serves them.
-    pub workers: Vec<Net>,
+    /// Those that there are, by their slots.
+    pub plugged: BTreeMap<usize, Plugged>,
+}
+
+/// A device that there is.
+pub struct Plugged {
+    worker: Net,
+    /// Where acknowledgements of interrupts end.
+    unheard: EventFd,
 }
 
 impl Network {
     /// Deals with an event of one of them.
     pub fn handle(&mut self, token: Token, readiness: Readiness) {
         let index = token.owner.checked_sub(self.first_owner);
-        let worker = index.and_then(|index| self.workers.get_mut(index as usize));
-        if let Some(worker) = worker {
-            worker.handle(token, readiness);
+        // None: it has gone since it was told of.
+        if let Some(plugged) = index.and_then(|index| self.plugged.get_mut(&(index as usize))) {
+            plugged.worker.handle(token, readiness);
         }
     }
 
@@ -83,10 +94,9 @@ impl Network {
         // Both are at most a few.
         let number = (self.bus.devices.len() + slot) as u32;
         let AttachNetwork { mac, mtu, uncut_udp } = request;
-        let owner = self.first_owner + self.workers.len() as u32;
+        let owner = self.first_owner + slot as u32;
         let config = NetConfig { mac, mtu, uncut_udp };
         let (device, worker) = net::open(Arc::clone(&self.poller), owner, tap, config)?;
-        self.workers.push(worker);
         let line = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
         self.vm.set_interrupt(&line, command_line::device_irq(number))?;
         let device = Box::new(device);
@@ -94,6 +104,26 @@ impl Network {
         let unheard = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
         self.vm.connect(&transport, command_line::device_address(number), &unheard)?;
         self.bus.slots.plug(slot, transport);
+        self.plugged.insert(slot, Plugged { worker, unheard });
         Ok(number)
+    }
+
+    /// Takes the device of this number away. One that is not there is taken away already.
+    ///
+    /// # Errors
+    /// When KVM keeps a wire of it; its tap is let go of all the same.
+    pub fn detach(&mut self, number: u32) -> Result<(), AttachNetworkError> {
+        let slot = (number as usize).checked_sub(self.bus.devices.len());
+        let Some((slot, plugged)) = slot.and_then(|slot| Some((slot, self.plugged.remove(&slot)?)))
+        else {
+            return Ok(());
+        };
+        // First: a vCPU that is resetting the device holds its registers until the worker lets go.
+        plugged.worker.close();
+        let Some(transport) = self.bus.slots.unplug(slot) else { return Ok(()) };
+        let place = (command_line::device_address(number), command_line::device_irq(number));
+        let cut = self.vm.disconnect(&transport, place, &plugged.unheard);
+        transport.vacate();
+        Ok(cut?)
     }
 }

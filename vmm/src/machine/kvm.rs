@@ -245,6 +245,29 @@ impl Vm {
         self.set_notification(unheard, address + INTERRUPT_ACK_OFFSET, USED_BUFFER_ACK)
     }
 
+    /// Undoes [`Self::set_interrupt`] and [`Self::connect`] for a device that goes.
+    ///
+    /// # Errors
+    /// When KVM refuses it.
+    pub fn disconnect(
+        &self,
+        transport: &MmioTransport,
+        (address, irq): (u64, u32),
+        unheard: &EventFd,
+    ) -> Result<(), KvmError> {
+        let failed = |source| KvmError::EventDescriptor { what: "a device that goes", source };
+        let mut events: Vec<_> = transport
+            .notifiers()
+            .map(|(queue, event)| (event, QUEUE_NOTIFY_OFFSET, queue))
+            .collect();
+        events.push((unheard, INTERRUPT_ACK_OFFSET, USED_BUFFER_ACK));
+        for (event, offset, value) in events {
+            let address = IoEventAddress::Mmio(address + offset);
+            self.vm.unregister_ioevent(event, &address, value).map_err(failed)?;
+        }
+        self.vm.unregister_irqfd(transport.line(), irq).map_err(failed)
+    }
+
     /// The interrupts that wait in the first controller, one bit for each line.
     ///
     /// # Errors

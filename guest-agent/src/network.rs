@@ -4,35 +4,40 @@
 //!
 //! ```text
 //!  driver bound ▶ renamed ▶ IPv6 as on the host ▶ up ▶ addresses ▶ neighbours ▶ routes
+//!      ▲                                          │ └── changed: what is gone, then all of it again
+//!      └────────────── driver unbound ◀───────────┘
 //! ```
 
 use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use cofferdam_protocol::netlink::numbers::{APPEND, CREATE, NEW_NEIGHBOUR, NEW_ROUTE, REPLACE};
 use cofferdam_protocol::netlink::{Message, Netlink, NetlinkError};
-use cofferdam_protocol::network::{InterfacePlan, NeighbourPlan, RoutePlan};
+use cofferdam_protocol::network::{InterfaceChange, InterfacePlan, InterfaceSettings};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 const BIND: &str = "/sys/bus/platform/drivers/virtio-mmio/bind";
+const UNBIND: &str = "/sys/bus/platform/drivers/virtio-mmio/unbind";
 const DEVICES: &str = "/sys/bus/platform/devices";
 
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const NO_GENERATED_ADDRESS: u8 = 1;
 /// What an interface of the kernel's begins with.
 const KERNELS_ACCEPT_RA: u8 = 1;
-const RTA_OIF: u16 = 4;
-const MAIN_TABLE: u8 = 254;
 
-/// Why there is no interface.
+/// Why an interface is not as it should be.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InterfaceError {
     /// The driver.
     #[error("binding the device's driver")]
     Bind(#[source] io::Error),
+    /// The driver.
+    #[error("unbinding the device's driver")]
+    Unbind(#[source] io::Error),
     /// The driver made no interface.
     #[error("finding the device's interface")]
     Missing(#[source] io::Error),
@@ -59,14 +64,8 @@ pub(crate) enum InterfaceError {
 
 /// Makes the interface.
 pub(crate) fn add(device: u32, plan: &InterfacePlan) -> Result<(), InterfaceError> {
-    let name = format!("virtio-mmio.{device}");
-    fs::write(BIND, &name).map_err(InterfaceError::Bind)?;
-    let place = interface_of(&name).map_err(InterfaceError::Missing)?;
-    let index = index_of(place).map_err(InterfaceError::Missing)?;
-    let flags = SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None);
-    let socket = socket.map_err(|errno| InterfaceError::Socket(errno.into()))?;
-    let mut interface = Interface { kernel: Netlink::new(socket.into()), index };
+    fs::write(BIND, device_name(device)).map_err(InterfaceError::Bind)?;
+    let mut interface = Interface::of(device)?;
     interface.name(plan)?;
     let ipv6 = plan.ipv6 && !is_without_ipv6(&plan.name);
     if ipv6 {
@@ -79,7 +78,33 @@ pub(crate) fn add(device: u32, plan: &InterfacePlan) -> Result<(), InterfaceErro
         set_ipv6(&plan.name, "disable_ipv6", 1)?;
     }
     interface.up()?;
-    interface.configure(plan, ipv6)
+    interface.configure(&plan.settings, ipv6)
+}
+
+/// Changes the interface of a device.
+pub(crate) fn change(device: u32, change: &InterfaceChange) -> Result<(), InterfaceError> {
+    let mut interface = Interface::of(device)?;
+    // The guest may call it something else by now.
+    let name = interface.name.clone();
+    let ipv6 = !is_without_ipv6(&name);
+    if let Some(accept_ra) = change.accept_ra.filter(|_| ipv6) {
+        set_ipv6(&name, "accept_ra", accept_ra)?;
+    }
+    interface.forget(&change.gone)?;
+    interface.reshape(change)?;
+    interface.configure(&change.settings, ipv6)
+}
+
+/// Gives a device back. One that no driver has is given back already.
+pub(crate) fn remove(device: u32) -> Result<(), InterfaceError> {
+    match fs::write(UNBIND, device_name(device)) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        done => done.map_err(InterfaceError::Unbind),
+    }
+}
+
+fn device_name(device: u32) -> String {
+    format!("virtio-mmio.{device}")
 }
 
 /// The container's own parameters may have switched it off before the interface came.
@@ -104,7 +129,7 @@ fn interface_of(device: &str) -> io::Result<PathBuf> {
     Err(io::ErrorKind::NotFound.into())
 }
 
-fn index_of(interface: PathBuf) -> io::Result<u32> {
+fn index_of(interface: &Path) -> io::Result<u32> {
     let text = fs::read_to_string(interface.join("ifindex"))?;
     text.trim().parse().map_err(io::Error::other)
 }
@@ -120,11 +145,52 @@ fn generate_no_address(message: Message) -> Message {
 struct Interface {
     kernel: Netlink<File>,
     index: u32,
+    name: String,
 }
 
 impl Interface {
+    fn of(device: u32) -> Result<Self, InterfaceError> {
+        let place = interface_of(&device_name(device)).map_err(InterfaceError::Missing)?;
+        let name = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let index = index_of(&place).map_err(InterfaceError::Missing)?;
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None);
+        let socket = socket.map_err(|errno| InterfaceError::Socket(errno.into()))?;
+        Ok(Self { kernel: Netlink::new(socket.into()), index, name })
+    }
+
     fn name(&mut self, plan: &InterfacePlan) -> Result<(), InterfaceError> {
-        self.change("naming it", |message| message.name(IFLA_IFNAME, &plan.name))
+        let mtu = u32::from(plan.mtu).to_le_bytes();
+        self.change("naming it", |message| {
+            message.name(IFLA_IFNAME, &plan.name).attribute(IFLA_MTU, &mtu)
+        })
+    }
+
+    /// Takes away what was set, last first. What the guest has taken away itself is gone.
+    fn forget(&mut self, gone: &InterfaceSettings) -> Result<(), InterfaceError> {
+        let InterfaceSettings { addresses, routes, neighbours } = gone;
+        let index = self.index;
+        let routes = routes.iter().rev().map(|route| route.removal(index));
+        let neighbours = neighbours.iter().map(|neighbour| neighbour.removal(index));
+        let addresses = addresses.iter().map(|address| address.removal(index));
+        for removal in routes.chain(neighbours).chain(addresses) {
+            match self.kernel.request(removal) {
+                Err(error) if is_gone(&error) => {}
+                done => done.map_err(failed("taking away what was set"))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn reshape(&mut self, change: &InterfaceChange) -> Result<(), InterfaceError> {
+        if let Some(mac) = change.mac {
+            self.change("giving it an Ethernet address", |m| m.attribute(IFLA_ADDRESS, &mac))?;
+        }
+        if let Some(mtu) = change.mtu {
+            let mtu = u32::from(mtu).to_le_bytes();
+            self.change("setting its MTU", |message| message.attribute(IFLA_MTU, &mtu))?;
+        }
+        Ok(())
     }
 
     fn up(&mut self) -> Result<(), InterfaceError> {
@@ -132,16 +198,16 @@ impl Interface {
         self.request("bringing it up", Message::of_link(self.index, up))
     }
 
-    fn configure(&mut self, plan: &InterfacePlan, ipv6: bool) -> Result<(), InterfaceError> {
+    fn configure(&mut self, plan: &InterfaceSettings, ipv6: bool) -> Result<(), InterfaceError> {
         let is_possible = |family: u8| ipv6 || i32::from(family) != libc::AF_INET6;
         for address in plan.addresses.iter().filter(|address| is_possible(address.family)) {
-            self.request("adding an address", address.message(self.index))?;
+            self.request("adding an address", address.addition(self.index))?;
         }
         for neighbour in plan.neighbours.iter().filter(|other| is_possible(other.family)) {
-            self.request("adding a neighbour", neighbour_message(self.index, neighbour))?;
+            self.request("adding a neighbour", neighbour.addition(self.index))?;
         }
         for route in plan.routes.iter().filter(|route| is_possible(route.family)) {
-            match self.kernel.request(route_message(self.index, route)) {
+            match self.kernel.request(route.addition(self.index)) {
                 // The kernel made it with the address.
                 Err(error) if error.is(io::ErrorKind::AlreadyExists) => {}
                 done => done.map_err(failed("adding a route"))?,
@@ -163,24 +229,13 @@ impl Interface {
     }
 }
 
+/// What was to be taken away is not there: a neighbour, a route, an address, or what it was of.
+fn is_gone(error: &NetlinkError) -> bool {
+    let NetlinkError::Refused(error) = error else { return false };
+    let gone = [libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENODEV, libc::EINVAL];
+    error.raw_os_error().is_some_and(|errno| gone.contains(&errno))
+}
+
 fn failed(step: &'static str) -> impl FnOnce(NetlinkError) -> InterfaceError {
     move |source| InterfaceError::Change { step, source }
-}
-
-fn neighbour_message(index: u32, plan: &NeighbourPlan) -> Message {
-    let [i0, i1, i2, i3] = index.to_le_bytes();
-    let [s0, s1] = plan.state.to_le_bytes();
-    let fixed = [plan.family, 0, 0, 0, i0, i1, i2, i3, s0, s1, plan.flags, 0];
-    Message::new(NEW_NEIGHBOUR, CREATE | REPLACE, &fixed).attributes(&plan.attributes)
-}
-
-fn route_message(index: u32, plan: &RoutePlan) -> Message {
-    let RoutePlan { family, destination_bits, tos, protocol, scope, kind, flags, attributes } =
-        plan;
-    let [f0, f1, f2, f3] = flags.to_le_bytes();
-    let head = [*family, *destination_bits, 0, *tos, MAIN_TABLE, *protocol, *scope, *kind];
-    let fixed = [&head[..], &[f0, f1, f2, f3]].concat();
-    Message::new(NEW_ROUTE, CREATE | APPEND, &fixed)
-        .attributes(attributes)
-        .attribute(RTA_OIF, &index.to_le_bytes())
 }

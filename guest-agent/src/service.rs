@@ -171,8 +171,25 @@ impl service::Agent for Service {
         request: rpc::AddInterfaceRequest,
     ) -> Reply<rpc::AddInterfaceResponse> {
         let added = network::add(request.device, &plan(&request.plan)?);
-        let failure = added.err().map(|error| with_causes(&error)).unwrap_or_default();
-        Ok(rpc::AddInterfaceResponse { failure, ..Default::default() })
+        Ok(rpc::AddInterfaceResponse { failure: words_of(added), ..Default::default() })
+    }
+
+    async fn change_interface(
+        &self,
+        _: &TtrpcContext,
+        request: rpc::ChangeInterfaceRequest,
+    ) -> Reply<rpc::ChangeInterfaceResponse> {
+        let changed = network::change(request.device, &plan(&request.change)?);
+        Ok(rpc::ChangeInterfaceResponse { failure: words_of(changed), ..Default::default() })
+    }
+
+    async fn remove_interface(
+        &self,
+        _: &TtrpcContext,
+        request: rpc::RemoveInterfaceRequest,
+    ) -> Reply<rpc::RemoveInterfaceResponse> {
+        let removed = network::remove(request.device);
+        Ok(rpc::RemoveInterfaceResponse { failure: words_of(removed), ..Default::default() })
     }
 }
 
@@ -201,6 +218,11 @@ impl Drop for StandsFor<'_> {
 async fn to_the_end<T: Send + 'static>(act: impl Future<Output = T> + Send + 'static) -> Reply<T> {
     let ended = tokio::spawn(act).await;
     ended.map_err(|error| ttrpc::Error::RpcStatus(ttrpc::get_status(ttrpc::Code::INTERNAL, error)))
+}
+
+/// Why something failed; empty where it did not.
+fn words_of(result: Result<(), network::InterfaceError>) -> String {
+    result.err().map(|error| with_causes(&error)).unwrap_or_default()
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

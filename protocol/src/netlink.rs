@@ -54,6 +54,8 @@ pub mod numbers {
     /// Neighbours.
     pub const NEW_NEIGHBOUR: u16 = 28;
     /// Neighbours.
+    pub const DELETE_NEIGHBOUR: u16 = 29;
+    /// Neighbours.
     pub const GET_NEIGHBOUR: u16 = 30;
     /// Queueing disciplines.
     pub const NEW_DISCIPLINE: u16 = 36;
@@ -184,6 +186,12 @@ impl Message {
     fn unanswered(mut self) -> Self {
         self.bytes[6] &= !ANSWERED;
         self
+    }
+
+    /// What kind of request it is, and what comes after its header.
+    #[cfg(test)]
+    pub(crate) fn parts(&self) -> (u16, &[u8]) {
+        (u16::from_le_bytes([self.bytes[4], self.bytes[5]]), &self.bytes[HEADER_BYTES..])
     }
 
     fn begin(&mut self, kind: u16) -> usize {

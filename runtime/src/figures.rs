@@ -27,7 +27,9 @@ use crate::places::{Places, is_private};
 
 pub use file::{FigureError, Figures};
 pub use layout::{BUCKET_BOUNDS_US, BUCKETS, Counts, Distribution};
-pub use series::{AgentMethod, Counted, Ending, FailedVerb, FailureReason, KINDS, Phase, Timed};
+pub use series::{
+    AgentMethod, Counted, Ending, FailedVerb, FailureReason, KINDS, NetworkOutcome, Phase, Timed,
+};
 
 /// Notes how long something took.
 pub fn time(timed: Timed, took: Duration) {

@@ -24,6 +24,7 @@ mod memory_policy;
 pub(crate) mod mount_options;
 mod mounts;
 pub mod network;
+pub mod network_changes;
 pub mod own_users;
 pub mod pod;
 mod process;

@@ -243,6 +243,21 @@ pub fn follow_network(
     }
 }
 
+/// Leaves a process behind that follows the container's network, where it needs one for that.
+///
+/// # Errors
+/// When there is none.
+pub fn watch_network(
+    kind: SandboxKind,
+    sandbox: &SandboxRef,
+    restored: bool,
+) -> Result<(), microvm::NetworkError> {
+    match kind {
+        SandboxKind::Microvm => microvm::watch_network(sandbox, restored),
+        SandboxKind::Namespace => Ok(()),
+    }
+}
+
 /// Saves the container into an image. Without [`ImageRequest::leave_running`] it stands still
 /// afterwards, to be deleted.
 ///

@@ -148,6 +148,7 @@ fn of_run(error: &RunError) -> Reason {
     match error {
         RunError::Start(error) => of_start(error),
         RunError::Resume(_) => Reason::Sandbox,
+        RunError::Network(_) => Reason::Network,
         RunError::Store(error) => of_store(error),
         RunError::Interrupted(_) => Reason::Interrupted,
         RunError::Host { .. } => Reason::Host,

@@ -41,6 +41,9 @@ pub enum RunError {
     /// It was restored and does not go on.
     #[error(transparent)]
     Resume(#[from] sandbox::FreezeError),
+    /// Nobody follows its network.
+    #[error(transparent)]
+    Network(#[from] sandbox::microvm::NetworkError),
     /// Its state cannot be written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -63,7 +66,11 @@ impl RunError {
     pub fn start_failure(&self) -> Option<StartFailureKind> {
         match self {
             Self::Start(error) => error.start_failure(),
-            Self::Resume(_) | Self::Store(_) | Self::Interrupted(_) | Self::Host { .. } => None,
+            Self::Resume(_)
+            | Self::Network(_)
+            | Self::Store(_)
+            | Self::Interrupted(_)
+            | Self::Host { .. } => None,
         }
     }
 }
@@ -104,6 +111,7 @@ struct Outcome {
 fn start_creation(context: &Context, creation: &mut Creation) -> Result<(), RunError> {
     let Creation { entry, lock, spec, restored, .. } = creation;
     if *restored {
+        sandbox::watch_network(entry.record.isolation, &entry.sandbox(), true)?;
         sandbox::resume(entry.record.isolation, &entry.sandbox())?;
         entry.record.phase = Status::Running;
         return Ok(entry.save(lock)?);

@@ -68,6 +68,10 @@ names!(
         ResizeTerminal = "ResizeTerminal",
         /// A network interface.
         AddInterface = "AddInterface",
+        /// A network interface.
+        ChangeInterface = "ChangeInterface",
+        /// A network interface.
+        RemoveInterface = "RemoveInterface",
         /// Any other.
         Other = "other",
     }
@@ -168,6 +172,20 @@ names!(
     }
 );
 
+names!(
+    /// What became of a change of a container's network after its start.
+    NetworkOutcome {
+        /// The guest has an interface more.
+        Added = "added",
+        /// An interface of the guest's is another.
+        Changed = "changed",
+        /// The guest has an interface less.
+        Removed = "removed",
+        /// It was not followed.
+        Failed = "failed",
+    }
+);
+
 /// Something that takes time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timed {
@@ -186,6 +204,8 @@ pub enum Counted {
     Restart(SandboxKind),
     /// A microVM ended.
     End(Ending),
+    /// The network of a microVM's container changed.
+    Network(NetworkOutcome),
 }
 
 /// Both kinds of sandbox, in the order of the figures.
@@ -207,7 +227,8 @@ impl Counted {
             |verb| FailureReason::ALL.iter().map(move |reason| Self::Failure(verb, *reason));
         let failures = FailedVerb::ALL.iter().flat_map(move |verb| of_verb(*verb));
         let ends = Ending::ALL.iter().map(|ending| Self::End(*ending));
-        failures.chain(KINDS.map(Self::Restart)).chain(ends)
+        let network = NetworkOutcome::ALL.iter().map(|outcome| Self::Network(*outcome));
+        failures.chain(KINDS.map(Self::Restart)).chain(ends).chain(network)
     }
 }
 

@@ -46,6 +46,12 @@ pub fn start(file: Option<&Path>, format: LogFormat, debug: bool) -> Result<(), 
     Ok(())
 }
 
+/// Does something whose warnings go to another file, as lines of JSON, and nowhere else.
+pub fn to_file<T>(file: File, act: impl FnOnce() -> T) -> T {
+    let log = Log { file: Some(file), format: LogFormat::Json, level: Level::WARN };
+    tracing::subscriber::with_default(log, act)
+}
+
 fn open(path: &Path) -> Result<File, LogError> {
     File::options()
         .append(true)

@@ -7,9 +7,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use cofferdam_protocol::netlink::Netlink;
+use nix::libc;
 use nix::sched::{CloneFlags, setns};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use serde::{Deserialize, Serialize};
+
+use super::sys;
 
 /// The namespaces that are the host's: the caller's own, and the first process's.
 const HOSTS: [&str; 2] = ["/proc/self/ns/net", "/proc/1/ns/net"];
@@ -61,13 +64,30 @@ impl NetworkNamespace {
         self.id
     }
 
+    /// Whether it is one at all.
+    #[must_use]
+    pub fn is_one(&self) -> bool {
+        sys::namespace_kind(self.file.as_fd()).is_ok_and(|kind| kind == libc::CLONE_NEWNET)
+    }
+
+    /// Enters it for good.
+    ///
+    /// # Errors
+    /// When the caller may not.
+    pub fn stay(&self) -> io::Result<()> {
+        Ok(setns(&self.file, CloneFlags::CLONE_NEWNET)?)
+    }
+
     /// Does something in it. The caller's thread is in its own again afterwards, or the result is
-    /// an error.
+    /// an error. Who is there already needs no right to enter.
     ///
     /// # Errors
     /// When it is no network namespace, or the caller may not enter it.
     pub fn inside<T>(&self, act: impl FnOnce() -> T) -> io::Result<T> {
         let own = File::open(OWN)?;
+        if NamespaceId::from(own.metadata()?) == self.id {
+            return Ok(act());
+        }
         setns(&self.file, CloneFlags::CLONE_NEWNET)?;
         let result = act();
         setns(&own, CloneFlags::CLONE_NEWNET)?;
@@ -111,7 +131,16 @@ mod tests {
 
     #[test]
     fn what_is_no_network_namespace_is_not_entered() {
-        let other = NetworkNamespace::open(Path::new("/proc/self/ns/mnt")).unwrap();
-        assert!(other.inside(|| ()).is_err());
+        for other in ["/proc/self/ns/mnt", "/proc/self/stat"] {
+            let other = NetworkNamespace::open(Path::new(other)).unwrap();
+            assert!(!other.is_one() && other.inside(|| ()).is_err());
+        }
+    }
+
+    #[test]
+    fn who_is_in_a_namespace_need_not_enter_it() {
+        let own = NetworkNamespace::open(Path::new(OWN)).unwrap();
+        assert!(own.is_one());
+        assert_eq!(own.inside(|| 7).unwrap(), 7);
     }
 }

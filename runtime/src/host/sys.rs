@@ -262,6 +262,16 @@ pub(crate) enum ForkSide {
     Child,
 }
 
+/// The `CLONE_NEW*` of the namespace behind a descriptor (`NS_GET_NSTYPE`); an error for what is none.
+pub(crate) fn namespace_kind(descriptor: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+    // SAFETY: the request has no argument.
+    match unsafe { libc::ioctl(descriptor.as_raw_fd(), NS_GET_NSTYPE as _) } {
+        -1 => Err(io::Error::last_os_error()),
+        kind => Ok(kind),
+    }
+}
+
 /// Forks. The caller must be single-threaded, so that the child may go on as it likes.
 pub(crate) fn fork() -> io::Result<ForkSide> {
     // SAFETY: the process has one thread (the callers start none before), so that no lock is held

@@ -10,7 +10,8 @@ use serde::{Serialize, Serializer};
 
 use super::snapshot::{Monitor, Snapshot};
 use crate::figures::{
-    AgentMethod, Counted, Distribution, Ending, FailedVerb, FailureReason, KINDS, Phase, Timed,
+    AgentMethod, Counted, Distribution, Ending, FailedVerb, FailureReason, KINDS, NetworkOutcome,
+    Phase, Timed,
 };
 use crate::kind::SandboxKind;
 use crate::state::status::Status;
@@ -185,7 +186,7 @@ fn of_containers(snapshot: &Snapshot) -> [Family; 3] {
     ]
 }
 
-fn of_commands(snapshot: &Snapshot) -> [Family; 6] {
+fn of_commands(snapshot: &Snapshot) -> [Family; 7] {
     let counts = &snapshot.counts;
     let took = |timed| Value::Histogram(counts.distribution(timed));
     let phases = KINDS.into_iter().flat_map(|kind| Phase::ALL.iter().map(move |p| (kind, *p)));
@@ -215,6 +216,9 @@ fn of_commands(snapshot: &Snapshot) -> [Family; 6] {
     let ends = Ending::ALL
         .iter()
         .map(|ending| (vec![named("cause", ending.name())], count(Counted::End(*ending))));
+    let network = NetworkOutcome::ALL
+        .iter()
+        .map(|outcome| (vec![named("outcome", outcome.name())], count(Counted::Network(*outcome))));
     let unreadable = Value::Value(snapshot.unreadable as u64);
     [
         family("cofferdam_start_phase", Kind::Histogram, "What the phases of a start took")
@@ -232,6 +236,12 @@ fn of_commands(snapshot: &Snapshot) -> [Family; 6] {
         .of(restarts),
         family("cofferdam_microvm_ends", Kind::Counter, "MicroVMs that were deleted, by their end")
             .of(ends),
+        family(
+            "cofferdam_network_changes",
+            Kind::Counter,
+            "Changes of running microVMs' interfaces, by what became of them",
+        )
+        .of(network),
         family("cofferdam_unreadable", Kind::Gauge, "Folders and files that could not be read")
             .of([(Vec::new(), unreadable)].into_iter()),
     ]

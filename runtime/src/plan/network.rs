@@ -5,7 +5,9 @@
 //! interface finds out from its neighbours. The guest's kernel does the same.
 
 use cofferdam_protocol::netlink::{Answer, Attribute, attributes};
-use cofferdam_protocol::network::{AddressPlan, InterfacePlan, NeighbourPlan, RoutePlan};
+use cofferdam_protocol::network::{
+    AddressPlan, InterfacePlan, InterfaceSettings, NeighbourPlan, RoutePlan,
+};
 use nix::libc;
 
 const IFINFO_BYTES: usize = 16;
@@ -59,7 +61,8 @@ pub struct NamespaceFacts {
 }
 
 /// An interface of the namespace that a guest can have.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct HostInterface {
     /// Its number in the namespace.
     pub index: u32,
@@ -165,6 +168,7 @@ fn interface(
 ) -> HostInterface {
     let index = link.index;
     let addresses = facts.addresses.iter().filter_map(|answer| address(answer, index));
+    let neighbours = facts.neighbours.iter();
     let ipv6 = link.ipv6.is_some();
     let mut routes: Vec<_> =
         facts.routes.iter().filter_map(|answer| route(answer, index)).collect();
@@ -181,11 +185,13 @@ fn interface(
         mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
         ipv6,
         accept_ra: link.ipv6.as_ref().map_or(0, |ipv6| ipv6.accept_ra),
-        addresses: addresses
-            .filter(|address| ipv6 || address.family == libc::AF_INET as u8)
-            .collect(),
-        routes,
-        neighbours: facts.neighbours.iter().filter_map(|answer| neighbour(answer, index)).collect(),
+        settings: InterfaceSettings {
+            addresses: addresses
+                .filter(|address| ipv6 || address.family == libc::AF_INET as u8)
+                .collect(),
+            routes,
+            neighbours: neighbours.filter_map(|answer| neighbour(answer, index)).collect(),
+        },
     };
     HostInterface { index, plan }
 }
@@ -442,7 +448,7 @@ mod tests {
             ..eth0(with_ipv6(1, 0))
         };
         let plan = only(&facts);
-        let [address] = &*plan.addresses else { panic!("{:?}", plan.addresses) };
+        let [address] = &*plan.settings.addresses else { panic!("{:?}", plan.settings) };
         assert_eq!((address.prefix_bits, address.scope), (24, 0));
         assert_eq!(kinds(&address.attributes), [libc::IFA_ADDRESS, IFA_FLAGS]);
         let flags = FLAG_NO_PREFIX_ROUTE | FLAG_NO_DAD;
@@ -453,7 +459,7 @@ mod tests {
     fn an_interface_without_ipv6_has_no_such_address() {
         let addresses = vec![address_of(libc::AF_INET6, ETH0, &[])];
         let facts = NamespaceFacts { addresses, ..eth0(with_ipv6(1, 1)) };
-        assert_eq!(only(&facts).addresses, []);
+        assert_eq!(only(&facts).settings.addresses, []);
     }
 
     fn route_with(protocol: u8, flags: u32, more: &[Vec<u8>]) -> Answer {
@@ -483,8 +489,8 @@ mod tests {
             ..eth0(vec![])
         };
         let plan = only(&facts);
-        let routes: Vec<_> =
-            plan.routes.iter().map(|route| (route.flags, kinds(&route.attributes))).collect();
+        let routes = plan.settings.routes.iter();
+        let routes: Vec<_> = routes.map(|route| (route.flags, kinds(&route.attributes))).collect();
         assert_eq!(routes, [(0, vec![libc::RTA_DST]), (ONLINK, vec![libc::RTA_GATEWAY])]);
     }
 
@@ -495,7 +501,7 @@ mod tests {
         let nowhere = attribute(libc::RTA_DST, &[10, 0, 0, 0]);
         let routes = vec![route_with(3, 0, &[out, encapsulated]), route_with(3, 0, &[nowhere])];
         let plan = NetworkPlan::new(&NamespaceFacts { routes, ..eth0(vec![]) });
-        assert_eq!(plan.interfaces[0].plan.routes, []);
+        assert_eq!(plan.interfaces[0].plan.settings.routes, []);
         let told =
             ["a route of eth0 that is encapsulated", "a route with several gateways, or with none"];
         assert_eq!(plan.left_out, told);
@@ -510,7 +516,7 @@ mod tests {
         };
         let neighbours = vec![neighbour(PERMANENT), neighbour(0x02), neighbour(0x40)];
         let plan = only(&NamespaceFacts { neighbours, ..eth0(vec![]) });
-        assert_eq!(plan.neighbours.len(), 1);
+        assert_eq!(plan.settings.neighbours.len(), 1);
     }
 
     #[test]

@@ -65,6 +65,7 @@ use std::time::Instant;
 
 use cofferdam_protocol::monitor_metrics::MonitorMetrics;
 
+use crate::host::process::ProcessIdentity;
 use crate::sandbox::request::{ProcessRow, SandboxRef, StartFailureKind};
 
 /// Why a container was not started.
@@ -109,6 +110,7 @@ pub enum ProcessesError {
 /// When the guest cannot be reached or does not do it.
 pub fn start(sandbox: &SandboxRef) -> Result<(), StartError> {
     follow_network(sandbox, false)?;
+    watch_network(sandbox, false)?;
     let connection = control::connect_agent(&sandbox.state_folder, agent::REQUEST_TIMEOUT)
         .map_err(StartError::Control)?;
     agent::Agent::new(connection).start_container(&sandbox.id).map_err(StartError::Agent)
@@ -120,14 +122,27 @@ pub fn start(sandbox: &SandboxRef) -> Result<(), StartError> {
 /// # Errors
 /// When one cannot be given, or the machine was `restored` and must not get any.
 pub fn follow_network(sandbox: &SandboxRef, restored: bool) -> Result<(), NetworkError> {
-    let Some(process) = sandbox.process else { return Ok(()) };
-    if pod::Membership::find(&sandbox.state_folder).map_err(NetworkError::Record)?.is_some() {
-        // Its network is the sandbox's, which has seen to it.
-        return Ok(());
-    }
-    let guest = network::Guest { state_folder: &sandbox.state_folder, process, restored };
+    let Some(process) = owner_of_network(sandbox)? else { return Ok(()) };
+    let guest = network::Guest::of(&sandbox.state_folder, process, restored)?;
+    let Some(guest) = guest else { return Ok(()) };
     guest.follow()?;
     guest.serve_names(|| sandbox.spec())
+}
+
+/// Leaves a process behind that does so again whenever something changes, for as long as the machine
+/// lives.
+///
+/// # Errors
+/// When there is no such process.
+pub fn watch_network(sandbox: &SandboxRef, restored: bool) -> Result<(), NetworkError> {
+    let process = owner_of_network(sandbox)?;
+    process.map_or(Ok(()), |process| network::watch(sandbox, process, restored))
+}
+
+/// The monitor, unless the network of its machine is another container's to see to.
+fn owner_of_network(sandbox: &SandboxRef) -> Result<Option<ProcessIdentity>, NetworkError> {
+    let member = pod::Membership::find(&sandbox.state_folder).map_err(NetworkError::Record)?;
+    Ok(sandbox.process.filter(|_| member.is_none()))
 }
 
 /// What the monitors of many sandboxes count, by their state folders and in that order. No guest is

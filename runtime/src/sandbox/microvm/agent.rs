@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use cofferdam_protocol::agent::start_failure::Kind;
 use cofferdam_protocol::agent::{
-    AddInterfaceRequest, AddInterfaceResponse, CgroupFile, CreateContainerRequest,
-    CreateContainerResponse, ExecRequest, ExecResponse, FreezeContainerRequest,
-    FreezeContainerResponse, ListProcessesRequest, ListProcessesResponse, ProcessEntry,
-    ReadCgroupRequest, ReadCgroupResponse, ReawakenRequest, ReawakenResponse, ResizeMachineRequest,
+    AddInterfaceRequest, AddInterfaceResponse, CgroupFile, ChangeInterfaceRequest,
+    ChangeInterfaceResponse, CreateContainerRequest, CreateContainerResponse, ExecRequest,
+    ExecResponse, FreezeContainerRequest, FreezeContainerResponse, ListProcessesRequest,
+    ListProcessesResponse, ProcessEntry, ReadCgroupRequest, ReadCgroupResponse, ReawakenRequest,
+    ReawakenResponse, RemoveInterfaceRequest, RemoveInterfaceResponse, ResizeMachineRequest,
     ResizeMachineResponse, ResizeTerminalRequest, ResizeTerminalResponse, SignalRequest,
     SignalResponse, StartContainerRequest, StartContainerResponse, StartFailure,
     UpdateContainerRequest, UpdateContainerResponse, WaitOomRequest, WaitOomResponse, WaitRequest,
@@ -18,10 +19,11 @@ use cofferdam_protocol::agent::{
 };
 use cofferdam_protocol::bounds::MAX_PLAN_BYTES;
 use cofferdam_protocol::id::{ContainerId, ProcessToken};
-use cofferdam_protocol::network::InterfacePlan;
+use cofferdam_protocol::network::{InterfaceChange, InterfacePlan};
 use cofferdam_protocol::plan::{ContainerPlan, ProcessPlan};
 use protobuf::MessageField;
 
+use super::control::ControlError;
 use super::rpc::{CallError, Connection, Pending, printable};
 use crate::plan::MachineSize;
 use crate::sandbox::request::{ProcessRow, StartFailureKind};
@@ -46,6 +48,9 @@ pub(super) struct Resized {
 /// Why a guest did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
+    /// The monitor, through which it is reached.
+    #[error("Cannot reach the guest's agent")]
+    Reach(#[source] ControlError),
     /// It was not asked, or gave no answer.
     #[error("Cannot talk to the guest's agent")]
     Call(#[source] CallError),
@@ -78,7 +83,8 @@ impl AgentError {
         match self {
             Self::NotFound(_) => Some(StartFailureKind::NotFound),
             Self::NotExecutable(_) => Some(StartFailureKind::NotExecutable),
-            Self::Call(_)
+            Self::Reach(_)
+            | Self::Call(_)
             | Self::PlanTooLong(_)
             | Self::Plan(_)
             | Self::Setup(_)
@@ -134,10 +140,28 @@ impl Agent {
         let request = AddInterfaceRequest { device, plan, ..Default::default() };
         let answer: AddInterfaceResponse =
             self.connection.call("AddInterface", &request, REQUEST_TIMEOUT)?;
-        match answer.failure.as_str() {
-            "" => Ok(()),
-            reason => Err(AgentError::Interface(printable(reason))),
-        }
+        interface(&answer.failure)
+    }
+
+    /// Makes another of an interface.
+    pub(super) fn change_interface(
+        &mut self,
+        device: u32,
+        change: &InterfaceChange,
+    ) -> Result<(), AgentError> {
+        let change = document(change)?;
+        let request = ChangeInterfaceRequest { device, change, ..Default::default() };
+        let answer: ChangeInterfaceResponse =
+            self.connection.call("ChangeInterface", &request, REQUEST_TIMEOUT)?;
+        interface(&answer.failure)
+    }
+
+    /// Has the guest give a network device back.
+    pub(super) fn remove_interface(&mut self, device: u32) -> Result<(), AgentError> {
+        let request = RemoveInterfaceRequest { device, ..Default::default() };
+        let answer: RemoveInterfaceResponse =
+            self.connection.call("RemoveInterface", &request, REQUEST_TIMEOUT)?;
+        interface(&answer.failure)
     }
 
     /// Lets the container's program run.
@@ -354,6 +378,11 @@ impl Agent {
     pub(super) const fn connection(&self) -> &Connection {
         &self.connection
     }
+}
+
+/// What became of an interface, in the guest's words.
+fn interface(failure: &str) -> Result<(), AgentError> {
+    if failure.is_empty() { Ok(()) } else { Err(AgentError::Interface(printable(failure))) }
 }
 
 fn document(plan: &impl serde::Serialize) -> Result<Vec<u8>, AgentError> {

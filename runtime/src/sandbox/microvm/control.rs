@@ -162,6 +162,18 @@ pub(super) fn attach_network(
     }
 }
 
+/// Has the monitor take the network device of this number away, and let go of its tap.
+pub(super) fn detach_network(
+    state_folder: &Path,
+    device: u32,
+    timeout: Duration,
+) -> Result<(), ControlError> {
+    let stream = connect(state_folder, timeout)?;
+    let request = ControlRequest::DetachNetwork(device);
+    frame::write_frame(&stream, &request, MAX_CONTROL_BYTES).map_err(ControlError::Frame)?;
+    expect(&stream, &ControlResponse::Done)
+}
+
 /// Has the monitor carry the guest's questions for names: over a socket that is connected to the
 /// server, and a pair of which the guest gets the second.
 pub(super) fn serve_names(

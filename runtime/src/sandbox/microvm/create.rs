@@ -304,10 +304,14 @@ impl Prepared {
             return Ok(Connected::default());
         }
         let restored = self.image.is_some();
-        let guest = Guest { state_folder: &self.state_folder, process, restored };
+        let guest = Guest::of(&self.state_folder, process, restored)?;
+        let Some(guest) = guest else { return Ok(Connected::default()) };
         guest.move_devices(&self.spec)?;
-        guest.follow()?;
-        Ok(Connected::of(&guest)?)
+        // What was made before something failed goes as well.
+        let followed = guest.follow();
+        let connected = Connected::by(guest);
+        followed?;
+        Ok(connected)
     }
 
     fn make_container(&self, timeout: Duration) -> Result<(), CreateError> {

@@ -12,6 +12,7 @@
 //! there is none, and `state` says so: the guest's memory and processors bound the sandbox then. What
 //! nothing in the guest could keep, limits on the host's disks, is refused there.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -287,6 +288,11 @@ impl Drop for SandboxGroup {
             host::warn_of_left(self.folders(), &error);
         }
     }
+}
+
+/// Moves a process into a sandbox's groups.
+pub(super) fn enter(folders: &[PathBuf], pid: i32) -> io::Result<()> {
+    folders.iter().try_for_each(|folder| fs::write(folder.join("cgroup.procs"), pid.to_string()))
 }
 
 /// Removes a sandbox's groups.

@@ -52,7 +52,7 @@ use crate::plan::{VmShape, host_limits};
 /// Where the monitor writes how the sandbox ended.
 pub(super) const EXIT_RECORD: &str = "exit";
 /// The monitor's log, and the guest's console where the operator wants it.
-const LOG: &str = "monitor.log";
+pub(super) const LOG: &str = "monitor.log";
 const CONSOLE: &str = "console.log";
 
 /// Each file that the guest's kernel remembers is a descriptor of the monitor's; this is as many as

@@ -15,7 +15,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use super::agent::{Agent, AgentError, REQUEST_TIMEOUT};
 use super::control::{self, ControlError};
 use super::group;
-use super::network::{NetworkError, Remains};
+use super::network::{self, NetworkError, Remains};
 use super::pod::{self, Membership, PodError};
 use super::record::Record;
 use crate::host::process::{self, ProcessIdentity};
@@ -114,12 +114,15 @@ pub fn delete(sandbox: &SandboxRef) -> Result<(), DeleteError> {
         sandbox.process.map_or(Ok(()), end)?;
         return Ok(pod::leave(sandbox, &pod)?);
     }
-    // Found while the monitor keeps its network namespace. What refuses there keeps nothing else.
-    let remains = Remains::find(&sandbox.state_folder, sandbox.process, || sandbox.spec().ok());
+    // While the monitor keeps it.
+    let namespace = network::of_live(sandbox.process);
     if let Some(process) = sandbox.process {
         end(process)?;
     }
-    let network = remains.and_then(|remains| remains.map_or(Ok(()), Remains::remove));
+    // What refuses there keeps nothing else.
+    let network = network::wait_for_end(&sandbox.state_folder)
+        .and_then(|()| Remains::find(&sandbox.state_folder, namespace, || sandbox.spec().ok()))
+        .and_then(|remains| remains.map_or(Ok(()), Remains::remove));
     // Without a record `create` did not get as far as making a group.
     if let Some(record) = Record::find(&sandbox.state_folder).map_err(DeleteError::Record)? {
         group::remove(&record.cgroups).map_err(DeleteError::Group)?;

@@ -62,7 +62,7 @@ fn revive(name: &str, addresses: &[AddressPlan]) -> Result<(), NetworkError> {
     let NamedLink { index } = find(&mut kernel, name)?;
     let change = changing("a device of linux.netDevices");
     for address in addresses {
-        kernel.request(address.message(index)).map_err(&change)?;
+        kernel.request(address.addition(index)).map_err(&change)?;
     }
     let up = libc::IFF_UP.cast_unsigned();
     kernel.request(Message::of_link(index, up)).map_err(&change)

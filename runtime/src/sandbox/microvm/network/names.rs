@@ -40,7 +40,7 @@ impl Guest<'_> {
         if !asks_there(&spec().map_err(NetworkError::Spec)?) {
             return Ok(());
         }
-        let server = enter(&self.namespace()?, || socket().map_err(NetworkError::Names))?;
+        let server = enter(&self.namespace, || socket().map_err(NetworkError::Names))?;
         let (ours, theirs) = pair().map_err(NetworkError::Names)?;
         let descriptors = [server.as_fd(), ours.as_fd(), theirs.as_fd()];
         control::serve_names(self.state_folder, &descriptors, REQUEST_TIMEOUT)

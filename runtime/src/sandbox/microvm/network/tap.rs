@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::sys;
 use super::{NetworkError, changing};
+use crate::host::network_namespace;
 use crate::plan::network::TAP_NAME;
 
 const TUN: &str = "/dev/net/tun";
@@ -23,6 +24,14 @@ const UNCUT_UDP: u32 = 0x01 | 0x20 | 0x40;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const NO_GENERATED_ADDRESS: u8 = 1;
+
+/// Sets how long the packets are that a tap carries, in the namespace that the caller is in.
+pub(super) fn set_mtu(index: u32, mtu: u16) -> Result<(), NetworkError> {
+    let mut kernel = network_namespace::netlink().map_err(NetworkError::Enter)?;
+    let mtu = u32::from(mtu).to_le_bytes();
+    let message = Message::of_link(index, 0).attribute(libc::IFLA_MTU, &mtu);
+    kernel.request(message).map_err(changing("the tap"))
+}
 
 /// A tap that is down.
 #[derive(Debug)]

@@ -114,7 +114,17 @@ fn containers_find_each_other_by_name_on_a_network_of_a_users() {
     assert!(outcome.stdout.contains(&format!(" {in_decimal} ")), "{outcome:?}");
     // And a container's own server is not in its way.
     assert!(!outcome.stderr.contains("in use"), "{outcome:?}");
-    docker.docker(&["rm", "--force", "web"]).exits(0);
+    let alone = ["--detach", "--name", "late", "--network", "none"];
+    docker.run(&alone, &["sleep", "1000"]).exits(0);
+    docker.docker(&["network", "disconnect", "none", "late"]).exits(0);
+    docker.docker(&["network", "connect", "lan", "late"]).exits(0);
+    let late = |program: &[&str]| docker.docker(&[&["exec", "late"], program].concat());
+    until("it is on the network", || {
+        late(&["nc", "-w", "20", &address, "80"]).stdout == "served\n"
+    });
+    docker.docker(&["network", "disconnect", "lan", "late"]).exits(0);
+    until("it is no more", || !late(&["ip", "-o", "link"]).stdout.contains("eth"));
+    docker.docker(&["rm", "--force", "web", "late"]).exits(0);
     docker.docker(&["network", "rm", "lan"]).exits(0);
     docker.has_left_nothing();
 }

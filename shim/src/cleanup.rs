@@ -12,7 +12,9 @@ use containerd_shim_protos::protobuf::{self, Message};
 use crate::arguments::Flags;
 use crate::bootstrap;
 use crate::events::timestamp;
+use crate::logger;
 use crate::options::{OptionError, Options};
+use crate::pod_files::PodFiles;
 use crate::rootfs;
 use crate::runtime::{Runtime, RuntimeError};
 use crate::socket::{self, Address};
@@ -59,10 +61,12 @@ pub(crate) fn delete(flags: &Flags) -> Result<(), CleanupError> {
     // One that is not there is no error to `delete --force`.
     let deleted = runtime.run_here(&["delete", "--force", &flags.id]);
     rootfs::unmount(&bundle.join("rootfs"));
+    PodFiles::of(&bundle).unmount();
     // A killed shim's. That of a pod may be another container's, and alive.
     if let Ok(address) = fs::read_to_string(bundle.join(socket::FILE)) {
         Address::from_url(&address).remove_if_dead();
     }
+    logger::end_all(&bundle);
     deleted.map_err(|error| CleanupError::Runtime(flags.id.clone(), error))?;
     let answer = DeleteResponse {
         exit_status: KILLED,

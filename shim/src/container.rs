@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use containerd_shim_protos::api::{CheckpointTaskRequest, CreateTaskRequest, ExecProcessRequest};
 use containerd_shim_protos::protobuf::Message;
@@ -20,6 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::console::ConsoleSocket;
 use crate::events::Publisher;
+use crate::logger::Logged;
 use crate::options::Options;
 use crate::process::{Process, State};
 use crate::reaper::{Exit, Reaper};
@@ -33,6 +35,9 @@ use crate::watch::{self, OutOfMemory};
 /// What a process is said to have ended with whose end nobody saw.
 const LOST: u32 = 255;
 
+/// How long who was killed may take to end: a machine of many GiB gives its memory back.
+const END: Duration = Duration::from_secs(30);
+
 /// What all of a shim's containers share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -42,6 +47,17 @@ pub(crate) struct Shared {
     pub(crate) reaper: Arc<Reaper>,
     /// Who is told.
     pub(crate) events: Publisher,
+}
+
+impl Shared {
+    /// For a container that is nobody's task.
+    pub(crate) fn without_events(&self) -> Self {
+        Self {
+            namespace: self.namespace.clone(),
+            reaper: self.reaper.clone(),
+            events: Publisher::silent(),
+        }
+    }
 }
 
 /// A container.
@@ -83,7 +99,20 @@ impl Container {
         shared: &Arc<Shared>,
         request: &CreateTaskRequest,
     ) -> Result<Arc<Self>, StepError> {
-        let container = Arc::new(Self::planned(shared, request)?);
+        let options = Options::of(request.options.as_ref())?;
+        Self::create_with(shared, request, options).await
+    }
+
+    /// The same with options that are known.
+    ///
+    /// # Errors
+    /// What failed.
+    pub(crate) async fn create_with(
+        shared: &Arc<Shared>,
+        request: &CreateTaskRequest,
+        options: Options,
+    ) -> Result<Arc<Self>, StepError> {
+        let container = Arc::new(Self::planned(shared, request, options));
         let saved = container.options.save(&container.bundle);
         saved.map_err(|error| container.unusable(error))?;
         rootfs::mount_all(&request.rootfs, &container.rootfs())?;
@@ -95,15 +124,14 @@ impl Container {
         Ok(container)
     }
 
-    fn planned(shared: &Arc<Shared>, request: &CreateTaskRequest) -> Result<Self, StepError> {
-        let options = Options::of(request.options.as_ref())?;
+    fn planned(shared: &Arc<Shared>, request: &CreateTaskRequest, options: Options) -> Self {
         let names = Names {
             stdin: request.stdin.clone(),
             stdout: request.stdout.clone(),
             stderr: request.stderr.clone(),
             terminal: request.terminal,
         };
-        Ok(Self {
+        Self {
             id: request.id.clone(),
             bundle: request.bundle.clone().into(),
             init: Arc::new(Process::new(String::new(), names)),
@@ -116,7 +144,7 @@ impl Container {
             execs: Mutex::default(),
             next: AtomicU64::default(),
             out_of_memory: Mutex::default(),
-        })
+        }
     }
 
     /// A container that goes on from an image is made when it is started.
@@ -224,8 +252,10 @@ impl Container {
         log: &Path,
     ) -> Result<Streams, StepError> {
         let reaper = &self.shared.reaper;
+        let mut streams = Streams::default();
+        let outputs = process.names.outputs(self.logged(), &mut streams).await?;
         if !process.names.terminal {
-            let (child, streams) = process.names.open()?;
+            let child = process.names.inherited(outputs, &mut streams)?;
             let verb: Vec<&str> = verb.iter().map(String::as_str).collect();
             self.runtime.run_with(reaper, &verb, child, log).await?;
             self.is_made.store(true, Ordering::Relaxed);
@@ -237,7 +267,17 @@ impl Container {
         self.runtime.run_with(reaper, &verb, ChildStreams::none(), log).await?;
         self.is_made.store(true, Ordering::Relaxed);
         let master = socket.receive().map_err(StepError::Terminal)?;
-        Ok(process.names.connect(master)?)
+        process.names.connect(master, outputs, &mut streams)?;
+        Ok(streams)
+    }
+
+    fn logged(&self) -> Logged<'_> {
+        Logged {
+            reaper: &self.shared.reaper,
+            namespace: &self.shared.namespace,
+            container_id: &self.id,
+            bundle: &self.bundle,
+        }
     }
 
     /// The runtime's log: that of the container's making is where people look for it.
@@ -262,7 +302,7 @@ impl Container {
             self.end_the_rest().await;
         }
         if let Some(streams) = process.disconnect() {
-            streams.finish().await;
+            process.leave(streams.finish().await);
         }
         process.set(State::Stopped(pid, exit));
         self.told().exited(self.name_of(&process), pid.cast_unsigned(), exit);
@@ -331,6 +371,7 @@ impl Container {
             State::Created(_) if exec_id.is_empty() => never,
             _ => return Err(self.not_now(exec_id, state)),
         };
+        process.is_logged().await;
         if !exec_id.is_empty() {
             self.execs().remove(exec_id);
             return Ok((state.pid(), ended));
@@ -342,6 +383,7 @@ impl Container {
             self.run(&verb).await?;
         }
         let exit = if matches!(state, State::Created(_)) { process.exit().await } else { ended };
+        process.is_logged().await;
         rootfs::unmount(&self.rootfs());
         self.told().deleted(state.pid(), exit);
         Ok((state.pid(), exit))
@@ -369,6 +411,25 @@ impl Container {
                 self.run(&verb).await.map(drop)
             }
             (State::Created(pid) | State::Running(pid), false) => self.send(exec_id, pid, signal),
+        }
+    }
+
+    /// Kills it, if it has not ended, and waits for that.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub(crate) async fn end(&self, all: bool) -> Result<(), StepError> {
+        if self.init.state() == State::Added {
+            return Ok(());
+        }
+        // It may be about to end by itself: then there is nobody to be killed.
+        let killed = self.kill("", Signal::SIGKILL as u32, all).await;
+        match tokio::time::timeout(END, self.init.exit()).await {
+            Ok(_) => Ok(()),
+            Err(_) => killed.and(Err(StepError::State {
+                what: format!("The container {}", self.id),
+                state: "killed and has not ended",
+            })),
         }
     }
 

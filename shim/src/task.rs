@@ -1,6 +1,7 @@
 //! containerd's Task service: each call found its container, done, and answered.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,13 +23,16 @@ use tokio::sync::Notify;
 use crate::container::{Container, Shared};
 use crate::events::{any, timestamp};
 use crate::process::{Process, State};
+use crate::sandbox_service::Place;
 use crate::statistics;
 use crate::step::StepError;
 
 /// The shim's containers: one, or a pod's.
 #[derive(Debug)]
 pub(crate) struct Service {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
+    /// For the pod's sandbox, where that is the shim's.
+    pub(crate) place: Place,
     containers: Mutex<HashMap<String, Arc<Container>>>,
     /// containerd needs the shim no more.
     over: Arc<Notify>,
@@ -37,7 +41,38 @@ pub(crate) struct Service {
 impl Service {
     /// Without a container.
     pub(crate) fn new(shared: Arc<Shared>, over: Arc<Notify>) -> Self {
-        Self { shared, containers: Mutex::default(), over }
+        Self { shared, place: Place::default(), containers: Mutex::default(), over }
+    }
+
+    /// Ends all containers.
+    pub(crate) async fn end_containers(&self) {
+        for container in self.all() {
+            if let Err(error) = container.end(true).await {
+                tracing::warn!("{} does not end: {error}", container.id);
+            }
+        }
+    }
+
+    /// Ends all containers and takes them away, as far as nobody else does.
+    pub(crate) async fn delete_containers(&self) {
+        self.end_containers().await;
+        for container in self.all() {
+            if let Err(error) = container.delete("").await {
+                tracing::warn!("{} is not deleted: {error}", container.id);
+            }
+            self.containers().remove(&container.id);
+        }
+    }
+
+    /// Where nothing is left that needs a shim: another container of the pod's may be there still.
+    pub(crate) async fn end_when_empty(&self) {
+        if self.place.sandbox().await.is_none() && self.containers().is_empty() {
+            self.over.notify_one();
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<Container>> {
+        self.containers().values().cloned().collect()
     }
 
     fn containers(&self) -> MutexGuard<'_, HashMap<String, Arc<Container>>> {
@@ -67,6 +102,9 @@ impl Task for Service {
     ) -> Result<CreateTaskResponse> {
         if self.containers().contains_key(&asked.id) {
             return Err(StepError::Exists(format!("The container {}", asked.id)).into());
+        }
+        if let Some(sandbox) = self.place.sandbox().await {
+            sandbox.admit(Path::new(&asked.bundle))?;
         }
         let container = Container::create(&self.shared, &asked).await?;
         let pid = container.init.state().pid();
@@ -181,10 +219,7 @@ impl Task for Service {
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> Result<Empty> {
-        // Another container of the pod's may be there still.
-        if self.containers().is_empty() {
-            self.over.notify_one();
-        }
+        self.end_when_empty().await;
         Ok(Empty::default())
     }
 }

@@ -104,7 +104,7 @@ fn a_logger_that_does_not_log_is_named_and_nothing_is_left() {
     let logger = Logger::new(&containerd, "exit 9");
     let refused = |uri: &str, words: &[&str]| {
         run(&containerd, uri, "refused", &SPEAKING).exits(1).complains(words);
-        containerd.ctr(&["container", "delete", "refused"]);
+        let _ = containerd.ctr(&["container", "delete", "refused"]);
     };
     refused(&logger.uri(), &["logger.sh", "ended with code 9 before it was ready"]);
     refused("binary:///nosuch/logger", &["/nosuch/logger", "o such file"]);

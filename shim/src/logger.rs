@@ -265,12 +265,13 @@ impl Drop for Logger {
 
 /// Ends the loggers of a bundle whose shim is gone, as [`Logger::end`] does, and in a hurry.
 pub(crate) fn end_all(bundle: &Path) {
-    let entries = fs::read_dir(bundle).into_iter().flatten().filter_map(Result::ok);
-    for record in entries.map(|entry| entry.path()) {
-        let name = record.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let pid = name.strip_prefix(RECORD).and_then(|pid| pid.parse().ok());
-        let at = fs::read_to_string(&record).ok().and_then(|began| began.parse().ok());
-        if let (Some(pid), Some(at)) = (pid, at) {
+    for entry in fs::read_dir(bundle).into_iter().flatten().filter_map(Result::ok) {
+        let name = entry.file_name();
+        // What else is there is not read: the shim's log is a FIFO without a writer.
+        let pid = name.to_str().and_then(|name| name.strip_prefix(RECORD)?.parse().ok());
+        let Some(pid) = pid else { continue };
+        let at = fs::read_to_string(entry.path()).ok().and_then(|began| began.parse().ok());
+        if let Some(at) = at {
             end_one(pid, at);
         }
     }
@@ -449,6 +450,8 @@ mod tests {
         let other = bench.folder.path().join(format!("{RECORD}{}", std::process::id()));
         fs::write(&other, "1").unwrap();
         drop(pipes);
+        let log = bench.folder.path().join("shim-log");
+        nix::unistd::mkfifo(&log, nix::sys::stat::Mode::S_IRWXU).unwrap();
         end_all(bench.folder.path());
         assert_eq!(fs::read(bench.folder.path().join("log")).unwrap(), b"read\n");
         drop(logger);

@@ -74,7 +74,8 @@ pub(crate) struct Container {
     /// Whether `pause` was last.
     pub(crate) is_paused: AtomicBool,
     runtime: Runtime,
-    options: Options,
+    /// With which it is made.
+    pub(crate) options: Options,
     shared: Arc<Shared>,
     /// The image that it goes on from.
     checkpoint: Option<PathBuf>,
@@ -96,18 +97,6 @@ impl Container {
     /// # Errors
     /// What failed.
     pub(crate) async fn create(
-        shared: &Arc<Shared>,
-        request: &CreateTaskRequest,
-    ) -> Result<Arc<Self>, StepError> {
-        let options = Options::of(request.options.as_ref())?;
-        Self::create_with(shared, request, options).await
-    }
-
-    /// The same with options that are known.
-    ///
-    /// # Errors
-    /// What failed.
-    pub(crate) async fn create_with(
         shared: &Arc<Shared>,
         request: &CreateTaskRequest,
         options: Options,

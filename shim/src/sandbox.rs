@@ -7,8 +7,10 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -61,7 +63,7 @@ impl Sandbox {
         let files = PodFiles::of(&bundle);
         files.make(&pod).map_err(unusable)?;
         let (shared, task) = (Arc::new(shared.without_events()), as_task(request));
-        let container = Container::create_with(&shared, &task, options).await;
+        let container = Container::create(&shared, &task, options).await;
         let container = container.inspect_err(|_| files.unmount())?;
         let (id, created_at) = (request.sandbox_id.clone(), SystemTime::now());
         Ok(Self { id, created_at, container, files })
@@ -112,24 +114,52 @@ impl Sandbox {
         self.container.statistics().await
     }
 
-    /// Has one of the pod's containers share the pod's files, before it is made.
+    /// Has one of the pod's containers share the pod's files, before it is made, and writes it down. The
+    /// options that it is made with are the sandbox's: containerd 2 hands no others on. None: it
+    /// is in no pod of this sandbox's.
     ///
     /// # Errors
-    /// Its bundle cannot be used.
-    pub(crate) fn admit(&self, bundle: &Path) -> Result<(), StepError> {
-        let admitted = self.try_admit(bundle);
+    /// A bundle cannot be used.
+    pub(crate) fn admit(&self, id: &str, bundle: &Path) -> Result<Option<Options>, StepError> {
+        let admitted = self.try_admit(id, bundle);
         admitted.map_err(|error| StepError::Bundle(bundle.to_owned(), error))
     }
 
-    fn try_admit(&self, bundle: &Path) -> io::Result<()> {
+    fn try_admit(&self, id: &str, bundle: &Path) -> io::Result<Option<Options>> {
         let mut config: Value = serde_json::from_slice(&fs::read(bundle.join(CONFIG))?)?;
         if !pod::is_member(&config, &self.id) {
-            return Ok(());
+            return Ok(None);
         }
         pod::share(&mut config, &self.files);
-        write_config(bundle, &config)
+        write_config(bundle, &config)?;
+        fs::write(self.record(id), bundle.as_os_str().as_encoded_bytes())?;
+        Ok(Some(self.container.options.clone()))
+    }
+
+    /// It is none of the pod's any more. It may be none.
+    pub(crate) fn release(&self, id: &str) {
+        let _ = fs::remove_file(self.record(id));
+    }
+
+    fn record(&self, id: &str) -> PathBuf {
+        self.container.bundle.join(format!("{MEMBER}{id}"))
     }
 }
+
+/// The containers of the pod whose sandbox has this bundle, each with its own bundle: containerd names
+/// none but the sandbox when its shim is gone.
+pub(crate) fn members(bundle: &Path) -> Vec<(String, PathBuf)> {
+    let entries = fs::read_dir(bundle).into_iter().flatten().filter_map(Result::ok);
+    let member = |entry: fs::DirEntry| {
+        let id = entry.file_name().to_str()?.strip_prefix(MEMBER)?.to_owned();
+        let bundle = OsString::from_vec(fs::read(entry.path()).ok()?);
+        Some((id, bundle.into()))
+    };
+    entries.filter_map(member).collect()
+}
+
+/// A file of the sandbox's bundle for each container of the pod: where that has its own.
+const MEMBER: &str = "member-";
 
 /// A bundle's configuration.
 const CONFIG: &str = "config.json";
@@ -191,6 +221,15 @@ fn as_task(request: &CreateSandboxRequest) -> CreateTaskRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_s_containers_are_found_by_what_is_written_down() {
+        let bundle = tempfile::tempdir().unwrap();
+        fs::write(bundle.path().join("config.json"), "{}").unwrap();
+        assert_eq!(members(bundle.path()), []);
+        fs::write(bundle.path().join("member-web"), "/run/web").unwrap();
+        assert_eq!(members(bundle.path()), [("web".to_owned(), "/run/web".into())]);
+    }
 
     #[test]
     fn a_pod_is_described_in_cri_s_words_and_in_no_others() {

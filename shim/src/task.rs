@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 
 use crate::container::{Container, Shared};
 use crate::events::{any, timestamp};
+use crate::options::Options;
 use crate::process::{Process, State};
 use crate::sandbox_service::Place;
 use crate::statistics;
@@ -71,6 +72,27 @@ impl Service {
         }
     }
 
+    async fn make(
+        &self,
+        asked: &CreateTaskRequest,
+    ) -> std::result::Result<Arc<Container>, StepError> {
+        let of_the_pod = match self.place.sandbox().await {
+            Some(sandbox) => sandbox.admit(&asked.id, Path::new(&asked.bundle))?,
+            None => None,
+        };
+        let options = match of_the_pod {
+            Some(options) => options,
+            None => Options::of(asked.options.as_ref())?,
+        };
+        Container::create(&self.shared, asked, options).await
+    }
+
+    async fn release(&self, id: &str) {
+        if let Some(sandbox) = self.place.sandbox().await {
+            sandbox.release(id);
+        }
+    }
+
     fn all(&self) -> Vec<Arc<Container>> {
         self.containers().values().cloned().collect()
     }
@@ -103,10 +125,14 @@ impl Task for Service {
         if self.containers().contains_key(&asked.id) {
             return Err(StepError::Exists(format!("The container {}", asked.id)).into());
         }
-        if let Some(sandbox) = self.place.sandbox().await {
-            sandbox.admit(Path::new(&asked.bundle))?;
-        }
-        let container = Container::create(&self.shared, &asked).await?;
+        let made = self.make(&asked).await;
+        let container = match made {
+            Ok(container) => container,
+            Err(error) => {
+                self.release(&asked.id).await;
+                return Err(error.into());
+            }
+        };
         let pid = container.init.state().pid();
         self.containers().insert(asked.id, container);
         Ok(CreateTaskResponse { pid, ..Default::default() })
@@ -136,6 +162,7 @@ impl Task for Service {
         let (pid, exit) = self.find(&asked.id)?.delete(&asked.exec_id).await?;
         if asked.exec_id.is_empty() {
             self.containers().remove(&asked.id);
+            self.release(&asked.id).await;
         }
         Ok(DeleteResponse {
             pid,

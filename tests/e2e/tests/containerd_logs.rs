@@ -76,13 +76,6 @@ fn a_program_logs_both_streams_to_their_end_and_is_told_whose_they_are() {
     let told = format!("default spoken --to {}", logger.log.display());
     assert_eq!(logger.logged(), format!("{told}\nsaid\nwrong\n"));
     logger.is_gone();
-    // A terminal's output as well.
-    let script = ["sh", "-c", "tty; exit 7"];
-    let flags = ["--detach", "--tty", "--log-uri", &logger.uri()];
-    containerd.run(&flags, "terminal", &script).exits(0);
-    ended(&containerd, "terminal");
-    assert!(logger.logged().contains("/dev/pts/0"), "{}", logger.logged());
-    logger.is_gone();
     containerd.has_left_nothing();
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use containerd_shim_protos::api::{
-    CreateTaskRequest, DeleteRequest, ShutdownRequest, StartRequest, WaitRequest,
+    ConnectRequest, CreateTaskRequest, DeleteRequest, ShutdownRequest, StartRequest, WaitRequest,
 };
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
@@ -18,6 +18,8 @@ use containerd_shim_protos::sandbox_api::{
 use containerd_shim_protos::sandbox_async::SandboxClient;
 use containerd_shim_protos::shim_async::{Client, TaskClient};
 use containerd_shim_protos::ttrpc::{self, context};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -170,8 +172,17 @@ impl Shim {
     /// Runs a container of the pod's to its end: its code, and what it wrote.
     #[must_use]
     pub fn run(&self, id: &str, bundle: &Bundle) -> (u32, String) {
-        let log = self.folder.path().join(format!("{id}.log"));
-        let uri = format!("file://{}", log.display());
+        self.start_container(id, bundle);
+        let wait = WaitRequest { id: id.to_owned(), ..Default::default() };
+        let code = self.call(self.task.wait(patiently(), &wait)).unwrap().exit_status;
+        let delete = DeleteRequest { id: id.to_owned(), ..Default::default() };
+        self.call(self.task.delete(patiently(), &delete)).unwrap();
+        (code, fs::read_to_string(self.log(id)).unwrap())
+    }
+
+    /// Starts a container of the pod's.
+    pub fn start_container(&self, id: &str, bundle: &Bundle) {
+        let uri = format!("file://{}", self.log(id).display());
         let create = CreateTaskRequest {
             id: id.to_owned(),
             bundle: bundle.path().display().to_string(),
@@ -180,18 +191,23 @@ impl Shim {
             options: Some(self.options()).into(),
             ..Default::default()
         };
-        let id = || id.to_owned();
-        let code = self.call(async {
-            self.task.create(patiently(), &create).await?;
-            let start = StartRequest { id: id(), ..Default::default() };
-            self.task.start(patiently(), &start).await?;
-            let wait = WaitRequest { id: id(), ..Default::default() };
-            let code = self.task.wait(patiently(), &wait).await?.exit_status;
-            let delete = DeleteRequest { id: id(), ..Default::default() };
-            self.task.delete(patiently(), &delete).await?;
-            Ok(code)
-        });
-        (code.unwrap(), fs::read_to_string(log).unwrap())
+        self.call(self.task.create(patiently(), &create)).unwrap();
+        let start = StartRequest { id: id.to_owned(), ..Default::default() };
+        self.call(self.task.start(patiently(), &start)).unwrap();
+    }
+
+    fn log(&self, id: &str) -> PathBuf {
+        self.folder.path().join(format!("{id}.log"))
+    }
+
+    /// Kills the shim, and has what it left taken away, as containerd 1.7 does: by the sandbox's name.
+    pub fn kill(&self) {
+        let connect = ConnectRequest { id: self.id.clone(), ..Default::default() };
+        let shim = self.call(self.task.connect(patiently(), &connect)).unwrap().shim_pid;
+        kill(Pid::from_raw(shim.cast_signed()), Signal::SIGKILL).unwrap();
+        let mut delete = command(self.folder.path(), &self.id);
+        let output = delete.arg("-bundle").arg(self.bundle()).arg("delete").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
     }
 
     fn options(&self) -> Any {
@@ -240,17 +256,19 @@ fn options(config: &Path) -> Any {
 
 /// `start`, in the bundle; the address that it prints.
 fn start(folder: &Path, id: &str, options: &Any) -> String {
-    let engine = folder.join("sock").display().to_string();
-    let program = Path::new(&setting("COFFERDAM_BIN")).join("containerd-shim-cofferdam-v2");
-    let mut shim = Command::new(program)
-        .args(["-namespace", name(folder), "-id", id, "-address", &engine, "start"])
-        .current_dir(folder.join("bundle"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut shim = command(folder, id);
+    let shim = shim.arg("start").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut shim = shim.spawn().unwrap();
     shim.stdin.take().unwrap().write_all(&options.write_to_bytes().unwrap()).unwrap();
     let output = shim.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+fn command(folder: &Path, id: &str) -> Command {
+    let program = Path::new(&setting("COFFERDAM_BIN")).join("containerd-shim-cofferdam-v2");
+    let mut command = Command::new(program);
+    command.args(["-namespace", name(folder), "-id", id, "-address"]).arg(folder.join("sock"));
+    command.current_dir(folder.join("bundle")).stdin(Stdio::null());
+    command
 }

@@ -96,3 +96,18 @@ fn a_pod_that_cannot_be_is_refused_and_leaves_nothing() {
     shim.shutdown();
     until("nothing is left", || shim.left().is_empty());
 }
+
+/// containerd has a killed shim delete the sandbox, and none of the containers in it.
+#[test]
+fn with_a_killed_shim_goes_the_pod_and_every_container_in_it() {
+    let shim = Shim::start("doomed");
+    shim.create(&pod("doomed")).unwrap();
+    let sandbox = shim.start_sandbox();
+    let bundle = container("doomed", sandbox, "exec sleep 1000");
+    shim.start_container("inside", &bundle);
+    shim.kill();
+    until("nothing is left", || shim.left().is_empty());
+    let name = bundle.path().file_name().unwrap().to_str().unwrap().to_owned();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&name), "{mounts}");
+}

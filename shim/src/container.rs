@@ -20,13 +20,13 @@ use tempfile::NamedTempFile;
 use tokio::sync::oneshot;
 
 use crate::console::ConsoleSocket;
-use crate::events::Publisher;
 use crate::logger::Logged;
 use crate::options::Options;
 use crate::process::{Process, State};
-use crate::reaper::{Exit, Reaper};
+use crate::reaper::Exit;
 use crate::rootfs;
 use crate::runtime::{Runtime, RuntimeError};
+use crate::shared::Shared;
 use crate::stdio::{ChildStreams, Names, Streams};
 use crate::step::StepError;
 use crate::told::Told;
@@ -37,28 +37,6 @@ const LOST: u32 = 255;
 
 /// How long who was killed may take to end: a machine of many GiB gives its memory back.
 const END: Duration = Duration::from_secs(30);
-
-/// What all of a shim's containers share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    /// containerd's namespace.
-    pub(crate) namespace: String,
-    /// Who ends.
-    pub(crate) reaper: Arc<Reaper>,
-    /// Who is told.
-    pub(crate) events: Publisher,
-}
-
-impl Shared {
-    /// For a container that is nobody's task.
-    pub(crate) fn without_events(&self) -> Self {
-        Self {
-            namespace: self.namespace.clone(),
-            reaper: self.reaper.clone(),
-            events: Publisher::silent(),
-        }
-    }
-}
 
 /// A container.
 #[derive(Debug)]

@@ -9,19 +9,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::cri::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 use crate::pod_files::PodFiles;
-
-/// The messages, generated from `proto/pod.proto`.
-pub(crate) mod message {
-    // Generated: its style is not ours to hold.
-    #![allow(missing_docs, unreachable_pub, unused, nonstandard_style, rust_2018_idioms)]
-    #![allow(clippy::all, clippy::pedantic)]
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
-    include!(concat!(env!("OUT_DIR"), "/pod.rs"));
-}
-
-use message::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 
 /// Where the sandbox's program lies inside.
 pub(crate) const PAUSE: &str = "/pause";
@@ -171,17 +160,6 @@ impl SandboxPlan<'_> {
     }
 }
 
-/// What name servers a pod's containers ask; none: the host's.
-pub(crate) fn resolv_conf(pod: &PodSandboxConfig) -> Option<String> {
-    let dns = pod.dns_config.as_ref()?;
-    let line = |word: &str, values: &[String]| match values.is_empty() {
-        true => String::new(),
-        false => format!("{word} {}\n", values.join(" ")),
-    };
-    let servers: String = dns.servers.iter().map(|one| format!("nameserver {one}\n")).collect();
-    Some([line("search", &dns.searches), servers, line("options", &dns.options)].concat())
-}
-
 /// Whether a container is in a sandbox.
 pub(crate) fn is_member(config: &Value, sandbox: &str) -> bool {
     config.pointer("/annotations").and_then(|all| all.get(SANDBOX_ID)) == Some(&sandbox.into())
@@ -220,12 +198,11 @@ fn has_namespace(config: &Value, kind: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use message::{
-        DNSConfig, LinuxContainerResources, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
+    use super::*;
+    use crate::cri::{
+        LinuxContainerResources, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
         PodSandboxMetadata, UserNamespace,
     };
-
-    use super::*;
 
     fn pod(options: NamespaceOption) -> PodSandboxConfig {
         let security = LinuxSandboxSecurityContext {
@@ -343,18 +320,5 @@ mod tests {
         let config = json!({ "annotations": { SANDBOX_ID: "a" } });
         assert!(is_member(&config, "a") && !is_member(&config, "b"));
         assert!(!is_member(&json!({}), "a"));
-    }
-
-    #[test]
-    fn name_servers_are_the_pod_s_or_the_host_s() {
-        assert_eq!(resolv_conf(&PodSandboxConfig::default()), None);
-        let dns = DNSConfig {
-            servers: vec!["192.0.2.1".into(), "192.0.2.2".into()],
-            searches: vec!["a.example".into(), "example".into()],
-            ..Default::default()
-        };
-        let pod = PodSandboxConfig { dns_config: Some(dns).into(), ..Default::default() };
-        let expected = "search a.example example\nnameserver 192.0.2.1\nnameserver 192.0.2.2\n";
-        assert_eq!(resolv_conf(&pod).as_deref(), Some(expected));
     }
 }

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::pod;
-use crate::pod::message::PodSandboxConfig;
+use crate::cri::PodSandboxConfig;
 
 /// Of a pod's `/dev/shm`, as containerd's own sandboxes have it: 64 MiB.
 const MEMORY_OPTIONS: &str = "mode=1777,size=65536k";
@@ -56,7 +55,7 @@ impl PodFiles {
         };
         fs::write(self.hostname(), format!("{hostname}\n"))?;
         fs::write(self.hosts(), of_the_host("/etc/hosts")?)?;
-        let resolv_conf = match pod::resolv_conf(pod) {
+        let resolv_conf = match resolv_conf(pod) {
             Some(text) => text.into_bytes(),
             None => of_the_host("/etc/resolv.conf")?,
         };
@@ -78,5 +77,35 @@ fn of_the_host(path: &str) -> io::Result<Vec<u8>> {
     match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         read => read,
+    }
+}
+
+/// What name servers a pod's containers ask; none: the host's.
+fn resolv_conf(pod: &PodSandboxConfig) -> Option<String> {
+    let dns = pod.dns_config.as_ref()?;
+    let line = |word: &str, values: &[String]| match values.is_empty() {
+        true => String::new(),
+        false => format!("{word} {}\n", values.join(" ")),
+    };
+    let servers: String = dns.servers.iter().map(|one| format!("nameserver {one}\n")).collect();
+    Some([line("search", &dns.searches), servers, line("options", &dns.options)].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cri::DNSConfig;
+
+    #[test]
+    fn name_servers_are_the_pod_s_or_the_host_s() {
+        assert_eq!(resolv_conf(&PodSandboxConfig::default()), None);
+        let dns = DNSConfig {
+            servers: vec!["192.0.2.1".into(), "192.0.2.2".into()],
+            searches: vec!["a.example".into(), "example".into()],
+            ..Default::default()
+        };
+        let pod = PodSandboxConfig { dns_config: Some(dns).into(), ..Default::default() };
+        let expected = "search a.example example\nnameserver 192.0.2.1\nnameserver 192.0.2.2\n";
+        assert_eq!(resolv_conf(&pod).as_deref(), Some(expected));
     }
 }

@@ -22,13 +22,14 @@ use containerd_shim_protos::sandbox_api::CreateSandboxRequest;
 use containerd_shim_protos::types::mount::Mount;
 use serde_json::Value;
 
-use crate::container::{Container, Shared};
+use crate::container::Container;
+use crate::cri::PodSandboxConfig;
 use crate::options::Options;
-use crate::pod::message::PodSandboxConfig;
 use crate::pod::{self, SandboxPlan};
 use crate::pod_files::PodFiles;
 use crate::process::State;
 use crate::reaper::Exit;
+use crate::shared::Shared;
 use crate::step::StepError;
 
 /// What CRI describes a pod by.

@@ -19,9 +19,7 @@ use containerd_shim_protos::ttrpc::Result;
 use containerd_shim_protos::ttrpc::r#async::TtrpcContext;
 use containerd_shim_protos::types::platform::Platform;
 use serde_json::json;
-use tokio::sync::Mutex;
 
-use crate::container::Shared;
 use crate::events::timestamp;
 use crate::process::State;
 use crate::runtime::RuntimeError;
@@ -37,34 +35,8 @@ const NOT_READY: &str = "SANDBOX_NOTREADY";
 /// Go's name of the processor that this is built for.
 const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 
-/// The place of a shim's sandbox: who makes one holds it until it is made, and everybody waits.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Place(Arc<Mutex<Option<Arc<Sandbox>>>>);
-
-impl Place {
-    /// The sandbox, if there is one.
-    pub(crate) async fn sandbox(&self) -> Option<Arc<Sandbox>> {
-        self.0.lock().await.clone()
-    }
-
-    async fn fill(self, shared: Arc<Shared>, asked: CreateSandboxRequest) -> Made<()> {
-        let mut place = self.0.lock().await;
-        if place.is_some() {
-            return Err(StepError::Exists("A sandbox of this shim".to_owned()));
-        }
-        *place = Some(Arc::new(Sandbox::create(&shared, &asked).await?));
-        Ok(())
-    }
-
-    async fn clear(&self) {
-        *self.0.lock().await = None;
-    }
-}
-
-type Made<T> = std::result::Result<T, StepError>;
-
 impl Service {
-    async fn sandbox(&self, id: &str) -> Made<Arc<Sandbox>> {
+    async fn sandbox(&self, id: &str) -> std::result::Result<Arc<Sandbox>, StepError> {
         let found = self.place.sandbox().await.filter(|sandbox| sandbox.id == id);
         found.ok_or_else(|| StepError::NotFound(format!("The sandbox {id}")))
     }

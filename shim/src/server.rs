@@ -16,10 +16,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use crate::arguments::Flags;
-use crate::container::Shared;
 use crate::events::Publisher;
 use crate::log;
 use crate::reaper::Reaper;
+use crate::shared::Shared;
 use crate::socket::Address;
 use crate::task::Service;
 

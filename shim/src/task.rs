@@ -20,11 +20,12 @@ use containerd_shim_protos::ttrpc::Result;
 use containerd_shim_protos::ttrpc::r#async::TtrpcContext;
 use tokio::sync::Notify;
 
-use crate::container::{Container, Shared};
+use crate::container::Container;
 use crate::events::{any, timestamp};
 use crate::options::Options;
+use crate::place::Place;
 use crate::process::{Process, State};
-use crate::sandbox_service::Place;
+use crate::shared::Shared;
 use crate::statistics;
 use crate::step::StepError;
 

@@ -12,6 +12,8 @@ pub(crate) enum Action {
     Delete,
     /// None: be the shim. Its listening socket is standard input ([`crate::launch`]).
     Serve,
+    /// `-pause`: be what waits in a pod's sandbox. The shim says so to itself.
+    Pause,
     /// `-info`: describe the runtime.
     Info,
     /// `-v`.
@@ -68,6 +70,7 @@ pub(crate) fn parse(
         let flag = flag.strip_prefix('-').unwrap_or(flag);
         match flag {
             "debug" => flags.debug = true,
+            "pause" => action = Action::Pause,
             "info" => action = Action::Info,
             "v" | "version" => action = Action::Version,
             _ => set(&mut flags, flag, || rest.next().and_then(|value| value.into_string().ok()))?,
@@ -128,6 +131,7 @@ mod tests {
         assert_eq!((action, flags.bundle), (Action::Delete, Some("/b".into())));
         assert_eq!(parsed("-id a").unwrap().0, Action::Serve);
         assert_eq!(parsed("-info").unwrap().0, Action::Info);
+        assert_eq!(parsed("-pause").unwrap().0, Action::Pause);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use containerd_shim_protos::api::DeleteResponse;
@@ -12,9 +12,12 @@ use containerd_shim_protos::protobuf::{self, Message};
 use crate::arguments::Flags;
 use crate::bootstrap;
 use crate::events::timestamp;
+use crate::logger;
 use crate::options::{OptionError, Options};
+use crate::pod_files::PodFiles;
 use crate::rootfs;
 use crate::runtime::{Runtime, RuntimeError};
+use crate::sandbox;
 use crate::socket::{self, Address};
 
 /// SIGKILL's, as a shell has it: nobody saw another.
@@ -50,24 +53,33 @@ pub(crate) enum CleanupError {
 pub(crate) fn delete(flags: &Flags) -> Result<(), CleanupError> {
     let call = bootstrap::read_call(flags).map_err(CleanupError::Input)?;
     let bundle = flags.bundle.clone().unwrap_or_else(|| PathBuf::from("."));
-    // Those that it was made with.
-    let options = match Options::saved(&bundle).map_err(CleanupError::Saved)? {
-        Some(saved) => saved,
-        None => Options::of(call.options.as_ref())?,
-    };
-    let runtime = Runtime::of(&options, &flags.namespace);
-    // One that is not there is no error to `delete --force`.
-    let deleted = runtime.run_here(&["delete", "--force", &flags.id]);
-    rootfs::unmount(&bundle.join("rootfs"));
-    // A killed shim's. That of a pod may be another container's, and alive.
-    if let Ok(address) = fs::read_to_string(bundle.join(socket::FILE)) {
-        Address::from_url(&address).remove_if_dead();
+    let told = Options::of(call.options.as_ref())?;
+    // A failure of one's is told when everybody else is taken away.
+    let mut taken = Ok(());
+    for (id, bundle) in sandbox::members(&bundle) {
+        taken = taken.and(take_away(&id, &bundle, flags, &told));
     }
-    deleted.map_err(|error| CleanupError::Runtime(flags.id.clone(), error))?;
+    taken.and(take_away(&flags.id, &bundle, flags, &told))?;
     let answer = DeleteResponse {
         exit_status: KILLED,
         exited_at: timestamp(SystemTime::now()),
         ..Default::default()
     };
     io::stdout().write_all(&answer.write_to_bytes()?).map_err(CleanupError::Answer)
+}
+
+fn take_away(id: &str, bundle: &Path, flags: &Flags, told: &Options) -> Result<(), CleanupError> {
+    // Those that it was made with.
+    let saved = Options::saved(bundle).map_err(CleanupError::Saved)?;
+    let runtime = Runtime::of(saved.as_ref().unwrap_or(told), &flags.namespace);
+    // One that is not there is no error to `delete --force`.
+    let deleted = runtime.run_here(&["delete", "--force", id]);
+    rootfs::unmount(&bundle.join("rootfs"));
+    PodFiles::of(bundle).unmount();
+    // A killed shim's. That of a pod may be another container's, and alive.
+    if let Ok(address) = fs::read_to_string(bundle.join(socket::FILE)) {
+        Address::from_url(&address).remove_if_dead();
+    }
+    logger::end_all(bundle);
+    deleted.map(drop).map_err(|error| CleanupError::Runtime(id.to_owned(), error))
 }

@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use containerd_shim_protos::api::{CheckpointTaskRequest, CreateTaskRequest, ExecProcessRequest};
 use containerd_shim_protos::protobuf::Message;
@@ -19,12 +20,13 @@ use tempfile::NamedTempFile;
 use tokio::sync::oneshot;
 
 use crate::console::ConsoleSocket;
-use crate::events::Publisher;
+use crate::logger::Logged;
 use crate::options::Options;
 use crate::process::{Process, State};
-use crate::reaper::{Exit, Reaper};
+use crate::reaper::Exit;
 use crate::rootfs;
 use crate::runtime::{Runtime, RuntimeError};
+use crate::shared::Shared;
 use crate::stdio::{ChildStreams, Names, Streams};
 use crate::step::StepError;
 use crate::told::Told;
@@ -33,16 +35,8 @@ use crate::watch::{self, OutOfMemory};
 /// What a process is said to have ended with whose end nobody saw.
 const LOST: u32 = 255;
 
-/// What all of a shim's containers share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    /// containerd's namespace.
-    pub(crate) namespace: String,
-    /// Who ends.
-    pub(crate) reaper: Arc<Reaper>,
-    /// Who is told.
-    pub(crate) events: Publisher,
-}
+/// How long who was killed may take to end: a machine of many GiB gives its memory back.
+const END: Duration = Duration::from_secs(30);
 
 /// A container.
 #[derive(Debug)]
@@ -58,7 +52,8 @@ pub(crate) struct Container {
     /// Whether `pause` was last.
     pub(crate) is_paused: AtomicBool,
     runtime: Runtime,
-    options: Options,
+    /// With which it is made.
+    pub(crate) options: Options,
     shared: Arc<Shared>,
     /// The image that it goes on from.
     checkpoint: Option<PathBuf>,
@@ -82,8 +77,9 @@ impl Container {
     pub(crate) async fn create(
         shared: &Arc<Shared>,
         request: &CreateTaskRequest,
+        options: Options,
     ) -> Result<Arc<Self>, StepError> {
-        let container = Arc::new(Self::planned(shared, request)?);
+        let container = Arc::new(Self::planned(shared, request, options));
         let saved = container.options.save(&container.bundle);
         saved.map_err(|error| container.unusable(error))?;
         rootfs::mount_all(&request.rootfs, &container.rootfs())?;
@@ -95,15 +91,14 @@ impl Container {
         Ok(container)
     }
 
-    fn planned(shared: &Arc<Shared>, request: &CreateTaskRequest) -> Result<Self, StepError> {
-        let options = Options::of(request.options.as_ref())?;
+    fn planned(shared: &Arc<Shared>, request: &CreateTaskRequest, options: Options) -> Self {
         let names = Names {
             stdin: request.stdin.clone(),
             stdout: request.stdout.clone(),
             stderr: request.stderr.clone(),
             terminal: request.terminal,
         };
-        Ok(Self {
+        Self {
             id: request.id.clone(),
             bundle: request.bundle.clone().into(),
             init: Arc::new(Process::new(String::new(), names)),
@@ -116,7 +111,7 @@ impl Container {
             execs: Mutex::default(),
             next: AtomicU64::default(),
             out_of_memory: Mutex::default(),
-        })
+        }
     }
 
     /// A container that goes on from an image is made when it is started.
@@ -224,8 +219,10 @@ impl Container {
         log: &Path,
     ) -> Result<Streams, StepError> {
         let reaper = &self.shared.reaper;
+        let mut streams = Streams::default();
+        let outputs = process.names.outputs(self.logged(), &mut streams).await?;
         if !process.names.terminal {
-            let (child, streams) = process.names.open()?;
+            let child = process.names.inherited(outputs, &mut streams)?;
             let verb: Vec<&str> = verb.iter().map(String::as_str).collect();
             self.runtime.run_with(reaper, &verb, child, log).await?;
             self.is_made.store(true, Ordering::Relaxed);
@@ -237,7 +234,17 @@ impl Container {
         self.runtime.run_with(reaper, &verb, ChildStreams::none(), log).await?;
         self.is_made.store(true, Ordering::Relaxed);
         let master = socket.receive().map_err(StepError::Terminal)?;
-        Ok(process.names.connect(master)?)
+        process.names.connect(master, outputs, &mut streams)?;
+        Ok(streams)
+    }
+
+    fn logged(&self) -> Logged<'_> {
+        Logged {
+            reaper: &self.shared.reaper,
+            namespace: &self.shared.namespace,
+            container_id: &self.id,
+            bundle: &self.bundle,
+        }
     }
 
     /// The runtime's log: that of the container's making is where people look for it.
@@ -262,7 +269,7 @@ impl Container {
             self.end_the_rest().await;
         }
         if let Some(streams) = process.disconnect() {
-            streams.finish().await;
+            process.leave(streams.finish().await);
         }
         process.set(State::Stopped(pid, exit));
         self.told().exited(self.name_of(&process), pid.cast_unsigned(), exit);
@@ -331,6 +338,7 @@ impl Container {
             State::Created(_) if exec_id.is_empty() => never,
             _ => return Err(self.not_now(exec_id, state)),
         };
+        process.is_logged().await;
         if !exec_id.is_empty() {
             self.execs().remove(exec_id);
             return Ok((state.pid(), ended));
@@ -342,6 +350,7 @@ impl Container {
             self.run(&verb).await?;
         }
         let exit = if matches!(state, State::Created(_)) { process.exit().await } else { ended };
+        process.is_logged().await;
         rootfs::unmount(&self.rootfs());
         self.told().deleted(state.pid(), exit);
         Ok((state.pid(), exit))
@@ -369,6 +378,25 @@ impl Container {
                 self.run(&verb).await.map(drop)
             }
             (State::Created(pid) | State::Running(pid), false) => self.send(exec_id, pid, signal),
+        }
+    }
+
+    /// Kills it, if it has not ended, and waits for that.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub(crate) async fn end(&self, all: bool) -> Result<(), StepError> {
+        if self.init.state() == State::Added {
+            return Ok(());
+        }
+        // It may be about to end by itself: then there is nobody to be killed.
+        let killed = self.kill("", Signal::SIGKILL as u32, all).await;
+        match tokio::time::timeout(END, self.init.exit()).await {
+            Ok(_) => Ok(()),
+            Err(_) => killed.and(Err(StepError::State {
+                what: format!("The container {}", self.id),
+                state: "killed and has not ended",
+            })),
         }
     }
 

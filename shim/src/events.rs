@@ -24,7 +24,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(crate) struct Publisher {
     namespace: String,
-    queue: mpsc::Sender<Item>,
+    /// None: nobody is told.
+    queue: Option<mpsc::Sender<Item>>,
 }
 
 /// What stands in line.
@@ -57,15 +58,24 @@ pub(crate) fn any<M: MessageFull>(message: &M) -> Any {
 }
 
 impl Publisher {
-    /// Sends to an address of containerd's, from a task of its own.
+    /// Sends to an address of containerd's, from a task of its own. Without one nobody wants to be told.
     pub(crate) fn start(address: String, namespace: String) -> Self {
+        if address.is_empty() {
+            return Self::silent();
+        }
         let (queue, items) = mpsc::channel(QUEUE);
         tokio::spawn(send_all(address, items));
-        Self { namespace, queue }
+        Self { namespace, queue: Some(queue) }
+    }
+
+    /// Tells nobody.
+    pub(crate) fn silent() -> Self {
+        Self { namespace: String::new(), queue: None }
     }
 
     /// Puts an event in line.
     pub(crate) fn publish<M: MessageFull>(&self, topic: &str, event: &M) {
+        let Some(queue) = &self.queue else { return };
         let envelope = Envelope {
             timestamp: timestamp(SystemTime::now()),
             namespace: self.namespace.clone(),
@@ -73,15 +83,16 @@ impl Publisher {
             event: Some(any(event)).into(),
             ..Default::default()
         };
-        if self.queue.try_send(Item::Event(Box::new(envelope))).is_err() {
+        if queue.try_send(Item::Event(Box::new(envelope))).is_err() {
             tracing::error!("{topic} is lost: containerd takes no events");
         }
     }
 
     /// Waits until everything is sent, or given up.
     pub(crate) async fn flush(&self) {
+        let Some(queue) = &self.queue else { return };
         let (sender, done) = oneshot::channel();
-        if self.queue.send(Item::Flush(sender)).await.is_ok() {
+        if queue.send(Item::Flush(sender)).await.is_ok() {
             let _ = done.await;
         }
     }

@@ -10,9 +10,14 @@ use serde_json::Value;
 /// that of CRI for a pod's sandbox.
 const ANNOTATIONS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
 
-/// The name of a container's group: its pod's, or its own.
+/// The name of a container's group: its pod's, or its own. A sandbox that the shim is to make has no
+/// configuration yet.
 pub(crate) fn of_bundle(bundle: &Path, id: &str) -> io::Result<String> {
-    let config: Value = serde_json::from_slice(&fs::read(bundle.join("config.json"))?)?;
+    let config = match fs::read(bundle.join("config.json")) {
+        Ok(text) => serde_json::from_slice(&text)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Value::Null,
+        Err(error) => return Err(error),
+    };
     Ok(of_config(&config).unwrap_or(id).to_owned())
 }
 
@@ -36,5 +41,13 @@ mod tests {
         assert_eq!(of_config(&config), Some("pod"));
         assert_eq!(of_config(&json!({ "annotations": {} })), None);
         assert_eq!(of_config(&json!({})), None);
+    }
+
+    #[test]
+    fn a_sandbox_without_a_configuration_is_a_group_of_its_own() {
+        let bundle = tempfile::tempdir().unwrap();
+        assert_eq!(of_bundle(bundle.path(), "pod").unwrap(), "pod");
+        fs::write(bundle.path().join("config.json"), "{").unwrap();
+        assert!(of_bundle(bundle.path(), "pod").is_err());
     }
 }

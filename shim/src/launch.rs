@@ -26,8 +26,8 @@ pub(crate) enum LaunchError {
     /// Standard input.
     #[error("Cannot read what containerd says")]
     Input(#[source] io::Error),
-    /// The configuration.
-    #[error("Cannot read the bundle's config.json")]
+    /// The configuration, the options or the address in it.
+    #[error("Cannot use the bundle")]
     Bundle(#[source] io::Error),
     /// The runtime's options.
     #[error(transparent)]
@@ -53,7 +53,10 @@ pub(crate) enum LaunchError {
 pub(crate) fn start(flags: &Flags) -> Result<(), LaunchError> {
     let call = bootstrap::read_call(flags).map_err(LaunchError::Input)?;
     let options = Options::of(call.options.as_ref())?;
-    let group = group::of_bundle(Path::new("."), &flags.id).map_err(LaunchError::Bundle)?;
+    let bundle = Path::new(".");
+    let group = group::of_bundle(bundle, &flags.id).map_err(LaunchError::Bundle)?;
+    // For a sandbox, which is made without being told them once more.
+    options.save(bundle).map_err(LaunchError::Bundle)?;
     let folder = call.socket_folder.as_deref();
     let address = Address::of(folder, &flags.address, &flags.namespace, &group);
     let failed = |error| LaunchError::Socket(address.url(), error);

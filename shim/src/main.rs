@@ -3,7 +3,8 @@
 //! ```text
 //!  containerd ──▶ start ──▶ binds the socket, leaves a server behind, prints the address
 //!             ──ttrpc────▶ server: task ──▶ container ──▶ process
-//!                                  │            └──▶ stdio, console: its streams
+//!                                  │            └──▶ stdio, console, logger: its streams
+//!                    sandbox ─────┤    (where containerd leaves sandboxes to its shims)
 //!                                  └──▶ runtime: one `cofferdam VERB` for each step
 //!             ◀──ttrpc──── events
 //!             ──▶ delete ─▶ the server is gone: takes away what it left
@@ -23,21 +24,32 @@ mod bootstrap;
 mod cleanup;
 mod console;
 mod container;
+mod cri;
 mod events;
 mod group;
 mod launch;
 mod log;
+mod logger;
 mod options;
+mod output;
+mod pause;
+mod place;
+mod pod;
+mod pod_files;
 mod process;
 mod reaper;
 mod relay;
 mod rootfs;
 mod runtime;
+mod sandbox;
+mod sandbox_service;
 mod server;
+mod shared;
 mod socket;
 mod statistics;
 mod stdio;
 mod step;
+mod sys;
 mod task;
 mod told;
 mod watch;
@@ -65,6 +77,9 @@ enum Failure {
     /// `-info`.
     #[error(transparent)]
     Info(#[from] bootstrap::InfoError),
+    /// The program of a pod's sandbox.
+    #[error("Cannot wait for signals")]
+    Pause(#[from] nix::errno::Errno),
 }
 
 fn main() -> ExitCode {
@@ -83,6 +98,7 @@ fn perform(action: &Action, flags: Flags) -> Result<(), Failure> {
         Action::Start => launch::start(&flags)?,
         Action::Delete => cleanup::delete(&flags)?,
         Action::Serve => server::serve(&flags)?,
+        Action::Pause => pause::wait()?,
         Action::Info => bootstrap::print_info()?,
         Action::Version => println!("containerd-shim-cofferdam-v2 {}", env!("CARGO_PKG_VERSION")),
     }

@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use crate::logger::Logger;
 use crate::reaper::Exit;
 use crate::stdio::{Names, Streams};
 
@@ -62,6 +63,8 @@ pub(crate) struct Process {
 #[derive(Debug, Default)]
 struct Connected {
     streams: Option<Streams>,
+    /// Who logged a process that has ended.
+    loggers: Vec<Logger>,
     /// An engine may close the input of a process that is not made yet.
     input_is_closed: bool,
 }
@@ -138,6 +141,19 @@ impl Process {
         self.connected().streams.take()
     }
 
+    /// Its streams are finished but for these.
+    pub(crate) fn leave(&self, loggers: Vec<Logger>) {
+        self.connected().loggers = loggers;
+    }
+
+    /// Waits until everything that it wrote is logged, or ends those who do not come to an end.
+    pub(crate) async fn is_logged(&self) {
+        let loggers = std::mem::take(&mut self.connected().loggers);
+        for logger in loggers {
+            logger.end().await;
+        }
+    }
+
     fn connected(&self) -> MutexGuard<'_, Connected> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -150,16 +166,16 @@ mod tests {
     use super::*;
     use crate::reaper::CHILDREN_OF_TESTS;
 
-    #[test]
-    fn input_that_is_closed_before_there_is_a_process_ends_at_once() {
-        let _alone = CHILDREN_OF_TESTS.blocking_lock();
+    #[tokio::test]
+    async fn input_that_is_closed_before_there_is_a_process_ends_at_once() {
+        let _alone = CHILDREN_OF_TESTS.lock().await;
         let folder = tempfile::tempdir().unwrap();
         let fifo = folder.path().join("in");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let names = Names { stdin: fifo.to_str().unwrap().to_owned(), ..Names::default() };
         let process = Process::new("exec".to_owned(), names);
         process.close_input();
-        let (child, streams) = process.names.open().unwrap();
+        let (child, streams) = process.names.open(folder.path()).await.unwrap();
         // Somebody holds the other end: it is no end of file.
         let _writer = std::fs::File::options().read(true).write(true).open(&fifo).unwrap();
         process.connect(streams);

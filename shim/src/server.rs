@@ -1,4 +1,4 @@
-//! The shim proper: serves the Task service on its socket until containerd says that it is over.
+//! The shim proper: serves the Task and Sandbox services on its socket until containerd says that it is over.
 
 use std::collections::HashMap;
 use std::io;
@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
+use containerd_shim_protos::sandbox_async::create_sandbox;
 use containerd_shim_protos::shim_async::{Task, create_task};
 use containerd_shim_protos::ttrpc;
 use containerd_shim_protos::ttrpc::r#async::transport::Listener;
@@ -15,10 +16,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use crate::arguments::Flags;
-use crate::container::Shared;
 use crate::events::Publisher;
 use crate::log;
 use crate::reaper::Reaper;
+use crate::shared::Shared;
 use crate::socket::Address;
 use crate::task::Service;
 
@@ -37,7 +38,7 @@ pub(crate) enum ServeError {
     #[error("Cannot prepare the server")]
     Prepare(#[from] io::Error),
     /// The connection.
-    #[error("Cannot serve the Task service")]
+    #[error("Cannot serve the shim's services")]
     Serve(#[from] ttrpc::Error),
 }
 
@@ -82,7 +83,8 @@ async fn run(flags: &Flags, listener: UnixListener) -> Result<(), ServeError> {
     let service = Arc::new(Service::new(shared.clone(), over.clone()));
     let mut server = Server::new()
         .add_listener(Listener::try_from(listener)?)
-        .register_service(under_both_names(service));
+        .register_service(under_both_names(service.clone()))
+        .register_service(create_sandbox(service));
     server.start().await?;
     over.notified().await;
     // The answer to the last call is on its way.

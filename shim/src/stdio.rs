@@ -4,10 +4,10 @@
 //! the FIFO open, so that a container outlives a client that goes away. Input is relayed, because
 //! an engine closes it by a call. A terminal's two directions are relayed both.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -16,6 +16,8 @@ use nix::libc::{O_CLOEXEC, O_NONBLOCK};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::{Winsize, tcsetwinsize};
 
+use crate::logger::{Logged, Logger, LoggerError};
+use crate::output::{Output, OutputError};
 use crate::relay::Relay;
 
 /// How long the last of a terminal's output may take when its process has ended: another process
@@ -38,9 +40,12 @@ pub(crate) struct Names {
 /// Why a stream is not there.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StdioError {
-    /// It is a scheme of nobody's.
-    #[error("Output to {0} is not supported: a FIFO and file:// are possible")]
-    Scheme(String),
+    /// It is nothing that output can go to.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// Who is to log does not.
+    #[error(transparent)]
+    Logger(#[from] LoggerError),
     /// It cannot be opened.
     #[error("Cannot open {0}")]
     Open(PathBuf, #[source] io::Error),
@@ -68,61 +73,50 @@ pub(crate) struct Streams {
     input: Option<Relay>,
     output: Option<Relay>,
     terminal: Option<OwnedFd>,
+    loggers: Vec<Logger>,
 }
 
-/// Where output goes.
-enum Output {
-    Nowhere,
-    Fifo(PathBuf),
-    File(PathBuf),
-}
-
-impl Output {
-    fn of(name: &str) -> Result<Self, StdioError> {
-        match name.split_once("://") {
-            None if name.is_empty() => Ok(Self::Nowhere),
-            None => Ok(Self::of_path(name.into())),
-            Some(("fifo", path)) => Ok(Self::of_path(path.into())),
-            Some(("file", path)) => Ok(Self::File(path.into())),
-            Some((scheme, _)) => Err(StdioError::Scheme(format!("{scheme}://"))),
-        }
-    }
-
-    fn of_path(path: PathBuf) -> Self {
-        match path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo()) {
-            true => Self::Fifo(path),
-            false => Self::File(path),
-        }
-    }
-
-    /// To write to; a FIFO is also held.
-    fn open(self, held: &mut Vec<File>) -> Result<Option<File>, StdioError> {
-        let failed = |path: &Path, error| StdioError::Open(path.to_owned(), error);
-        match self {
-            Self::Nowhere => Ok(None),
-            Self::Fifo(path) => {
-                // Open for both, it waits for no reader.
-                let both = File::options().read(true).write(true).open(&path);
-                held.push(both.map_err(|error| failed(&path, error))?);
-                File::options().write(true).open(&path).map(Some).map_err(|e| failed(&path, e))
-            }
-            Self::File(path) => File::options()
-                .append(true)
-                .create(true)
-                .open(&path)
-                .map(Some)
-                .map_err(|error| failed(&path, error)),
-        }
-    }
+/// Where a process's output is written to; none: nowhere.
+#[derive(Debug)]
+pub(crate) struct Outputs {
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
 }
 
 impl Names {
-    /// Opens what is no terminal's.
+    /// Opens what the process's output goes to, or starts the program that logs it.
     ///
     /// # Errors
-    /// The first that cannot be opened.
-    pub(crate) fn open(&self) -> Result<(ChildStreams, Streams), StdioError> {
-        let mut streams = Streams::default();
+    /// The first that cannot be opened, or does not come up.
+    pub(crate) async fn outputs(
+        &self,
+        logged: Logged<'_>,
+        streams: &mut Streams,
+    ) -> Result<Outputs, StdioError> {
+        let (stdout, stderr) = (Output::of(&self.stdout)?, Output::of(&self.stderr)?);
+        // One program logs both, as in containerd, unless the other goes elsewhere.
+        if let Output::Program(program) = &stdout
+            && (stderr == stdout || stderr == Output::Nowhere)
+        {
+            let (logger, [stdout, stderr]) = logged.start(program).await?;
+            streams.loggers.push(logger);
+            return Ok(Outputs { stdout: Some(stdout), stderr: Some(stderr) });
+        }
+        Ok(Outputs {
+            stdout: streams.open(stdout, logged, |[stdout, _]| stdout).await?,
+            stderr: streams.open(stderr, logged, |[_, stderr]| stderr).await?,
+        })
+    }
+
+    /// What a process without a terminal inherits.
+    ///
+    /// # Errors
+    /// The input cannot be opened.
+    pub(crate) fn inherited(
+        &self,
+        outputs: Outputs,
+        streams: &mut Streams,
+    ) -> Result<ChildStreams, StdioError> {
         let stdin = match self.stdin.is_empty() {
             true => Stdio::null(),
             false => {
@@ -131,33 +125,34 @@ impl Names {
                 reader.into()
             }
         };
-        let stdout = Output::of(&self.stdout)?.open(&mut streams.held)?;
-        let stderr = Output::of(&self.stderr)?.open(&mut streams.held)?;
-        let child = ChildStreams {
+        Ok(ChildStreams {
             stdin,
-            stdout: stdout.map_or_else(Stdio::null, Stdio::from),
-            stderr: stderr.map_or_else(Stdio::null, Stdio::from),
-        };
-        Ok((child, streams))
+            stdout: outputs.stdout.map_or_else(Stdio::null, Stdio::from),
+            stderr: outputs.stderr.map_or_else(Stdio::null, Stdio::from),
+        })
     }
 
     /// Connects a terminal's master side.
     ///
     /// # Errors
-    /// A FIFO that cannot be opened.
-    pub(crate) fn connect(&self, master: OwnedFd) -> Result<Streams, StdioError> {
-        let mut streams = Streams::default();
+    /// The input cannot be opened.
+    pub(crate) fn connect(
+        &self,
+        master: OwnedFd,
+        outputs: Outputs,
+        streams: &mut Streams,
+    ) -> Result<(), StdioError> {
         if !self.stdin.is_empty() {
             let to = master.try_clone()?;
             streams.input = Some(Relay::start(self.open_input()?, to)?);
         }
-        let to = match Output::of(&self.stdout)?.open(&mut streams.held)? {
-            Some(file) => file,
-            None => File::options().write(true).open("/dev/null")?,
+        let to = match outputs.stdout {
+            Some(output) => output,
+            None => File::options().write(true).open("/dev/null")?.into(),
         };
-        streams.output = Some(Relay::start(master.try_clone()?, to.into())?);
+        streams.output = Some(Relay::start(master.try_clone()?, to)?);
         streams.terminal = Some(master);
-        Ok(streams)
+        Ok(())
     }
 
     /// It may have no writer yet: the relay's first read waits for one.
@@ -176,6 +171,35 @@ impl ChildStreams {
 }
 
 impl Streams {
+    /// To write to; a FIFO is also held, and of a logger's two pipes one is used.
+    async fn open(
+        &mut self,
+        output: Output,
+        logged: Logged<'_>,
+        choose: fn([OwnedFd; 2]) -> OwnedFd,
+    ) -> Result<Option<OwnedFd>, StdioError> {
+        let failed = |path: &Path, error| StdioError::Open(path.to_owned(), error);
+        match output {
+            Output::Nowhere => Ok(None),
+            Output::Fifo(path) => {
+                // Open for both, it waits for no reader.
+                let both = File::options().read(true).write(true).open(&path);
+                self.held.push(both.map_err(|error| failed(&path, error))?);
+                let file = File::options().write(true).open(&path);
+                Ok(Some(file.map_err(|error| failed(&path, error))?.into()))
+            }
+            Output::File(path) => {
+                let file = append_to(&path).map_err(|error| failed(&path, error))?;
+                Ok(Some(file.into()))
+            }
+            Output::Program(program) => {
+                let (logger, pipes) = logged.start(&program).await?;
+                self.loggers.push(logger);
+                Ok(Some(choose(pipes)))
+            }
+        }
+    }
+
     /// No input any more, after what was sent before.
     pub(crate) fn close_input(&mut self) {
         self.input = None;
@@ -191,11 +215,31 @@ impl Streams {
         Ok(tcsetwinsize(terminal.as_fd(), size)?)
     }
 
-    /// Lets the last output out and closes everything.
-    pub(crate) async fn finish(mut self) {
+    /// Lets the last output out and closes everything; those who still write it down.
+    pub(crate) async fn finish(mut self) -> Vec<Logger> {
         if let Some(output) = &mut self.output {
             let _ = tokio::time::timeout(LAST_OUTPUT, output.over()).await;
         }
+        self.loggers
+    }
+}
+
+/// As containerd makes it: with its folders, and for everybody to read.
+fn append_to(path: &Path) -> io::Result<File> {
+    if let Some(folder) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+    }
+    File::options().append(true).create(true).mode(0o644).open(path)
+}
+
+#[cfg(test)]
+impl Names {
+    /// What a process of a test's inherits, and the rest.
+    pub(crate) async fn open(&self, bundle: &Path) -> Result<(ChildStreams, Streams), StdioError> {
+        let (mut streams, reaper) = (Streams::default(), std::sync::Arc::default());
+        let logged = Logged { reaper: &reaper, namespace: "", container_id: "", bundle };
+        let outputs = self.outputs(logged, &mut streams).await?;
+        Ok((self.inherited(outputs, &mut streams)?, streams))
     }
 }
 
@@ -212,13 +256,13 @@ mod tests {
         path.to_str().unwrap().to_owned()
     }
 
-    #[test]
-    fn output_goes_into_a_fifo_without_a_reader_and_ends_when_the_shim_lets_go() {
-        let _alone = CHILDREN_OF_TESTS.blocking_lock();
+    #[tokio::test]
+    async fn output_goes_into_a_fifo_without_a_reader_and_ends_when_the_shim_lets_go() {
+        let _alone = CHILDREN_OF_TESTS.lock().await;
         let folder = tempfile::tempdir().unwrap();
         let stdout = fifo(folder.path(), "out");
         let names = Names { stdout: stdout.clone(), ..Names::default() };
-        let (child, streams) = names.open().unwrap();
+        let (child, streams) = names.open(folder.path()).await.unwrap();
         let mut echo = std::process::Command::new("echo");
         echo.arg("said").stdout(child.stdout).status().unwrap();
         drop(echo);
@@ -229,13 +273,13 @@ mod tests {
         assert_eq!(text, "said\n");
     }
 
-    #[test]
-    fn input_ends_when_it_is_closed_though_the_fifo_has_a_writer() {
-        let _alone = CHILDREN_OF_TESTS.blocking_lock();
+    #[tokio::test]
+    async fn input_ends_when_it_is_closed_though_the_fifo_has_a_writer() {
+        let _alone = CHILDREN_OF_TESTS.lock().await;
         let folder = tempfile::tempdir().unwrap();
         let stdin = fifo(folder.path(), "in");
         let names = Names { stdin: stdin.clone(), ..Names::default() };
-        let (child, mut streams) = names.open().unwrap();
+        let (child, mut streams) = names.open(folder.path()).await.unwrap();
         let mut writer = File::options().write(true).open(&stdin).unwrap();
         io::Write::write_all(&mut writer, b"typed").unwrap();
         let mut cat = std::process::Command::new("cat");
@@ -244,10 +288,19 @@ mod tests {
         assert_eq!(cat.wait_with_output().unwrap().stdout, b"typed");
     }
 
-    #[test]
-    fn a_scheme_that_nobody_serves_is_refused_by_its_name() {
-        let names = Names { stdout: "binary:///bin/log".into(), ..Names::default() };
-        let error = names.open().unwrap_err();
-        assert!(error.to_string().contains("binary://"), "{error}");
+    #[tokio::test]
+    async fn a_file_is_made_with_its_folders_and_both_streams_go_to_its_end() {
+        let _alone = CHILDREN_OF_TESTS.lock().await;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("deep/er/log");
+        let uri = format!("file://{}", file.display());
+        let names = Names { stdout: uri.clone(), stderr: uri, ..Names::default() };
+        for _ in 0..2 {
+            let (child, _streams) = names.open(folder.path()).await.unwrap();
+            let mut shell = std::process::Command::new("sh");
+            shell.args(["-c", "echo said; echo wrong >&2"]);
+            shell.stdout(child.stdout).stderr(child.stderr).status().unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "said\nwrong\nsaid\nwrong\n");
     }
 }

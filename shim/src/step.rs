@@ -7,6 +7,7 @@ use containerd_shim_protos::protobuf;
 use containerd_shim_protos::ttrpc::{self, Code, get_status};
 
 use crate::options::OptionError;
+use crate::pod::PodError;
 use crate::rootfs::RootfsError;
 use crate::runtime::RuntimeError;
 use crate::stdio::StdioError;
@@ -35,6 +36,12 @@ pub(crate) enum StepError {
     /// A message within the message.
     #[error("The request cannot be read")]
     Encoding(#[from] protobuf::Error),
+    /// A pod in other words than CRI's.
+    #[error("The sandbox is described by {0}: runtime.v1.PodSandboxConfig is possible")]
+    Pod(String),
+    /// A pod that there is no sandbox for.
+    #[error(transparent)]
+    PodPlan(#[from] PodError),
     /// There is none.
     #[error("{0} does not exist")]
     NotFound(String),
@@ -61,7 +68,8 @@ impl From<StepError> for ttrpc::Error {
             StepError::Exists(_) => Code::ALREADY_EXISTS,
             StepError::State { .. } => Code::FAILED_PRECONDITION,
             StepError::Options(_) | StepError::Encoding(_) => Code::INVALID_ARGUMENT,
-            StepError::Stdio(StdioError::Scheme(_)) => Code::INVALID_ARGUMENT,
+            StepError::Pod(_) | StepError::PodPlan(_) => Code::INVALID_ARGUMENT,
+            StepError::Stdio(StdioError::Output(_)) => Code::INVALID_ARGUMENT,
             _ => Code::UNKNOWN,
         };
         Self::RpcStatus(get_status(code, crate::describe(&error)))

@@ -1,6 +1,7 @@
 //! containerd's Task service: each call found its container, done, and answered.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,16 +20,21 @@ use containerd_shim_protos::ttrpc::Result;
 use containerd_shim_protos::ttrpc::r#async::TtrpcContext;
 use tokio::sync::Notify;
 
-use crate::container::{Container, Shared};
+use crate::container::Container;
 use crate::events::{any, timestamp};
+use crate::options::Options;
+use crate::place::Place;
 use crate::process::{Process, State};
+use crate::shared::Shared;
 use crate::statistics;
 use crate::step::StepError;
 
 /// The shim's containers: one, or a pod's.
 #[derive(Debug)]
 pub(crate) struct Service {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
+    /// For the pod's sandbox, where that is the shim's.
+    pub(crate) place: Place,
     containers: Mutex<HashMap<String, Arc<Container>>>,
     /// containerd needs the shim no more.
     over: Arc<Notify>,
@@ -37,7 +43,59 @@ pub(crate) struct Service {
 impl Service {
     /// Without a container.
     pub(crate) fn new(shared: Arc<Shared>, over: Arc<Notify>) -> Self {
-        Self { shared, containers: Mutex::default(), over }
+        Self { shared, place: Place::default(), containers: Mutex::default(), over }
+    }
+
+    /// Ends all containers.
+    pub(crate) async fn end_containers(&self) {
+        for container in self.all() {
+            if let Err(error) = container.end(true).await {
+                tracing::warn!("{} does not end: {error}", container.id);
+            }
+        }
+    }
+
+    /// Ends all containers and takes them away, as far as nobody else does.
+    pub(crate) async fn delete_containers(&self) {
+        self.end_containers().await;
+        for container in self.all() {
+            if let Err(error) = container.delete("").await {
+                tracing::warn!("{} is not deleted: {error}", container.id);
+            }
+            self.containers().remove(&container.id);
+        }
+    }
+
+    /// Where nothing is left that needs a shim: another container of the pod's may be there still.
+    pub(crate) async fn end_when_empty(&self) {
+        if self.place.sandbox().await.is_none() && self.containers().is_empty() {
+            self.over.notify_one();
+        }
+    }
+
+    async fn make(
+        &self,
+        asked: &CreateTaskRequest,
+    ) -> std::result::Result<Arc<Container>, StepError> {
+        let of_the_pod = match self.place.sandbox().await {
+            Some(sandbox) => sandbox.admit(&asked.id, Path::new(&asked.bundle))?,
+            None => None,
+        };
+        let options = match of_the_pod {
+            Some(options) => options,
+            None => Options::of(asked.options.as_ref())?,
+        };
+        Container::create(&self.shared, asked, options).await
+    }
+
+    async fn release(&self, id: &str) {
+        if let Some(sandbox) = self.place.sandbox().await {
+            sandbox.release(id);
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<Container>> {
+        self.containers().values().cloned().collect()
     }
 
     fn containers(&self) -> MutexGuard<'_, HashMap<String, Arc<Container>>> {
@@ -68,7 +126,14 @@ impl Task for Service {
         if self.containers().contains_key(&asked.id) {
             return Err(StepError::Exists(format!("The container {}", asked.id)).into());
         }
-        let container = Container::create(&self.shared, &asked).await?;
+        let made = self.make(&asked).await;
+        let container = match made {
+            Ok(container) => container,
+            Err(error) => {
+                self.release(&asked.id).await;
+                return Err(error.into());
+            }
+        };
         let pid = container.init.state().pid();
         self.containers().insert(asked.id, container);
         Ok(CreateTaskResponse { pid, ..Default::default() })
@@ -98,6 +163,7 @@ impl Task for Service {
         let (pid, exit) = self.find(&asked.id)?.delete(&asked.exec_id).await?;
         if asked.exec_id.is_empty() {
             self.containers().remove(&asked.id);
+            self.release(&asked.id).await;
         }
         Ok(DeleteResponse {
             pid,
@@ -181,10 +247,7 @@ impl Task for Service {
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> Result<Empty> {
-        // Another container of the pod's may be there still.
-        if self.containers().is_empty() {
-            self.over.notify_one();
-        }
+        self.end_when_empty().await;
         Ok(Empty::default())
     }
 }

@@ -1,5 +1,6 @@
 //! A network namespace that a daemon takes for the host's: its bridges, packet filter and ports go with it.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -21,11 +22,16 @@ impl NetworkNamespace {
         namespace
     }
 
+    /// Where it is bound.
+    pub(crate) fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.name)
+    }
+
     /// A program in one, or on the host; not yet run. Its mounts are the host's.
     pub(crate) fn command(namespace: Option<&Self>, program: &str) -> Command {
         let Some(namespace) = namespace else { return Command::new(program) };
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", namespace.name)).arg(program);
+        command.arg(format!("--net={}", namespace.path().display())).arg(program);
         command
     }
 }

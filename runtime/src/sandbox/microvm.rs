@@ -130,6 +130,14 @@ pub fn follow_network(sandbox: &SandboxRef, restored: bool) -> Result<(), Networ
     guest.serve_names(|| sandbox.spec())
 }
 
+/// Whether the ports of a pod can be forwarded on this host.
+///
+/// # Errors
+/// Why not.
+pub fn forwarding_is_possible() -> std::io::Result<()> {
+    network::forwarding_is_possible()
+}
+
 /// What the monitors of many sandboxes count, by their state folders and in that order. No guest is
 /// asked, and no monitor is waited for beyond the deadline.
 #[must_use]

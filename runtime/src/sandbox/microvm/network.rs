@@ -15,6 +15,7 @@
 //! no frame (the monitor does).
 
 mod devices;
+mod forwards;
 mod names;
 mod record;
 mod redirect;
@@ -40,6 +41,7 @@ use crate::host::process::ProcessIdentity;
 use crate::host::user::User;
 use crate::plan::network::{HostInterface, NamespaceFacts, NetworkPlan};
 use crate::spec::SpecError;
+pub(super) use forwards::is_possible as forwarding_is_possible;
 use record::{Attached, NetworkRecord};
 use tap::Tap;
 

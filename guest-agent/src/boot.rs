@@ -11,7 +11,9 @@ use std::ffi::CStr;
 use std::fs;
 use std::io;
 
-use cofferdam_protocol::bounds::{AGENT_RPC_PORT, CHANGES_PORT, NAMES_PORT, STREAM_PORT};
+use cofferdam_protocol::bounds::{
+    AGENT_RPC_PORT, CHANGES_PORT, FORWARD_PORT, NAMES_PORT, STREAM_PORT,
+};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_move};
 use tokio::sync::mpsc;
@@ -77,6 +79,7 @@ pub async fn run() -> Result<Infallible, BootError> {
     let streams = listen(STREAM_PORT)?;
     let changes = listen(CHANGES_PORT)?;
     let names = listen(NAMES_PORT)?;
+    let forwards = listen(FORWARD_PORT)?;
     let (sender, exits) = mpsc::unbounded_channel();
     let agent = Agent::new(Layout::of_guest(), reaper, sender);
     sys::loopback_up().map_err(BootError::at("Bringing the loopback interface up"))?;
@@ -86,6 +89,7 @@ pub async fn run() -> Result<Infallible, BootError> {
 
     tokio::spawn(serve::changes(changes, Layout::of_guest()));
     tokio::spawn(serve::names(names));
+    tokio::spawn(serve::forwards(forwards));
     tokio::spawn(serve::streams(streams, agent.clone()));
     serve::rpc(rpc, agent.clone()).await.map_err(BootError::at("Serving requests"))?;
     lifeline::hold(lifeline, exits, agent).await;

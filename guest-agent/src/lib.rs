@@ -16,6 +16,7 @@ pub mod boot;
 mod caches;
 mod cgroup;
 mod changes;
+mod forwards;
 mod freeze;
 mod inside;
 pub mod layout;

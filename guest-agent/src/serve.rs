@@ -17,6 +17,7 @@ use ttrpc::r#async::transport::Listener;
 
 use crate::agent::Agent;
 use crate::changes;
+use crate::forwards;
 use crate::layout::Layout;
 use crate::names;
 use crate::service::Service;
@@ -100,6 +101,18 @@ pub(crate) async fn names(listener: VsockListener) {
                 // Somebody else serves there, or the host hung up: the next may be luckier.
                 let _ = names::serve(Box::new(connection)).await;
             }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+/// Takes connections to the guest's loopback interface for as long as the guest lives. The host makes so
+/// many at once and no more.
+pub(crate) async fn forwards(listener: VsockListener) {
+    let listener = FromHost(listener);
+    loop {
+        match std::future::poll_fn(|context| listener.poll(context)).await {
+            Ok(connection) => drop(tokio::spawn(forwards::carry(connection))),
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }

@@ -28,6 +28,8 @@ pub const CHANGES_PORT: u32 = 1027;
 
 /// Guest port where the agent takes the connection that names are asked over.
 pub const NAMES_PORT: u32 = 1028;
+/// Guest port where the agent takes connections that were made to the pod's loopback interface on the host.
+pub const FORWARD_PORT: u32 = 1029;
 
 /// A `VmConfig` is a few hundred bytes with a line for each share; a million shares are a mistake.
 pub const MAX_VM_CONFIG_BYTES: usize = 1 << 20;
@@ -55,6 +57,14 @@ pub const MAX_PLAN_BYTES: usize = 3 << 20;
 pub const MAX_NAME_MESSAGE_BYTES: usize = 4096;
 /// Questions of a guest's that wait for their answers. A resolver has a few for each program.
 pub const MAX_PENDING_NAMES: usize = 256;
+
+/// Connections to the pod's loopback interface on the host that are carried into the guest at once. Each
+/// may hold 128 KiB in the monitor and [`FORWARD_BUFFER_BYTES`] each way in the host's kernel, all on the
+/// sandbox's account, and a place that processes' streams could have. Further ones wait to be taken.
+pub const MAX_FORWARDED: usize = 64;
+/// What the host's kernel keeps of such a connection in each direction: it doubles it, and by itself would
+/// let it grow to 6 MiB. On the loopback interface more makes nothing faster.
+pub const FORWARD_BUFFER_BYTES: usize = 64 << 10;
 
 /// Virtio-mmio interrupts and the guest kernel's `NR_CPUS` bound it.
 pub const MAX_VCPUS: u8 = 32;

@@ -45,6 +45,10 @@ pub enum ControlRequest {
     /// container's network namespace. Three descriptors come with the frame: a datagram socket that is connected to it,
     /// and the two ends of a pair of stream sockets, of which the guest gets the second.
     ServeNames,
+    /// Carry connections to the loopback interface of the pod's network namespace into the guest
+    /// ([`forward`](crate::forward)). Two or three descriptors come with the frame: what has them come here
+    /// for as long as it is open, and sockets that listen, which do not block.
+    Forward,
 }
 
 /// What the guest's driver is told of a network device.

@@ -21,6 +21,7 @@ pub mod boot;
 pub mod bounds;
 pub mod change;
 pub mod control;
+pub mod forward;
 pub mod frame;
 pub mod id;
 pub mod lifeline;

@@ -11,6 +11,7 @@ pub mod process;
 pub mod relay;
 pub mod replace;
 pub mod signals;
+pub(crate) mod socket_lookup;
 pub mod stdio;
 pub mod subordinate;
 pub(crate) mod sys;

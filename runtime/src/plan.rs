@@ -9,6 +9,7 @@
 //! the field ([`unsupported`]); nothing is dropped in silence.
 
 mod announcement;
+mod bpf;
 mod capability;
 mod cgroup;
 mod container;
@@ -17,6 +18,7 @@ mod device_program;
 mod device_rules;
 mod devices;
 mod environment;
+pub(crate) mod forward_program;
 mod growth;
 pub mod hardening;
 pub mod host_limits;

@@ -159,9 +159,10 @@ fn break_descriptor(driver: &mut Driver, script: &mut Script<'_>) {
 
 fn connect_again(vsock: &mut Vsock, script: &mut Script<'_>) {
     let Ok((ours, _theirs)) = UnixStream::pair() else { return };
-    let endpoint = match script.byte().unwrap_or(0) % 3 {
+    let endpoint = match script.byte().unwrap_or(0) % 4 {
         0 => Endpoint::Source(ours.into()),
         1 => Endpoint::Sink(ours.into()),
+        2 => Endpoint::Tcp(ours.into()),
         _ => Endpoint::Terminal(ours.into()),
     };
     // Not ready, or no place: as it may be.

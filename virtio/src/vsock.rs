@@ -62,6 +62,10 @@ const AGAIN: u32 = 3;
 pub enum Endpoint {
     /// A connected stream socket: both ways, each with its own end.
     Stream(OwnedFd),
+    /// A TCP connection that is reset when it is closed (`SO_LINGER` of zero). As a stream; only where the
+    /// guest has ended its output before is it closed otherwise. Its peer does not take for all there is
+    /// what a guest left that went without a word.
+    Tcp(OwnedFd),
     /// Host to guest only; what the guest sends is thrown away.
     Source(OwnedFd),
     /// Guest to host only.

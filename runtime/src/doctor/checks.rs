@@ -15,6 +15,7 @@ use crate::host::log::with_causes;
 use crate::host::user::User;
 use crate::kind::SandboxKind;
 use crate::probe;
+use crate::sandbox::microvm;
 
 const BOTH: &[SandboxKind] = &[SandboxKind::Microvm, SandboxKind::Namespace];
 const MICROVM: &[SandboxKind] = &[SandboxKind::Microvm];
@@ -35,6 +36,7 @@ pub fn look(config: &Config, root: &Path) -> Vec<Finding> {
         seccomp(),
         landlock(),
         apparmor(),
+        port_forwarding(user),
         state_folder(root),
         memory(config),
     ];
@@ -248,6 +250,23 @@ fn apparmor() -> Finding {
             Health::Weak,
             "off: a configuration that names a profile is refused",
             "boot with apparmor=1 security=apparmor, where the distribution has it",
+        ),
+    }
+}
+
+/// Pods of an ordinary user's are never in microVMs.
+fn port_forwarding(user: User) -> Finding {
+    let name = "port forwarding";
+    if user.is_ordinary() {
+        return ok(name, "into microVMs: for root's pods only");
+    }
+    match microvm::forwarding_is_possible() {
+        Ok(()) => ok(name, "into microVMs: the kernel takes programs that look sockets up"),
+        Err(error) => bad(
+            name,
+            Health::Weak,
+            format!("`kubectl port-forward` does not reach pods in microVMs: {error}"),
+            "use Linux 5.9 or newer, as root of the host with CAP_NET_ADMIN and CAP_BPF",
         ),
     }
 }

@@ -10,27 +10,11 @@
 //!  r2: kind   r3: undecided access bits   r4: major   r5: minor
 //! ```
 
+use super::bpf::{
+    AND, EXIT, Instruction, JUMP, JUMP_IF_SET, JUMP_NOT_EQUAL, LOAD_WORD, MOVE, MOVE_CONSTANT,
+    SHIFT_RIGHT, constant, encode, instruction,
+};
 use super::device_rules::DeviceRule;
-
-/// A `struct bpf_insn`: opcode, registers (source in the high half), offset, immediate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Instruction {
-    opcode: u8,
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-// Opcodes of linux/bpf_common.h and linux/bpf.h, put together.
-const LOAD_WORD: u8 = 0x61; // LDX | MEM | W
-const MOVE: u8 = 0xbc; // ALU | MOV | X
-const MOVE_CONSTANT: u8 = 0xb7; // ALU64 | MOV | K
-const AND: u8 = 0x54; // ALU | AND | K
-const SHIFT_RIGHT: u8 = 0x74; // ALU | RSH | K
-const JUMP_NOT_EQUAL: u8 = 0x55; // JMP | JNE | K
-const JUMP_IF_SET: u8 = 0x45; // JMP | JSET | K
-const JUMP: u8 = 0x05; // JMP | JA
-const EXIT: u8 = 0x95; // JMP | EXIT
 
 const R0: u8 = 0;
 const CONTEXT: u8 = 1;
@@ -46,7 +30,7 @@ pub(super) fn generate(rules: &[DeviceRule]) -> Vec<u8> {
         program.extend(block(rule));
     }
     program.extend(decide(false));
-    program.iter().flat_map(bytes).collect()
+    encode(&program)
 }
 
 fn prologue() -> Vec<Instruction> {
@@ -103,20 +87,6 @@ fn decide(allowed: bool) -> [Instruction; 2] {
 
 fn load(register: u8, offset: i16) -> Instruction {
     instruction(LOAD_WORD, register, CONTEXT, offset, 0)
-}
-
-fn constant(opcode: u8, register: u8, offset: i16, immediate: i32) -> Instruction {
-    instruction(opcode, register, 0, offset, immediate)
-}
-
-fn instruction(opcode: u8, to: u8, from: u8, offset: i16, immediate: i32) -> Instruction {
-    Instruction { opcode, registers: from << 4 | to, offset, immediate }
-}
-
-fn bytes(instruction: &Instruction) -> [u8; 8] {
-    let [o0, o1] = instruction.offset.to_le_bytes();
-    let [i0, i1, i2, i3] = instruction.immediate.to_le_bytes();
-    [instruction.opcode, instruction.registers, o0, o1, i0, i1, i2, i3]
 }
 
 #[cfg(test)]

@@ -95,6 +95,14 @@ pub fn role(spec: &Spec, own: &ContainerId) -> Result<Option<PodRole>, InvalidPo
     Ok((manager == Some(LIBPOD)).then_some(PodRole::Sandbox))
 }
 
+/// Whether somebody forwards ports to a pod: Kubernetes' engines do it to the loopback interface of its
+/// network namespace on the host, and who makes one by hand may. Podman does not.
+#[must_use]
+pub fn forwards_ports(sandbox: &Spec) -> bool {
+    let has = |key: &str| sandbox.annotations().as_ref().is_some_and(|all| all.contains_key(key));
+    has(ANNOTATION) || OF_ENGINES.iter().any(|(kind, _)| has(kind))
+}
+
 /// What is known of a pod's sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodSandbox {
@@ -274,6 +282,16 @@ mod tests {
 
     fn sandbox() -> PodSandbox {
         PodSandbox { pid: 7, network: Some("/run/netns/pod".into()) }
+    }
+
+    #[test]
+    fn ports_are_forwarded_to_pods_of_kubernetes_and_to_those_made_by_hand() {
+        let forwards = |annotations| forwards_ports(&annotated(annotations));
+        assert!(forwards(json!({ "io.kubernetes.cri.container-type": "sandbox" })));
+        assert!(forwards(json!({ "io.kubernetes.cri-o.ContainerType": "sandbox" })));
+        assert!(forwards(json!({ ANNOTATION: "own" })));
+        assert!(!forwards(json!({ MANAGER: LIBPOD })));
+        assert!(!forwards_ports(&Spec::default()));
     }
 
     #[test]

@@ -145,6 +145,14 @@ fn owner_of_network(sandbox: &SandboxRef) -> Result<Option<ProcessIdentity>, Net
     Ok(sandbox.process.filter(|_| member.is_none()))
 }
 
+/// Whether the ports of a pod can be forwarded on this host.
+///
+/// # Errors
+/// Why not.
+pub fn forwarding_is_possible() -> std::io::Result<()> {
+    network::forwarding_is_possible()
+}
+
 /// What the monitors of many sandboxes count, by their state folders and in that order. No guest is
 /// asked, and no monitor is waited for beyond the deadline.
 #[must_use]

@@ -82,6 +82,13 @@ impl Containerd {
         self.daemon = daemon(self.folder.path(), self.network.as_ref());
     }
 
+    /// The network namespace that the daemon takes for the host's.
+    #[must_use]
+    pub fn network(&self) -> PathBuf {
+        let own = || PathBuf::from("/proc/self/ns/net");
+        self.network.as_ref().map_or_else(own, NetworkNamespace::path)
+    }
+
     /// A program on what the daemon takes for the host.
     #[must_use]
     pub fn on_the_host(&self, program: &[&str]) -> Outcome {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use protobuf::{Message, MessageField};
 
 use crate::archive::NAME;
+use crate::forwarding::Forwarding;
 use crate::grpc::{self, Refusal};
 use crate::patience::until;
 use crate::{Containerd, Outcome};
@@ -44,6 +45,8 @@ const EXEC_LIMIT: i64 = 120;
 pub struct Cri {
     socket: PathBuf,
     folder: PathBuf,
+    /// Where the engine's own addresses are.
+    network: PathBuf,
 }
 
 impl Cri {
@@ -51,7 +54,8 @@ impl Cri {
     #[must_use]
     pub fn of(containerd: &Containerd) -> Self {
         let folder = containerd.folder().to_owned();
-        let cri = Self { socket: folder.join("sock"), folder };
+        let network = containerd.network();
+        let cri = Self { socket: folder.join("sock"), folder, network };
         until("the image is known", || cri.knows_the_image());
         cri
     }
@@ -211,6 +215,18 @@ impl Pod {
         let container = PodContainer { cri: self.cri.clone(), id: made.container_id, log };
         let _: Empty = self.cri.call("StartContainer", &container.named())?;
         Ok(container)
+    }
+
+    /// A way to a port of it, as `kubectl port-forward` has the kubelet ask for one.
+    #[must_use]
+    pub fn forward(&self, port: u16) -> Forwarding {
+        let request = message::PortForwardRequest {
+            pod_sandbox_id: self.id.clone(),
+            port: vec![port.into()],
+            ..Default::default()
+        };
+        let answer: message::PortForwardResponse = self.cri.succeed("PortForward", &request);
+        Forwarding::open(&self.cri.network, &answer.url)
     }
 
     /// Ends all of it.

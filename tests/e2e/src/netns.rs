@@ -1,8 +1,14 @@
 //! A network namespace that a daemon takes for the host's: its bridges, packet filter and ports go with it.
+//! And what is done inside of one.
 
+use std::fs::File;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use nix::sched::{CloneFlags, setns};
 
 /// It goes when this is dropped.
 #[derive(Debug)]
@@ -34,6 +40,15 @@ impl NetworkNamespace {
         command.arg(format!("--net={}", namespace.path().display())).arg(program);
         command
     }
+}
+
+/// Does something in the network namespace at a path, and nowhere else.
+pub fn inside_network<T: Send>(path: &Path, act: impl FnOnce() -> T + Send) -> T {
+    let enter = || {
+        setns(File::open(path).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+        act()
+    };
+    thread::scope(|scope| scope.spawn(enter).join()).unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 impl Drop for NetworkNamespace {

@@ -63,6 +63,12 @@ fn containers_of_a_pod_share_a_kernel_and_a_network_and_answer_each_for_itself()
     client.exec(&get("127.0.0.1")).exits(0).prints("served\n");
     containerd.on_the_host(&["busybox", "sh", "-c", &get(&pod.ip())]).exits(0).prints("served\n");
     client.exec("hostname; cat /www/page").exits(1).prints("shared\n");
+    let forwarded = pod.forward(8080).ask("GET /page HTTP/1.0\r\n\r\n");
+    assert!(forwarded.data.ends_with("\r\n\r\nserved\n"), "{forwarded:?}");
+    // With a machine in between it is only known when somebody has connected.
+    let refused = pod.forward(8081).ask("");
+    assert_eq!(refused.data, "");
+    assert!(refused.error.contains(": connection re"), "{refused:?}");
 
     client
         .exec("echo said; echo wrong >&2; exit 5")

@@ -11,7 +11,8 @@
 //!
 //! Each direction ends by itself. Host to guest: the end of the host's input becomes
 //! SHUTDOWN(SEND), after the data before it. Guest to host: the guest's SHUTDOWN(SEND) becomes the
-//! end of the host's output, after the data before it. Neither touches the other direction.
+//! end of the host's output, after the data before it. Neither touches the other direction. A guest
+//! that goes without SHUTDOWN(SEND) before has TCP's connection reset, as it would its own.
 //!
 //! Hostile: every packet. Data beyond the credit granted, data after the guest's own end, and
 //! packets that do not fit the state end the connection. What is kept of the guest's data is
@@ -232,8 +233,14 @@ impl Connection {
         self.deadline = None;
         self.due = Due::default();
         self.end_input(poller);
-        if self.output == Output::Open {
-            self.output = Output::Finishing;
+        let kind = self.end.as_ref().map(HostEnd::kind);
+        match (self.output, kind) {
+            (Output::Open, Some(Kind::Tcp)) => {
+                self.pending.clear();
+                self.release(poller);
+            }
+            (Output::Open, _) => self.output = Output::Finishing,
+            (Output::Finishing | Output::Done, _) => {}
         }
         self.flush(poller);
         how
@@ -364,7 +371,7 @@ impl Connection {
             Some(Kind::Source) => {
                 self.guest_shutdown & SHUTDOWN_RECEIVE != 0 || (self.input_ended && output_done)
             }
-            Some(Kind::Stream | Kind::Terminal) => self.input_ended && output_done,
+            Some(Kind::Stream | Kind::Tcp | Kind::Terminal) => self.input_ended && output_done,
         };
         if useless {
             self.phase = Phase::Closing;
@@ -483,8 +490,8 @@ impl Connection {
             Kind::Source => end.release(poller),
             // A terminal has one end only: who hung up reads no more either.
             Kind::Terminal => self.break_output(poller),
-            Kind::Stream if end.hung_up() => self.break_output(poller),
-            Kind::Stream | Kind::Sink => {}
+            Kind::Stream | Kind::Tcp if end.hung_up() => self.break_output(poller),
+            Kind::Stream | Kind::Tcp | Kind::Sink => {}
         }
     }
 

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_linger;
 use vm_memory::VolatileMemoryError;
 
 use super::Endpoint;
@@ -28,6 +29,7 @@ const BLOCKING_WRITE_BYTES: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Stream,
+    Tcp,
     Source,
     Sink,
     Terminal,
@@ -68,6 +70,7 @@ impl HostEnd {
     pub(super) fn new(endpoint: Endpoint, token: Token) -> Self {
         let (kind, descriptor) = match endpoint {
             Endpoint::Stream(descriptor) => (Kind::Stream, descriptor),
+            Endpoint::Tcp(descriptor) => (Kind::Tcp, descriptor),
             Endpoint::Source(descriptor) => (Kind::Source, descriptor),
             Endpoint::Sink(descriptor) => (Kind::Sink, descriptor),
             Endpoint::Terminal(descriptor) => (Kind::Terminal, descriptor),
@@ -163,9 +166,13 @@ impl HostEnd {
             return self.release(poller);
         }
         self.watch_output(poller, false);
-        if let (Kind::Stream, Some(descriptor)) = (self.kind, &self.descriptor) {
+        if let (Kind::Stream | Kind::Tcp, Some(descriptor)) = (self.kind, &self.descriptor) {
             // Not connected any more: nobody is there to hear of the end.
             let _ = rustix::net::shutdown(descriptor, rustix::net::Shutdown::Write);
+            if self.kind == Kind::Tcp {
+                // What the kernel has not sent yet is sent when it is closed. It does not fail for a socket.
+                let _ = set_socket_linger(descriptor, None);
+            }
         }
     }
 
@@ -173,7 +180,7 @@ impl HostEnd {
     pub(super) fn finish_input(&mut self, poller: &Poller) {
         match (self.kind, &self.descriptor) {
             (Kind::Source, _) => self.release(poller),
-            (Kind::Stream, Some(descriptor)) => {
+            (Kind::Stream | Kind::Tcp, Some(descriptor)) => {
                 // Not connected any more: nobody is there to hear of the end.
                 let _ = rustix::net::shutdown(descriptor, rustix::net::Shutdown::Read);
             }

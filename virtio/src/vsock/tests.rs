@@ -7,3 +7,4 @@ mod guest;
 mod handshake;
 mod hostile;
 mod restore;
+mod tcp;

@@ -28,6 +28,7 @@ use cofferdam_virtio::vsock::{Endpoint, Vsock, VsockEvent};
 use super::checkpoint::{self, Checkpoint};
 use super::client::Received;
 use super::control::{ClientId, Control, Phase};
+use super::forwards::Forwards;
 use super::lifeline::{Exit, Lifeline, LifelineError, News};
 use super::names::{Names, Way};
 use super::network::Network;
@@ -57,6 +58,8 @@ pub mod owner {
     pub const CROWDED: u32 = 5;
     /// The sockets of questions for names.
     pub const NAMES: u32 = 6;
+    /// The sockets of connections that are carried into the guest.
+    pub const FORWARDS: u32 = 7;
     /// The first network device; the others come after it.
     pub const FIRST_NETWORK: u32 = 16;
 }
@@ -115,6 +118,7 @@ struct Loop {
     ending: Option<(ProcessToken, Exit)>,
     checkpoint: Option<Checkpoint>,
     names: Option<Names>,
+    forwards: Option<Forwards>,
 }
 
 impl Devices {
@@ -127,6 +131,7 @@ impl Devices {
             ending: None,
             checkpoint: None,
             names: None,
+            forwards: None,
         };
         loop {
             if let Err(error) = state.turn(&mut Events::new()) {
@@ -183,6 +188,12 @@ impl Loop {
             }
             owner::CROWDED => self.make_room(),
             owner::NAMES => self.advance_names(token),
+            owner::FORWARDS => {
+                if let Some(forwards) = &mut self.forwards {
+                    forwards.take(token, &mut self.devices.vsock);
+                    self.hear_vsock()?;
+                }
+            }
             owner::FIRST_NETWORK.. => {
                 if let Some(network) = &mut self.devices.network {
                     network.handle(token, readiness);
@@ -234,7 +245,12 @@ impl Loop {
                     self.tell(Happening::Reached(BootStage::Devices, Instant::now()));
                 }
                 VsockEvent::Connected(_) => {}
-                VsockEvent::Refused(id) | VsockEvent::Closed(id) => self.streams.closed(id),
+                VsockEvent::Refused(id) | VsockEvent::Closed(id) => {
+                    self.streams.closed(id);
+                    if let Some(forwards) = &mut self.forwards {
+                        forwards.closed(id);
+                    }
+                }
                 VsockEvent::LifelineFrame(frame) => match self.lifeline.take(frame)? {
                     News::Ready => self.agent_ready(),
                     News::Exit(process, exit) => self.process_ended(process, exit),
@@ -311,6 +327,7 @@ impl Loop {
             }
             ControlRequest::DetachNetwork(device) => self.detach_network(id, device),
             ControlRequest::ServeNames => self.serve_names(id, descriptors),
+            ControlRequest::Forward => self.forward(id, descriptors),
             ControlRequest::ConnectAgent => self.connect_agent(id),
             ControlRequest::Attach(attach) => self.attach(id, attach, descriptors),
         }
@@ -323,6 +340,9 @@ impl Loop {
         }
         if self.devices.saver.bus.slots.in_use() {
             return self.refuse(id, "A machine with network devices cannot be saved".to_owned());
+        }
+        if self.forwards.is_some() {
+            return self.refuse(id, "A machine with forwarded ports cannot be saved".to_owned());
         }
         let Some(checkpoint) = Checkpoint::begin(id, descriptors, Instant::now()) else {
             return self.refuse(id, "A checkpoint comes with two descriptors".to_owned());
@@ -435,6 +455,24 @@ impl Loop {
             Err(reason) => self.refuse(id, reason),
             Ok(names) => {
                 self.names = Some(names);
+                self.devices.control.dismiss(id, &ControlResponse::Done);
+            }
+        }
+    }
+
+    fn forward(&mut self, id: ClientId, mut descriptors: Vec<OwnedFd>) {
+        if self.forwards.is_some() {
+            return self.refuse(id, "Connections are carried into the guest already".to_owned());
+        }
+        if !(2..=3).contains(&descriptors.len()) {
+            return self.refuse(id, "Forwarding comes with two or three descriptors".to_owned());
+        }
+        let link = descriptors.remove(0);
+        let poller = Arc::clone(&self.devices.poller);
+        match Forwards::open(poller, owner::FORWARDS, link, descriptors) {
+            Err(error) => self.refuse(id, error.to_string()),
+            Ok(forwards) => {
+                self.forwards = Some(forwards);
                 self.devices.control.dismiss(id, &ControlResponse::Done);
             }
         }

@@ -1,4 +1,4 @@
-//! The devices thread: one event loop for vsock, entropy, network, names, the control socket and the
+//! The devices thread: one event loop for vsock, entropy, network, names, forwarded connections, the control socket and the
 //! standard streams.
 //!
 //! Hostile: what the guest sends (handled in `cofferdam-virtio`, but for the lifeline's frames)
@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod client;
 pub mod control;
 pub mod event_loop;
+pub mod forwards;
 mod held;
 pub mod lifeline;
 pub mod names;

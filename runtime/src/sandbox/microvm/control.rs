@@ -186,6 +186,18 @@ pub(super) fn serve_names(
     expect(&stream, &ControlResponse::Done)
 }
 
+/// Has the monitor carry connections into the guest: what has them come to it, and the sockets to which
+/// they come.
+pub(super) fn forward(
+    state_folder: &Path,
+    descriptors: &[BorrowedFd<'_>],
+    timeout: Duration,
+) -> Result<(), ControlError> {
+    let stream = connect(state_folder, timeout)?;
+    send_request(&stream, &ControlRequest::Forward, descriptors)?;
+    expect(&stream, &ControlResponse::Done)
+}
+
 /// The streams of a process, as long as it is open or not: the monitor carries them on by itself.
 #[derive(Debug)]
 pub(super) struct StreamsConnection {

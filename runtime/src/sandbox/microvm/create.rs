@@ -29,6 +29,7 @@ use super::shares::{OpenShare, ShareError, Sources};
 use super::stdio::{HostStreams, StdioError};
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::config::Config;
+use crate::host::log::with_causes;
 use crate::host::network_namespace::NetworkNamespace;
 use crate::host::process::ProcessIdentity;
 use crate::host::signals::Interrupts;
@@ -136,6 +137,7 @@ pub fn create(mut request: CreateRequest, config: &Config) -> Result<Created, Cr
         prepared.record(config, group.group())?;
     }
     let network = prepared.connect(process)?;
+    prepared.forward(process);
     if prepared.image.is_some() {
         prepared.reawaken(timeout)?;
     } else {
@@ -312,6 +314,18 @@ impl Prepared {
         let connected = Connected::by(guest);
         followed?;
         Ok(connected)
+    }
+
+    /// Has ports of a pod forwarded. Where that cannot be, the pod runs without.
+    fn forward(&self, process: ProcessIdentity) {
+        let is_pod = self.pod_places > 0 && crate::plan::pod::forwards_ports(&self.spec);
+        if !is_pod || self.network.is_none() {
+            return;
+        }
+        if let Err(error) = network::forward(&self.state_folder, process) {
+            let causes = with_causes(&error);
+            tracing::warn!("The pod's ports cannot be forwarded (kubectl port-forward): {causes}");
+        }
     }
 
     fn make_container(&self, timeout: Duration) -> Result<(), CreateError> {

@@ -17,6 +17,7 @@
 //! Hostile: what the agent answers. It says whether something was done, and nothing about the host.
 
 mod devices;
+mod forwards;
 mod guest;
 mod names;
 mod record;
@@ -43,6 +44,7 @@ use crate::plan::network::{NamespaceFacts, NetworkPlan};
 use crate::spec::SpecError;
 use record::NetworkRecord;
 
+pub(super) use forwards::{forward, is_possible as forwarding_is_possible};
 pub(super) use guest::Guest;
 pub(super) use remains::{Connected, Remains, of_live};
 pub(super) use watcher::{wait_for_end, watch};

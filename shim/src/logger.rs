@@ -410,7 +410,7 @@ mod tests {
         let absent = LoggingProgram { path: "/nosuch".into(), ..bench.program("") };
         let error = bench.start(READY, &absent).await.unwrap_err();
         assert!(matches!(error, LoggerError::Run(..)), "{error}");
-        let mut strict = bench.program("exec 5>&-; sleep 1000");
+        let mut strict = bench.program("exec 5>&-; exec sleep 1000");
         strict.writes_when_ready = true;
         let error = bench.start(READY, &strict).await.unwrap_err();
         assert!(matches!(error, LoggerError::Silent(..)), "{error}");

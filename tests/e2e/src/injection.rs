@@ -12,8 +12,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Calls that cannot fail, or whose failure says nothing: a `close` that fails closes all the same,
-/// but not under `strace`; and without its first `execve` there is no command.
+/// but not under `strace`; a sleep can be interrupted and nothing else, which libraries rely on; and
+/// without its first `execve` there is no command.
 const EXEMPT: &[&str] = &[
+    "clock_nanosleep",
     "close",
     "close_range",
     "exit",
@@ -29,6 +31,7 @@ const EXEMPT: &[&str] = &[
     "rt_sigreturn",
     "umask",
     "vfork",
+    "uname",
 ];
 
 /// What kernels answer, in turn, so that each step meets several over a long run.

@@ -26,6 +26,11 @@ pub(crate) enum PodError {
         "The pod has a user namespace of its own (userns_options), which a sandbox of the shim's cannot have: use containerd's sandboxer podsandbox for it"
     )]
     Users,
+    /// Which label its shared memory and its process get is containerd's to say.
+    #[error(
+        "The pod has an SELinux label of its own (selinux_options), which a sandbox of the shim's cannot have: use containerd's sandboxer podsandbox for it"
+    )]
+    Label,
     /// A network is what makes containers one pod.
     #[error(
         "The pod has a network of its own and there is no network namespace for it (netns_path is empty)"
@@ -48,6 +53,8 @@ pub(crate) struct SandboxPlan<'a> {
     pub(crate) systemd: bool,
     /// The program that waits inside.
     pub(crate) program: &'a Path,
+    /// Whether the host's kernel looks at labels: where it does not, nobody has one.
+    pub(crate) has_selinux: bool,
 }
 
 impl SandboxPlan<'_> {
@@ -56,6 +63,9 @@ impl SandboxPlan<'_> {
     /// # Errors
     /// What it cannot have.
     pub(crate) fn config(&self) -> Result<Value, PodError> {
+        if self.has_selinux && self.pod.linux.security_context.selinux_options.is_some() {
+            return Err(PodError::Label);
+        }
         let mut config = json!({
             "ociVersion": "1.1.0",
             "root": { "path": "rootfs", "readonly": true },
@@ -201,7 +211,7 @@ mod tests {
     use super::*;
     use crate::cri::{
         LinuxContainerResources, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
-        PodSandboxMetadata, UserNamespace,
+        PodSandboxMetadata, SELinuxOption, UserNamespace,
     };
 
     fn pod(options: NamespaceOption) -> PodSandboxConfig {
@@ -230,6 +240,15 @@ mod tests {
     }
 
     fn planned(pod: &PodSandboxConfig, network: &str, systemd: bool) -> Result<Value, PodError> {
+        planned_where(false, pod, network, systemd)
+    }
+
+    fn planned_where(
+        has_selinux: bool,
+        pod: &PodSandboxConfig,
+        network: &str,
+        systemd: bool,
+    ) -> Result<Value, PodError> {
         let annotations = [("dev.cofferdam.x".to_owned(), "y".to_owned())].into();
         let plan = SandboxPlan {
             id: "a",
@@ -238,6 +257,7 @@ mod tests {
             annotations: &annotations,
             systemd,
             program: Path::new("/shim"),
+            has_selinux,
         };
         plan.config()
     }
@@ -286,6 +306,12 @@ mod tests {
         let refused = planned(&pod(users(NamespaceMode::POD)), "/n", false).unwrap_err();
         assert_eq!(refused, PodError::Users);
         assert!(planned(&pod(users(NamespaceMode::NODE)), "/n", false).is_ok());
+        let mut labelled = pod(NamespaceOption::default());
+        let security = &mut labelled.linux.mut_or_insert_default().security_context;
+        security.mut_or_insert_default().selinux_options = Some(SELinuxOption::default()).into();
+        assert_eq!(planned_where(true, &labelled, "/n", false), Err(PodError::Label));
+        assert!(planned_where(false, &labelled, "/n", false).is_ok());
+        assert!(planned_where(true, &pod(NamespaceOption::default()), "/n", false).is_ok());
     }
 
     #[test]

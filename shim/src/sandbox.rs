@@ -162,6 +162,9 @@ pub(crate) fn members(bundle: &Path) -> Vec<(String, PathBuf)> {
 /// A file of the sandbox's bundle for each container of the pod: where that has its own.
 const MEMBER: &str = "member-";
 
+/// There where the host's kernel has SELinux and it is on.
+const SELINUX: &str = "/sys/fs/selinux/enforce";
+
 /// A bundle's configuration.
 const CONFIG: &str = "config.json";
 
@@ -198,6 +201,7 @@ fn planned(
         annotations: &request.annotations.clone().into_iter().collect::<BTreeMap<_, _>>(),
         systemd: options.systemd_cgroup,
         program,
+        has_selinux: Path::new(SELINUX).exists(),
     };
     Ok(plan.config()?)
 }

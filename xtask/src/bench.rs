@@ -10,6 +10,7 @@
 //! [`measure`] runs in the lab, as a hidden command of this program; [`report`] is what it hands
 //! back.
 
+mod asked;
 mod bundle;
 mod engines;
 mod measure;

@@ -1,7 +1,7 @@
 //! The measuring itself. In the lab it is alone on the machine, as root, on a clock of its own.
 
 use std::env;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use clap::Args;
 
+use super::asked::Asked;
 use super::bundle;
 use super::report::{Idle, Operation, Report, SubjectReport};
 use super::residence::MemoryRoot;
@@ -20,21 +21,8 @@ use crate::process;
 /// `cargo xtask measure`: what `bench` runs in the lab.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The folder of cofferdam's programs, with `guest` beside it
-    #[arg(long)]
-    programs: PathBuf,
-    /// The busybox root file system
-    #[arg(long)]
-    rootfs: PathBuf,
-    /// Samples of each
-    #[arg(long)]
-    runs: u32,
-    /// Only these subjects
-    #[arg(long, value_delimiter = ',')]
-    only: Vec<String>,
-    /// Where the report goes
-    #[arg(long)]
-    report: PathBuf,
+    #[command(flatten)]
+    asked: Asked,
 }
 
 /// Rounds that are not counted: they fill caches, and the runtime's cache of the KVM probe.
@@ -44,8 +32,7 @@ const WARM_UP: u32 = 2;
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let in_lab = env::var_os("COFFERDAM_LAB").is_some();
     let folder = tempfile::Builder::new().prefix("cofferdam-bench-").tempdir()?;
-    let file = File::create(&arguments.report)
-        .with_context(|| format!("Could not write {}", arguments.report.display()))?;
+    let file = arguments.asked.report()?;
     let (subjects, bundles) = if in_lab {
         prepare_in_memory(arguments, folder.path())?
     } else {
@@ -55,7 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut report = Report { virtual_time: in_lab, subjects: Vec::new() };
     for subject in &subjects {
         eprintln!("measuring {}", subject.name);
-        report.subjects.push(measure(subject, &bundles, arguments.runs)?);
+        report.subjects.push(measure(subject, &bundles, arguments.asked.runs)?);
     }
     serde_json::to_writer_pretty(file, &report)?;
     Ok(ExitCode::SUCCESS)
@@ -63,23 +50,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// The subjects as they are on this machine, and their bundles.
 fn prepare(arguments: &Arguments, folder: &Path) -> Result<(Vec<Subject>, Bundles)> {
-    let subjects = subjects(&arguments.programs, &arguments.only);
-    let bundles = Bundles::write(folder, &arguments.rootfs)?;
+    let subjects = subjects(&arguments.asked.programs, &arguments.asked.only);
+    let bundles = Bundles::write(folder, &arguments.asked.rootfs)?;
     Ok((subjects, bundles))
 }
 
 /// The same in a root of their own in RAM, which this process enters.
 fn prepare_in_memory(arguments: &Arguments, folder: &Path) -> Result<(Vec<Subject>, Bundles)> {
     let root = MemoryRoot::over(folder)?;
-    let tree = arguments.programs.parent().context("--programs has no parent folder")?;
+    let tree = arguments.asked.programs.parent().context("--programs has no parent folder")?;
     process::run(Command::new("cp").arg("-a").arg(tree).arg(root.at(Path::new("/cofferdam"))))?;
-    let subjects = subjects(Path::new("/cofferdam/bin"), &arguments.only);
+    let subjects = subjects(Path::new("/cofferdam/bin"), &arguments.asked.only);
     // Everything is linked where it is now, and our own program is read to its end: what of it is
     // not in memory yet would be fetched from the host in the middle of a measurement.
-    let here = Subject::all(&arguments.programs).map(|subject| subject.program);
+    let here = Subject::all(&arguments.asked.programs).map(|subject| subject.program);
     root.take_in(&here)?;
     fs::read(env::current_exe()?)?;
-    Bundles::write(&root.at(Path::new("/bench")), &arguments.rootfs)?;
+    Bundles::write(&root.at(Path::new("/bench")), &arguments.asked.rootfs)?;
     root.enter()?;
     Ok((subjects, Bundles::below(Path::new("/bench"))))
 }

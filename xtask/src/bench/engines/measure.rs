@@ -1,7 +1,7 @@
 //! The measuring itself: one containerd, and each runtime through it.
 
 use std::env;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -13,6 +13,7 @@ use super::crowd;
 use super::handler::{Handler, RUNC_SHIM};
 use super::pod::Pod;
 use super::report::{CrowdReport, Divided, EnginesReport, Handled};
+use crate::bench::asked::Asked;
 use crate::bench::report::Operation;
 use crate::bench::residence::MemoryRoot;
 use crate::bench::statistics::Statistics;
@@ -22,24 +23,11 @@ use crate::process;
 /// `cargo xtask measure-engines`: what `bench engines` runs in the lab.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The folder of cofferdam's programs, with `guest` beside it
-    #[arg(long)]
-    programs: PathBuf,
-    /// The busybox root file system
-    #[arg(long)]
-    rootfs: PathBuf,
-    /// Samples of each
-    #[arg(long)]
-    runs: u32,
-    /// Only these subjects
-    #[arg(long, value_delimiter = ',')]
-    only: Vec<String>,
+    #[command(flatten)]
+    asked: Asked,
     /// So many pods at once, instead of the samples
     #[arg(long)]
     pods: Option<u8>,
-    /// Where the report goes
-    #[arg(long)]
-    report: PathBuf,
 }
 
 /// Rounds that are not counted: they fill caches, and the runtime's cache of the KVM probe.
@@ -51,8 +39,7 @@ const CROWDED: [&str; 1] = ["microvm"];
 /// `cargo xtask measure-engines`.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let virtual_time = env::var_os("COFFERDAM_LAB").is_some();
-    let file = File::create(&arguments.report)
-        .with_context(|| format!("Could not write {}", arguments.report.display()))?;
+    let file = arguments.asked.report()?;
     // In memory: the names of sockets are short, and nothing waits for a disk.
     let folder = tempfile::Builder::new().prefix("cofferdam-bench-").tempdir_in("/run")?;
     let root = tempfile::Builder::new().prefix("cofferdam-bench-").tempdir()?;
@@ -61,7 +48,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     } else {
         prepare(arguments, root.path())?
     };
-    let subjects = subjects(&programs, &arguments.only, arguments.pods.is_some());
+    let subjects = subjects(&programs, &arguments.asked.only, arguments.pods.is_some());
     let handlers = subjects.into_iter().map(|subject| Handler::of(subject, folder.path()));
     let handlers = handlers.collect::<Result<Vec<_>>>()?;
     let containerd = Containerd::start(folder.path(), &rootfs, &programs)?;
@@ -69,7 +56,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         let crowds = each(&handlers, |handler| crowd::gather(&containerd, handler, pods))?;
         serde_json::to_writer_pretty(file, &CrowdReport { virtual_time, crowds })?;
     } else {
-        let subjects = each(&handlers, |handler| measure(&containerd, handler, arguments.runs))?;
+        let subjects =
+            each(&handlers, |handler| measure(&containerd, handler, arguments.asked.runs))?;
         serde_json::to_writer_pretty(file, &EnginesReport { virtual_time, subjects })?;
     }
     Ok(ExitCode::SUCCESS)
@@ -86,21 +74,21 @@ fn each<T>(handlers: &[Handler], measure: impl Fn(&Handler) -> Result<T>) -> Res
 /// Where the programs and the root file system of containers are, on this machine.
 fn prepare(arguments: &Arguments, folder: &Path) -> Result<(PathBuf, PathBuf)> {
     let rootfs = folder.join("rootfs");
-    process::run(Command::new("cp").arg("-a").arg(&arguments.rootfs).arg(&rootfs))?;
-    Ok((arguments.programs.clone(), rootfs))
+    process::run(Command::new("cp").arg("-a").arg(&arguments.asked.rootfs).arg(&rootfs))?;
+    Ok((arguments.asked.programs.clone(), rootfs))
 }
 
 /// The same in a root of their own in RAM, which this process enters.
 fn prepare_in_memory(arguments: &Arguments, folder: &Path) -> Result<(PathBuf, PathBuf)> {
     let root = MemoryRoot::over(folder)?;
-    let tree = arguments.programs.parent().context("--programs has no parent folder")?;
+    let tree = arguments.asked.programs.parent().context("--programs has no parent folder")?;
     let copy = |from: &Path, to: &str| {
         process::run(Command::new("cp").arg("-a").arg(from).arg(root.at(Path::new(to))))
     };
     copy(tree, "/cofferdam")?;
-    copy(&arguments.rootfs, "/rootfs")?;
+    copy(&arguments.asked.rootfs, "/rootfs")?;
     let mut programs: Vec<_> =
-        Subject::all(&arguments.programs).map(|subject| subject.program).into();
+        Subject::all(&arguments.asked.programs).map(|subject| subject.program).into();
     for name in ["containerd", "ctr", RUNC_SHIM, "ip", "tc"] {
         programs.push(program(name)?);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -12,6 +12,7 @@ use clap::Args;
 
 use super::client::{Browsers, Bulk, PORT};
 use super::report::{Flow, NetworkReport, Traffic};
+use crate::bench::asked::Asked;
 use crate::bench::bundle;
 use crate::bench::residence::MemoryRoot;
 use crate::bench::site::Site;
@@ -21,24 +22,11 @@ use crate::process;
 /// `cargo xtask measure-network`: what `bench network` runs in the lab.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The folder of cofferdam's programs, with `guest` beside it
-    #[arg(long)]
-    programs: PathBuf,
-    /// The busybox root file system
-    #[arg(long)]
-    rootfs: PathBuf,
+    #[command(flatten)]
+    asked: Asked,
     /// The probe, which is the containers' program
     #[arg(long)]
     probe: PathBuf,
-    /// Samples of each
-    #[arg(long)]
-    runs: u32,
-    /// Only these subjects
-    #[arg(long, value_delimiter = ',')]
-    only: Vec<String>,
-    /// Where the report goes
-    #[arg(long)]
-    report: PathBuf,
 }
 
 /// What one sample of bulk is: long enough that neither its beginning nor its end shows.
@@ -56,8 +44,7 @@ const COUNTER_FOLDER: &str = "/sys/kernel/debug/kvm";
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let in_lab = env::var_os("COFFERDAM_LAB").is_some();
     let folder = tempfile::Builder::new().prefix("cofferdam-bench-").tempdir()?;
-    let file = File::create(&arguments.report)
-        .with_context(|| format!("Could not write {}", arguments.report.display()))?;
+    let file = arguments.asked.report()?;
     let (subjects, bundles) = if in_lab {
         prepare_in_memory(arguments, folder.path())?
     } else {
@@ -67,7 +54,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut report = NetworkReport { virtual_time: in_lab, subjects: Vec::new() };
     for subject in &subjects {
         eprintln!("measuring {}", subject.name);
-        report.subjects.push(measure(subject, &bundles, arguments.runs)?);
+        report.subjects.push(measure(subject, &bundles, arguments.asked.runs)?);
     }
     serde_json::to_writer_pretty(file, &report)?;
     Ok(ExitCode::SUCCESS)
@@ -78,22 +65,22 @@ type Bundles = [PathBuf; 2];
 
 fn prepare(arguments: &Arguments, folder: &Path) -> Result<(Vec<Subject>, Bundles)> {
     write_bundles(arguments, folder)?;
-    Ok((subjects(&arguments.programs, &arguments.only), bundles_below(folder)))
+    Ok((subjects(&arguments.asked.programs, &arguments.asked.only), bundles_below(folder)))
 }
 
 /// The same in a root of their own in RAM, which this process enters.
 fn prepare_in_memory(arguments: &Arguments, folder: &Path) -> Result<(Vec<Subject>, Bundles)> {
     let root = MemoryRoot::over(folder)?;
-    let tree = arguments.programs.parent().context("--programs has no parent folder")?;
+    let tree = arguments.asked.programs.parent().context("--programs has no parent folder")?;
     process::run(Command::new("cp").arg("-a").arg(tree).arg(root.at(Path::new("/cofferdam"))))?;
     let mut programs: Vec<_> =
-        Subject::all(&arguments.programs).map(|subject| subject.program).into();
+        Subject::all(&arguments.asked.programs).map(|subject| subject.program).into();
     programs.extend(process::find("ip"));
     root.take_in(&programs)?;
     fs::read(env::current_exe()?)?;
     write_bundles(arguments, &root.at(Path::new("/bench")))?;
     root.enter()?;
-    let subjects = subjects(Path::new("/cofferdam/bin"), &arguments.only);
+    let subjects = subjects(Path::new("/cofferdam/bin"), &arguments.asked.only);
     Ok((subjects, bundles_below(Path::new("/bench"))))
 }
 
@@ -115,7 +102,7 @@ fn write_bundles(arguments: &Arguments, folder: &Path) -> Result<()> {
         let address = format!("0.0.0.0:{PORT}");
         bundle::write_with(
             &bundle,
-            &arguments.rootfs,
+            &arguments.asked.rootfs,
             &["/probe", "--traffic", &address],
             |all| {
                 bundle::join_network(all, &Site::path(plot));

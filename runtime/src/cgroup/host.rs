@@ -162,9 +162,7 @@ fn make_parents(folder: &Path) -> Result<(), HostGroupError> {
         folder.ancestors().skip(1).take_while(|path| path.starts_with(ROOT)).collect();
     above.reverse();
     for parent in above {
-        if !parent.exists() {
-            fs::create_dir(parent).map_err(at("make", parent))?;
-        }
+        make_one(parent)?;
         let control = parent.join("cgroup.subtree_control");
         let enabled = fs::read_to_string(&control).map_err(at("read", parent))?;
         let has = |name: &str| enabled.split_ascii_whitespace().any(|word| word == name);
@@ -182,6 +180,15 @@ fn make_parents(folder: &Path) -> Result<(), HostGroupError> {
         }
     }
     Ok(())
+}
+
+/// A folder that is there already is as good: containers that start side by side make those above
+/// them together.
+fn make_one(folder: &Path) -> Result<(), HostGroupError> {
+    match fs::create_dir(folder) {
+        Err(_) if folder.is_dir() => Ok(()),
+        made => made.map_err(at("make", folder)),
+    }
 }
 
 /// Removes these folders and any below them, when their last processes are gone: nobody is killed
@@ -281,6 +288,21 @@ mod tests {
         for path in ["", "/", "/a/../b"] {
             let planned = HostGroup::planned(Path::new(path));
             assert!(matches!(planned, Err(HostGroupError::Path(_))), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_groups_above_are_made_by_any_number_of_containers_at_once() {
+        for _ in 0..200 {
+            let root = tempfile::tempdir().unwrap();
+            let above = root.path().join("docker");
+            thread::scope(|scope| {
+                let makers: Vec<_> = (0..4).map(|_| scope.spawn(|| make_one(&above))).collect();
+                for maker in makers {
+                    maker.join().unwrap().unwrap();
+                }
+            });
+            assert!(above.is_dir());
         }
     }
 

@@ -361,9 +361,16 @@ impl AttachedFs {
             if orders {
                 self.take_orders();
             }
-            self.serve();
-            self.crowding.look(self.tree.state().used());
+            self.turn();
         }
+    }
+
+    /// Serves what there is, and says what was heard of the host meanwhile: each request takes the events of
+    /// the host that came before its own, and nobody is woken for these any more.
+    fn turn(&mut self) {
+        self.serve();
+        self.tree.tell_heard();
+        self.crowding.look(self.tree.state().used());
     }
 
     fn count_notification(&self, queue: u32) {
@@ -394,7 +401,7 @@ impl AttachedFs {
     pub(crate) fn step(&mut self) {
         self.take_orders();
         self.tree.listen();
-        self.serve();
+        self.turn();
     }
 
     /// As after a machine was restored.

@@ -216,10 +216,15 @@ impl Tree {
         }
     }
 
-    /// Sends the agent what there is for it to repeat.
+    /// Takes what happened, and sends the agent what there is for it to repeat.
     pub(super) fn tell(&self) {
+        self.state().hear(None);
+        self.tell_heard();
+    }
+
+    /// Sends the agent what there is for it to repeat of what was heard already.
+    pub(super) fn tell_heard(&self) {
         let mut state = self.state();
-        state.hear(None);
         while let Some(current) = state.changes.as_mut().and_then(Changes::next) {
             // A folder that is gone or unknown by now: there is nobody to tell.
             let Ok(change) = self.describe(&state, &current.happened) else { continue };

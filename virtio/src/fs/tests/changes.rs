@@ -23,6 +23,7 @@ const AGENT: Context = Context { uid: 0, gid: 0, pid: AGENT_THREAD as i32 };
 /// A share in a folder, and an agent.
 struct Host {
     folder: tempfile::TempDir,
+    server: AttachedFs,
     tree: Arc<Tree>,
     agent: UnixStream,
     share: u64,
@@ -44,11 +45,12 @@ impl Host {
             watcher.run()
         });
         let root = open(folder.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        let tree = server.prepare().unwrap().attach_at(root).unwrap().tree;
+        let server = server.prepare().unwrap().attach_at(root).unwrap();
+        let tree = Arc::clone(&server.tree);
         let share = tree.lookup(&ROOT, ROOT_ID, &c("1")).unwrap().inode;
         tree.lookup(&ROOT, ROOT_ID, &c("2")).unwrap();
         tree.listen();
-        Self { folder, tree, agent, share }
+        Self { folder, server, tree, agent, share }
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -185,6 +187,16 @@ fn a_file_that_vanishes_is_the_one_that_the_guest_knew() {
     host.tree.unlink(&AGENT, host.share, &c("file")).unwrap();
     host.repeated();
     assert_eq!(host.look_up(&AGENT, "file"), 0);
+}
+
+#[test]
+fn what_the_host_changes_while_the_guest_is_served_is_told_after_that() {
+    let mut host = Host::new();
+    fs::write(host.path("new"), "").unwrap();
+    host.tree.mkdir(&ROOT, host.share, &c("own"), 0o755, 0).unwrap();
+    host.server.turn();
+    let appeared = ChangeEvent::Appeared { name: name("new"), mode: libc::S_IFREG };
+    assert_eq!(read(&mut host), Some(appeared));
 }
 
 #[test]

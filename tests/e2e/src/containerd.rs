@@ -213,6 +213,15 @@ impl Containerd {
         .collect()
     }
 
+    /// Where the shim of a container listens.
+    #[must_use]
+    pub fn shim_socket(&self, id: &str) -> PathBuf {
+        let bundle =
+            self.folder.path().join("state/io.containerd.runtime.v2.task/default").join(id);
+        let address = fs::read_to_string(bundle.join("address")).unwrap();
+        PathBuf::from(address.trim().trim_start_matches("unix://"))
+    }
+
     /// No shim, no mount and no state of a container is there any more.
     #[track_caller]
     pub fn has_left_nothing(&self) {

@@ -37,7 +37,9 @@ fn inside(container: &Container<'_>, script: &str) -> String {
 
 /// The names of the guest's interfaces.
 fn interfaces(container: &Container<'_>) -> String {
-    inside(container, "ls /sys/class/net").split_whitespace().collect::<Vec<_>>().join(" ")
+    // Without a look at each: one may get its name at that moment.
+    let list = "cd /sys/class/net && echo *";
+    inside(container, list).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The guest has what [`Wire::connect`] makes, and it leads to the host.

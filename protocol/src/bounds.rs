@@ -36,12 +36,12 @@ pub const MAX_VM_CONFIG_BYTES: usize = 1 << 20;
 /// A control frame names a process and carries descriptors beside it.
 pub const MAX_CONTROL_BYTES: usize = 4 << 10;
 /// What a monitor answers: at most as much as the figures of [`MAX_INTERFACES`] network devices with
-/// sixteen queues each, a hundred and fifty bytes for each queue. A third of a socket's buffer: the
+/// nine queues each, a hundred and fifty bytes for each queue. A third of a socket's buffer: the
 /// monitor never waits for who asks.
 pub const MAX_CONTROL_ANSWER_BYTES: usize = 64 << 10;
 /// Three streams of a process; as many as a network device may have queues: no request carries
 /// more descriptors.
-pub const MAX_CONTROL_DESCRIPTORS: usize = 3;
+pub const MAX_CONTROL_DESCRIPTORS: usize = MAX_QUEUE_PAIRS;
 /// A change names two folders of at most 4 KiB and two files, each byte in up to four of JSON.
 pub const MAX_CHANGE_BYTES: usize = 64 << 10;
 /// A boot report carries a console tail of at most [`MAX_CONSOLE_TAIL_BYTES`], escaped.
@@ -84,6 +84,10 @@ pub const MAX_SHARES: usize = 1024;
 pub const MAX_POD_PLACES: u8 = 64;
 /// Network interfaces of one VM: each has a window and an interrupt of its own kept for it.
 pub const MAX_INTERFACES: u8 = 8;
+/// Pairs of queues of a network device, one for each of its guest's processors that can send beside
+/// the others. One thread of the monitor's serves all of them: more would wait for it. Each costs the guest
+/// half a megabyte of buffers.
+pub const MAX_QUEUE_PAIRS: usize = 4;
 /// What a tap can carry at most: an IP packet and the Ethernet header before it. Each network device is
 /// announced with it, since a driver keeps what it was told at first for ever.
 pub const MAX_MTU: u16 = u16::MAX - 14;

@@ -35,8 +35,8 @@ pub enum ControlRequest {
     /// what the guest began with, and answer with [`ControlResponse::Memory`]. Taking some away is
     /// for after the guest has given them back: what was in them is gone.
     SetMemoryBlocks(u32),
-    /// Make a network device of the tap whose descriptor comes with the frame, and answer with
-    /// [`ControlResponse::Network`].
+    /// Make a network device of the tap of whose queues the descriptors come with the frame, at most
+    /// [`MAX_QUEUE_PAIRS`](crate::bounds::MAX_QUEUE_PAIRS), and answer with [`ControlResponse::Network`].
     AttachNetwork(AttachNetwork),
     /// Take the network device of this number away, and let go of its tap. Whatever its guest does, there is room
     /// for another then. One that is not there is taken away already.

@@ -8,6 +8,7 @@ mod bridge;
 mod driver;
 mod script;
 
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -32,6 +33,9 @@ const HEADER_BYTES: usize = 44;
 const TRANSMIT: usize = 1;
 /// No test of ours is longer.
 const MAX_STEPS: usize = 256;
+/// Pairs of queues of a network device, and all of its queues.
+const PAIRS: usize = 2;
+const NET_QUEUES: u16 = 2 * PAIRS as u16 + 1;
 
 /// Reads and writes registers as the bytes say: offset, width, value.
 pub fn mmio_accesses(bytes: &[u8]) {
@@ -90,12 +94,12 @@ pub fn vsock_packets(bytes: &[u8]) {
         let Some(step) = script.byte() else { return };
         match step % 8 {
             0..=2 => send_packet(&mut driver, &mut script, first),
-            3 => give_buffer(&mut driver, &mut script),
+            3 => give_buffer(&mut driver, 0, &mut script),
             4 => write_host(&mut theirs, &mut script),
             5 => vsock.expire(
                 Instant::now() + Duration::from_secs(u64::from(script.byte().unwrap_or(0))),
             ),
-            6 => break_descriptor(&mut driver, &mut script),
+            6 => break_descriptor(&mut driver, 2, &mut script),
             _ => connect_again(&mut vsock, &mut script),
         }
         turn(&poller, &mut vsock, &mut driver);
@@ -136,10 +140,11 @@ fn send_packet(driver: &mut Driver, script: &mut Script<'_>, first: Option<Conne
     driver.offer(TRANSMIT, &[head, body]);
 }
 
-fn give_buffer(driver: &mut Driver, script: &mut Script<'_>) {
+fn give_buffer(driver: &mut Driver, queue: usize, script: &mut Script<'_>) {
     let length = script.word() % 5000;
     let offset = u64::from(script.byte().unwrap_or(0)) * 0x1000;
-    driver.offer(0, &[Piece { address: BUFFERS + 0x10_0000 + offset, length, writable: true }]);
+    let address = BUFFERS + 0x10_0000 + offset;
+    driver.offer(queue, &[Piece { address, length, writable: true }]);
 }
 
 fn write_host(host: &mut UnixStream, script: &mut Script<'_>) {
@@ -149,8 +154,8 @@ fn write_host(host: &mut UnixStream, script: &mut Script<'_>) {
     let _ = std::io::Read::read(host, &mut vec![0; length]);
 }
 
-fn break_descriptor(driver: &mut Driver, script: &mut Script<'_>) {
-    let (queue, index) = (script.word() as usize % 2, script.word() as u16);
+fn break_descriptor(driver: &mut Driver, queues: usize, script: &mut Script<'_>) {
+    let (queue, index) = (script.word() as usize % queues, script.word() as u16);
     let address = u64::from(script.word()) << (script.byte().unwrap_or(0) % 33);
     let piece = Piece { address, length: script.word(), writable: false };
     driver.descriptor(queue, index % QUEUE_SIZE, &piece, script.word() as u16 & 7, index % 20);
@@ -172,43 +177,66 @@ fn connect_again(vsock: &mut Vsock, script: &mut Script<'_>) {
 /// Plays a guest and a host of the network device as the bytes say.
 pub fn net_frames(bytes: &[u8]) {
     let mut script = Script::new(bytes);
-    let (tap, host) = UnixDatagram::pair().unwrap();
-    tap.set_nonblocking(true).unwrap();
-    host.set_nonblocking(true).unwrap();
+    let (tap, hosts): (Vec<_>, Vec<_>) = (0..PAIRS).map(|_| queue_of_a_tap()).unzip();
     let poller = Arc::new(Poller::open().unwrap());
     let config = NetConfig { mac: [2; 6], mtu: 1500, uncut_udp: true };
-    let (device, mut net) = net::open(Arc::clone(&poller), 0, tap.into(), config).unwrap();
+    let (device, mut net) = net::open(Arc::clone(&poller), 0, tap, config).unwrap();
     let features = net_features(script.byte().unwrap_or(0));
-    let mut driver = Driver::start_with(Box::new(device), 2, features);
+    let mut driver = Driver::start_with(Box::new(device), NET_QUEUES, features);
     for _ in 0..MAX_STEPS {
         let Some(step) = script.byte() else { return };
-        match step % 4 {
-            0 => send_frame(&mut driver, &mut script),
-            1 => give_buffer(&mut driver, &mut script),
-            2 => drop(host.send(&vec![step; script.word() as usize % 3000])),
-            _ => break_descriptor(&mut driver, &mut script),
+        let pair = usize::from(step >> 4) % PAIRS;
+        match step % 5 {
+            0 => send_frame(&mut driver, pair, &mut script),
+            1 => give_buffer(&mut driver, 2 * pair, &mut script),
+            2 => drop(hosts[pair].send(&vec![step; script.word() as usize % 3000])),
+            3 => ask_network_device(&mut driver, &mut script),
+            _ => break_descriptor(&mut driver, NET_QUEUES.into(), &mut script),
         }
-        while host.recv(&mut [0; 64]).is_ok() {}
+        for host in &hosts {
+            while host.recv(&mut [0; 64]).is_ok() {}
+        }
         serve_frames(&poller, &mut net, &mut driver);
     }
 }
 
-/// Checksums, what is not cut, several buffers: each of them or not. What the guest takes uncut a
-/// socket cannot be told of.
+fn queue_of_a_tap() -> (OwnedFd, UnixDatagram) {
+    let (tap, host) = UnixDatagram::pair().unwrap();
+    tap.set_nonblocking(true).unwrap();
+    host.set_nonblocking(true).unwrap();
+    (tap.into(), host)
+}
+
+/// Asks for a number of pairs, or for nothing that there is.
+fn ask_network_device(driver: &mut Driver, script: &mut Script<'_>) {
+    let mut command = [4, 0, 0, 0, 0, 0];
+    script.fill(&mut command[2..4]);
+    if script.byte().unwrap_or(0).is_multiple_of(4) {
+        script.fill(&mut command);
+    }
+    driver.write(BUFFERS, &command);
+    let length = script.word() % 7;
+    let asked = Piece { address: BUFFERS, length, writable: false };
+    let answer = Piece { address: BUFFERS + 8, length: script.word() % 3, writable: true };
+    driver.offer(usize::from(NET_QUEUES) - 1, &[asked, answer]);
+}
+
+/// Checksums, what is not cut, several buffers, several pairs: each of them or not. What the guest
+/// takes uncut a socket cannot be told of.
 fn net_features(choice: u8) -> u64 {
-    let bits = [0, 11, 12, 13, 15, 56];
+    let bits = [0, 11, 12, 13, 15, 56, 17, 22];
     let chosen = bits.iter().enumerate().filter(|(index, _)| choice >> index & 1 != 0);
     chosen.fold(0, |all, (_, bit)| all | 1 << bit)
 }
 
-fn send_frame(driver: &mut Driver, script: &mut Script<'_>) {
+fn send_frame(driver: &mut Driver, pair: usize, script: &mut Script<'_>) {
     let mut header = [0; 12];
     script.fill(&mut header[..10]);
     driver.write(BUFFERS, &header);
     let (cut, length) = (script.word() % 20, script.word() % 70_000);
     let head = Piece { address: BUFFERS, length: cut, writable: false };
     let body = Piece { address: BUFFERS + u64::from(cut), length, writable: false };
-    driver.offer(1, &[head, body]);
+    driver.offer(2 * pair + 1, &[head, body]);
 }
 
 fn serve_frames(poller: &Poller, net: &mut Net, driver: &mut Driver) {
@@ -217,7 +245,7 @@ fn serve_frames(poller: &Poller, net: &mut Net, driver: &mut Driver) {
         for (token, readiness) in ready {
             net.handle(*token, *readiness);
         }
-        for queue in 0..2 {
+        for queue in 0..NET_QUEUES.into() {
             while driver.used(queue).is_some() {}
         }
     }

@@ -27,6 +27,10 @@ pub(super) const HOST_ECN: u64 = 1 << 13;
 pub(super) const MERGEABLE: u64 = 1 << 15;
 /// The device says whether the link is up.
 const STATUS: u64 = 1 << 16;
+/// There is a control queue.
+pub(super) const CONTROL: u64 = 1 << 17;
+/// There are several pairs of queues, and the driver says how many it uses.
+pub(super) const PAIRS: u64 = 1 << 22;
 /// The guest takes UDP over IPv4 uncut.
 const GUEST_USO4: u64 = 1 << 54;
 /// The same over IPv6.
@@ -60,9 +64,18 @@ const OF_TAP: [(u64, u32); 6] = [
     (GUEST_USO6, 0x40),
 ];
 
-/// What is on offer.
-pub(super) const fn offered(uncut_udp: bool) -> u64 {
-    if uncut_udp { ALWAYS | UNCUT_UDP } else { ALWAYS }
+/// What is on offer with so many pairs of queues.
+pub(super) const fn offered(uncut_udp: bool, pairs: usize) -> u64 {
+    let udp = if uncut_udp { UNCUT_UDP } else { 0 };
+    let several = if pairs > 1 { CONTROL | PAIRS } else { 0 };
+    ALWAYS | udp | several
+}
+
+/// Which queue is the control queue of a driver that accepted this: it comes after all pairs, or
+/// after the only one (section 5.1.2).
+pub(super) fn control_queue(accepted: u64, pairs: usize) -> Option<usize> {
+    let pairs = if accepted & PAIRS != 0 { pairs } else { 1 };
+    (accepted & CONTROL != 0).then_some(2 * pairs)
 }
 
 /// What the tap is to know of a driver that accepted this.
@@ -90,8 +103,23 @@ mod tests {
     fn a_tap_is_told_what_its_driver_accepted() {
         assert_eq!(of_tap(0), 0);
         assert_eq!(of_tap(GUEST_CSUM | HOST_TSO4), 0x01);
-        assert_eq!(of_tap(offered(false)), 0x0f);
-        assert_eq!(of_tap(offered(true)), 0x6f);
+        assert_eq!(of_tap(offered(false, 1)), 0x0f);
+        assert_eq!(of_tap(offered(true, 4)), 0x6f);
         assert_eq!(of_tap(GUEST_TSO4), 0);
+    }
+
+    #[test]
+    fn several_pairs_are_offered_where_there_are_several() {
+        let several = CONTROL | PAIRS;
+        assert_eq!(offered(false, 1) & several, 0);
+        assert_eq!(offered(false, 2) & several, several);
+    }
+
+    #[test]
+    fn the_control_queue_comes_after_the_pairs_that_were_agreed() {
+        assert_eq!(control_queue(0, 4), None);
+        assert_eq!(control_queue(PAIRS, 4), None);
+        assert_eq!(control_queue(CONTROL, 4), Some(2));
+        assert_eq!(control_queue(CONTROL | PAIRS, 4), Some(8));
     }
 }

@@ -5,14 +5,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
-use super::MAX_FRAMES_IN_ONE_GO;
 use super::features;
 use super::header::{BUFFERS_OFFSET, HEADER_BYTES, MAX_FRAME_BYTES};
 use super::pace::Pace;
 use super::sys::{MAX_PIECES, Pieces};
+use super::{MAX_FRAMES_IN_ONE_GO, TapQueue};
 use crate::device::{Activation, BrokenQueue, Chain, DeviceQueue};
 use crate::memory::{Address as _, Bytes as _, GuestAddress, GuestRam};
 
@@ -20,7 +20,7 @@ use crate::memory::{Address as _, Bytes as _, GuestAddress, GuestRam};
 const LINK_BYTES: usize = 14 + 8;
 /// Buffers taken for one frame. A guest could otherwise give useless ones for ever, and nobody else
 /// would get a turn.
-const MAX_TAKEN: usize = 2 * super::QUEUE_SIZES[0] as usize;
+const MAX_TAKEN: usize = 2 * super::QUEUE_SIZE as usize;
 
 /// A buffer of the guest's.
 #[derive(Clone, Copy, Debug)]
@@ -38,8 +38,6 @@ pub(super) struct Receiver {
     mergeable: bool,
     /// The longest frame that may come, with its header.
     longest: usize,
-    /// The tap may have frames.
-    readable: bool,
     buffers: VecDeque<Buffer>,
     pieces: Pieces,
     /// What the buffers hold in all.
@@ -63,28 +61,22 @@ impl Receiver {
         Self {
             mergeable: activation.features & features::MERGEABLE != 0,
             longest: HEADER_BYTES + frame,
-            // It may have had some before.
-            readable: true,
-            buffers: VecDeque::with_capacity(usize::from(super::QUEUE_SIZES[0])),
+            buffers: VecDeque::with_capacity(usize::from(super::QUEUE_SIZE)),
             pieces: Pieces::new(Arc::clone(&activation.memory)),
             room: 0,
-            used: Vec::with_capacity(usize::from(super::QUEUE_SIZES[0])),
+            used: Vec::with_capacity(usize::from(super::QUEUE_SIZE)),
         }
     }
 
-    pub(super) fn tap_is_readable(&mut self) {
-        self.readable = true;
-    }
-
-    /// Gives the guest what the tap has; true when the driver wants to hear of it.
+    /// Gives the guest what a queue of the tap's has; true when the driver wants to hear of it.
     pub(super) fn serve(
         &mut self,
         queue: &mut DeviceQueue,
         memory: &GuestRam,
-        tap: BorrowedFd<'_>,
+        tap: &mut TapQueue,
     ) -> Result<bool, BrokenQueue> {
         let (mut served, mut pace) = (0, Pace::default());
-        while self.readable && served < MAX_FRAMES_IN_ONE_GO {
+        while tap.readable && served < MAX_FRAMES_IN_ONE_GO {
             if !self.gather(queue, memory)? {
                 break;
             }
@@ -93,9 +85,9 @@ impl Receiver {
                 pace.moved(bytes);
                 served += 1;
             }
-            self.readable = self.readable || pace.look_again();
+            tap.readable = tap.readable || pace.look_again();
         }
-        if self.readable && served == MAX_FRAMES_IN_ONE_GO {
+        if tap.readable && served == MAX_FRAMES_IN_ONE_GO {
             queue.call_again();
         }
         Ok(served > 0 && queue.wants_interrupt(memory)?)
@@ -164,14 +156,14 @@ impl Receiver {
         Some(buffer)
     }
 
-    fn receive(&mut self, tap: BorrowedFd<'_>) -> Received {
-        match self.pieces.read_from(tap, self.pieces_needed()) {
+    fn receive(&self, tap: &mut TapQueue) -> Received {
+        match self.pieces.read_from(tap.descriptor.as_fd(), self.pieces_needed()) {
             Ok(bytes) if bytes >= HEADER_BYTES => Received::Frame(bytes),
             Ok(_) => Received::Nothing,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Received::Nothing,
             // Nothing there; or a tap that is down, which says when it is up again.
             Err(_) => {
-                self.readable = false;
+                tap.readable = false;
                 Received::Nothing
             }
         }

@@ -1,3 +1,5 @@
+mod pairs;
+
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
@@ -14,23 +16,35 @@ const CONFIG: NetConfig = NetConfig { mac: [2, 0, 0, 0, 0, 9], mtu: 1500, uncut_
 /// Longer than any buffer of a driver of mergeable ones, so that frames lie in two.
 const FRAME: usize = 1400;
 
-/// A guest whose tap is one end of a socket that keeps frames apart, as a tap does.
+/// A guest whose tap's queues are ends of sockets that keep frames apart, as a tap does.
 struct Guest {
     driver: Driver,
     net: Net,
     poller: Arc<Poller>,
-    host: UnixDatagram,
+    /// The host's end of each of the tap's queues.
+    hosts: Vec<UnixDatagram>,
 }
 
 impl Guest {
+    /// With one pair of queues.
     fn new(features: u64) -> Self {
-        let (tap, host) = UnixDatagram::pair().unwrap();
-        tap.set_nonblocking(true).unwrap();
-        host.set_nonblocking(true).unwrap();
+        Self::with_pairs(1, features)
+    }
+
+    fn with_pairs(pairs: usize, features: u64) -> Self {
+        let (tap, hosts): (Vec<OwnedFd>, Vec<_>) = (0..pairs)
+            .map(|_| {
+                let (tap, host) = UnixDatagram::pair().unwrap();
+                tap.set_nonblocking(true).unwrap();
+                host.set_nonblocking(true).unwrap();
+                (OwnedFd::from(tap), host)
+            })
+            .unzip();
         let poller = Arc::new(Poller::open().unwrap());
-        let (device, net) = open(Arc::clone(&poller), OWNER, tap.into(), CONFIG).unwrap();
-        let driver = Driver::start_with(Box::new(device), 2, features);
-        let mut guest = Self { driver, net, poller, host };
+        let (device, net) = open(Arc::clone(&poller), OWNER, tap, CONFIG).unwrap();
+        let queues = device.queue_sizes().len() as u16;
+        let driver = Driver::start_with(Box::new(device), queues, features);
+        let mut guest = Self { driver, net, poller, hosts };
         guest.turn();
         guest
     }
@@ -46,16 +60,49 @@ impl Guest {
 
     /// Offers receive buffers of this length, one behind the other.
     fn offer(&mut self, count: u64, length: u32) {
+        self.offer_to(0, count, length);
+    }
+
+    /// The same to a pair of queues.
+    fn offer_to(&mut self, pair: usize, count: u64, length: u32) {
         for index in 0..count {
             let address = BUFFERS + index * u64::from(length);
-            self.driver.offer(0, &[Piece { address, length, writable: true }]).unwrap();
+            self.driver.offer(2 * pair, &[Piece { address, length, writable: true }]).unwrap();
         }
         self.turn();
     }
 
     fn host_sends(&mut self, frame: &[u8]) {
-        self.host.send(&[&[0; HEADER_BYTES], frame].concat()).unwrap();
+        self.host_sends_by(0, frame);
+    }
+
+    /// The same by one of the tap's queues.
+    fn host_sends_by(&mut self, queue: usize, frame: &[u8]) {
+        self.hosts[queue].send(&[&[0; HEADER_BYTES], frame].concat()).unwrap();
         self.turn();
+    }
+
+    /// How many frames have come by a pair of queues since the last call.
+    fn came_by(&mut self, pair: usize) -> usize {
+        std::iter::from_fn(|| self.driver.used(2 * pair)).count()
+    }
+
+    /// Asks something of the device by its last queue; what it answers.
+    fn ask(&mut self, command: &[u8]) -> u8 {
+        const NOTHING: u8 = 0xee;
+        let control = 2 * self.hosts.len();
+        self.driver.write(BUFFERS, command);
+        self.driver.write(BUFFERS + 100, &[NOTHING]);
+        // As Linux cuts it.
+        let (class, rest) = command.split_at(2);
+        let readable =
+            |address, length: usize| Piece { address, length: length as u32, writable: false };
+        let answer = Piece { address: BUFFERS + 100, length: 1, writable: true };
+        let pieces = [readable(BUFFERS, class.len()), readable(BUFFERS + 2, rest.len()), answer];
+        self.driver.offer(control, &pieces).unwrap();
+        self.turn();
+        assert_eq!(self.driver.used(control).unwrap().1, 1);
+        self.driver.read(BUFFERS + 100, 1)[0]
     }
 
     /// Sends what is written from [`BUFFERS`] on, in pieces of these lengths.
@@ -71,8 +118,13 @@ impl Guest {
     }
 
     fn host_hears(&self) -> Option<Vec<u8>> {
+        self.host_hears_by(0)
+    }
+
+    /// The same by one of the tap's queues.
+    fn host_hears_by(&self, queue: usize) -> Option<Vec<u8>> {
         let mut frame = vec![0; 70_000];
-        match self.host.recv(&mut frame) {
+        match self.hosts[queue].recv(&mut frame) {
             Ok(length) => Some(frame[..length].to_vec()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => None,
             Err(error) => panic!("{error}"),
@@ -223,9 +275,9 @@ fn the_driver_reads_its_address_and_how_long_packets_may_be() {
 
 #[test]
 fn a_device_that_is_closed_lets_go_of_its_tap_and_a_driver_that_goes_on_is_not_served() {
-    let Guest { mut driver, net, poller, host } = Guest::new(0);
+    let Guest { mut driver, net, poller, hosts } = Guest::new(0);
     net.close();
-    let refused = host.send(&[0; 60]).unwrap_err();
+    let refused = hosts[0].send(&[0; 60]).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     let address = BUFFERS;
     driver.offer(1, &[Piece { address, length: 80, writable: false }]).unwrap();

@@ -31,15 +31,15 @@ use crate::vcpu::Bus;
 /// Why there is no device.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachNetworkError {
-    /// The tap.
-    #[error("A network device comes with one descriptor, not {0}")]
-    Descriptors(usize),
     /// The slots.
     #[error("The machine has no room for another network device")]
     Full,
     /// The device.
     #[error("The network device cannot be made")]
-    Device(#[from] std::io::Error),
+    Device(#[from] net::OpenError),
+    /// Its interrupt.
+    #[error("The network device has no interrupt")]
+    Interrupt(#[source] std::io::Error),
     /// KVM.
     #[error("The network device cannot be connected")]
     Kvm(#[from] KvmError),
@@ -78,18 +78,15 @@ impl Network {
         }
     }
 
-    /// Makes a device of a tap; its number among the virtio-mmio devices.
+    /// Makes a device of a tap's queues; its number among the virtio-mmio devices.
     ///
     /// # Errors
     /// When there is no room, or something refuses. A slot that was not filled stays empty.
     pub fn attach(
         &mut self,
         request: AttachNetwork,
-        descriptors: Vec<OwnedFd>,
+        tap: Vec<OwnedFd>,
     ) -> Result<u32, AttachNetworkError> {
-        let [tap]: [OwnedFd; 1] = descriptors
-            .try_into()
-            .map_err(|came: Vec<OwnedFd>| AttachNetworkError::Descriptors(came.len()))?;
         let (slot, page) = self.bus.slots.free().ok_or(AttachNetworkError::Full)?;
         // Both are at most a few.
         let number = (self.bus.devices.len() + slot) as u32;
@@ -97,11 +94,13 @@ impl Network {
         let owner = self.first_owner + slot as u32;
         let config = NetConfig { mac, mtu, uncut_udp };
         let (device, worker) = net::open(Arc::clone(&self.poller), owner, tap, config)?;
-        let line = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
+        let event = || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK);
+        let line = event().map_err(AttachNetworkError::Interrupt)?;
         self.vm.set_interrupt(&line, command_line::device_irq(number))?;
         let device = Box::new(device);
-        let transport = MmioTransport::new(Arc::clone(&self.memory), device, line, page)?;
-        let unheard = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
+        let transport = MmioTransport::new(Arc::clone(&self.memory), device, line, page)
+            .map_err(AttachNetworkError::Interrupt)?;
+        let unheard = event().map_err(AttachNetworkError::Interrupt)?;
         self.vm.connect(&transport, command_line::device_address(number), &unheard)?;
         self.bus.slots.plug(slot, transport);
         self.plugged.insert(slot, Plugged { worker, unheard });

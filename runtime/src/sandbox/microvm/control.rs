@@ -146,15 +146,15 @@ pub(super) fn set_memory_blocks(
     }
 }
 
-/// Has the monitor make a network device of a tap; its number among the guest's devices.
+/// Has the monitor make a network device of a tap's queues; its number among the guest's devices.
 pub(super) fn attach_network(
     state_folder: &Path,
     request: AttachNetwork,
-    tap: BorrowedFd<'_>,
+    tap: &[BorrowedFd<'_>],
     timeout: Duration,
 ) -> Result<u32, ControlError> {
     let stream = connect(state_folder, timeout)?;
-    send_request(&stream, &ControlRequest::AttachNetwork(request), &[tap])?;
+    send_request(&stream, &ControlRequest::AttachNetwork(request), tap)?;
     match frame::read_frame(&stream, MAX_CONTROL_ANSWER_BYTES).map_err(ControlError::Answer)? {
         ControlResponse::Network { device } => Ok(device),
         ControlResponse::Refused(reason) => Err(ControlError::Refused(reason)),

@@ -8,10 +8,11 @@
 //!
 //! Each step is written down in the record before it is taken, or undone when the next one fails.
 
+use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use cofferdam_protocol::bounds::MAX_MTU;
+use cofferdam_protocol::bounds::{MAX_MTU, MAX_QUEUE_PAIRS};
 use cofferdam_protocol::control::AttachNetwork;
 use cofferdam_protocol::network::InterfaceChange;
 use oci_spec::runtime::Spec;
@@ -27,6 +28,7 @@ use crate::plan::network::{HostInterface, NetworkPlan};
 use crate::plan::network_changes::{self, NetworkStep};
 use crate::sandbox::microvm::agent::{Agent, AgentError, REQUEST_TIMEOUT};
 use crate::sandbox::microvm::control;
+use crate::sandbox::microvm::record::Record;
 
 /// A machine and its namespace.
 #[derive(Debug)]
@@ -138,7 +140,7 @@ impl<'a> Guest<'a> {
         record: &mut NetworkRecord,
     ) -> Result<Tap, NetworkError> {
         let mut kernel = network_namespace::netlink().map_err(NetworkError::Enter)?;
-        let tap = Tap::create().map_err(NetworkError::Tap)?;
+        let tap = Tap::create(self.queues()?).map_err(NetworkError::Tap)?;
         tap.bring_up(&mut kernel, interface.plan.mtu)?;
         let index = interface.index;
         let shared = redirect::has_discipline(&mut kernel, index).map_err(NetworkError::Read)?;
@@ -164,12 +166,20 @@ impl<'a> Guest<'a> {
         Ok(tap)
     }
 
+    /// One for each of the guest's processors, so that they send side by side. Those that come later
+    /// share what there is.
+    fn queues(&self) -> Result<usize, NetworkError> {
+        let record = Record::load(self.state_folder).map_err(NetworkError::Record)?;
+        Ok(usize::from(record.vm.size.vcpus).clamp(1, MAX_QUEUE_PAIRS))
+    }
+
     /// Gives a tap to the monitor, and the interface to the guest.
     fn give(&self, interface: &HostInterface, tap: &Tap) -> Result<Given, NetworkError> {
         let plan = &interface.plan;
         let request = AttachNetwork { mac: plan.mac, mtu: MAX_MTU, uncut_udp: tap.uncut_udp };
         let folder = self.state_folder;
-        let attached = control::attach_network(folder, request, tap.file.as_fd(), REQUEST_TIMEOUT);
+        let queues: Vec<_> = tap.queues.iter().map(File::as_fd).collect();
+        let attached = control::attach_network(folder, request, &queues, REQUEST_TIMEOUT);
         let name = || plan.name.clone();
         let device = attached.map_err(|source| NetworkError::Attach { name: name(), source })?;
         let given = Given { device, tap: tap.index, plan: plan.clone() };

@@ -12,8 +12,9 @@ const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
 const TUNSETVNETHDRSZ: libc::c_ulong = 0x4004_54d8;
 
 /// Makes an open `/dev/net/tun` a tap with headers in front of its frames, by a name of this
-/// pattern; its name.
-pub(super) fn make_tap(tun: &File, pattern: &str) -> io::Result<String> {
+/// pattern; its name. One that is to have several queues (`IFF_MULTI_QUEUE`) gets another with each
+/// open `/dev/net/tun` that is made a tap by its name.
+pub(super) fn make_tap(tun: &File, pattern: &str, several_queues: bool) -> io::Result<String> {
     // SAFETY: all-zero bytes are a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // The last byte stays zero.
@@ -21,8 +22,9 @@ pub(super) fn make_tap(tun: &File, pattern: &str) -> io::Result<String> {
     for (slot, byte) in request.ifr_name.iter_mut().take(room).zip(pattern.bytes()) {
         *slot = byte.cast_signed();
     }
+    let queues = if several_queues { libc::IFF_MULTI_QUEUE } else { 0 };
     request.ifr_ifru.ifru_flags =
-        (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+        (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | queues) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one `ifreq`.
     check(unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETIFF, &raw mut request) })?;
     let name = request.ifr_name.iter().take_while(|byte| **byte != 0);

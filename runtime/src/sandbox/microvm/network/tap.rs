@@ -25,6 +25,10 @@ const IFLA_AF_SPEC: u16 = 26;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const NO_GENERATED_ADDRESS: u8 = 1;
 
+fn open() -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN)
+}
+
 /// Sets how long the packets are that a tap carries, in the namespace that the caller is in.
 pub(super) fn set_mtu(index: u32, mtu: u16) -> Result<(), NetworkError> {
     let mut kernel = network_namespace::netlink().map_err(NetworkError::Enter)?;
@@ -36,25 +40,32 @@ pub(super) fn set_mtu(index: u32, mtu: u16) -> Result<(), NetworkError> {
 /// A tap that is down.
 #[derive(Debug)]
 pub(super) struct Tap {
-    pub(super) file: File,
+    /// Its queues.
+    pub(super) queues: Vec<File>,
     pub(super) index: u32,
     /// Whether this kernel cuts UDP.
     pub(super) uncut_udp: bool,
 }
 
 impl Tap {
-    /// Makes one in the namespace that the caller is in.
-    pub(super) fn create() -> io::Result<Self> {
-        let file =
-            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN)?;
+    /// Makes one with so many queues, at least one, in the namespace that the caller is in.
+    pub(super) fn create(queues: usize) -> io::Result<Self> {
+        let first = open()?;
+        let several = queues > 1;
         // The kernel puts a number in.
-        let name = sys::make_tap(&file, &format!("{TAP_NAME}%d"))?;
-        sys::set_header_bytes(&file, HEADER_BYTES)?;
-        let uncut_udp = sys::set_offload(&file, UNCUT_UDP).is_ok();
-        sys::set_offload(&file, 0)?;
+        let name = sys::make_tap(&first, &format!("{TAP_NAME}%d"), several)?;
+        sys::set_header_bytes(&first, HEADER_BYTES)?;
+        let uncut_udp = sys::set_offload(&first, UNCUT_UDP).is_ok();
+        sys::set_offload(&first, 0)?;
+        let further = (1..queues).map(|_| {
+            let further = open()?;
+            sys::make_tap(&further, &name, several)?;
+            Ok(further)
+        });
+        let queues = std::iter::once(Ok(first)).chain(further).collect::<io::Result<_>>()?;
         let any = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
         let index = name_to_index(any, &name)?;
-        Ok(Self { file, index, uncut_udp })
+        Ok(Self { queues, index, uncut_udp })
     }
 
     /// Brings it up. It has no address, and finds itself none: it is only a way.

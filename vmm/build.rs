@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use seccompiler::{BpfProgram, TargetArch, compile_from_json};
 
-const ROLES: [&str; 5] = ["main", "vcpu", "devices", "fs", "watch"];
+const ROLES: [&str; 6] = ["main", "vcpu", "devices", "fs", "watch", "disks"];
 
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=seccomp");

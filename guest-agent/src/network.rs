@@ -10,15 +10,13 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cofferdam_protocol::netlink::{Message, Netlink, NetlinkError};
 use cofferdam_protocol::network::{InterfaceChange, InterfacePlan, InterfaceSettings};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-const BIND: &str = "/sys/bus/platform/drivers/virtio-mmio/bind";
-const UNBIND: &str = "/sys/bus/platform/drivers/virtio-mmio/unbind";
-const DEVICES: &str = "/sys/bus/platform/devices";
+use crate::platform;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -64,7 +62,7 @@ pub(crate) enum InterfaceError {
 
 /// Makes the interface.
 pub(crate) fn add(device: u32, plan: &InterfacePlan) -> Result<(), InterfaceError> {
-    fs::write(BIND, device_name(device)).map_err(InterfaceError::Bind)?;
+    platform::bind(device).map_err(InterfaceError::Bind)?;
     let mut interface = Interface::of(device)?;
     interface.name(plan)?;
     let ipv6 = plan.ipv6 && !is_without_ipv6(&plan.name);
@@ -97,14 +95,7 @@ pub(crate) fn change(device: u32, change: &InterfaceChange) -> Result<(), Interf
 
 /// Gives a device back. One that no driver has is given back already.
 pub(crate) fn remove(device: u32) -> Result<(), InterfaceError> {
-    match fs::write(UNBIND, device_name(device)) {
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
-        done => done.map_err(InterfaceError::Unbind),
-    }
-}
-
-fn device_name(device: u32) -> String {
-    format!("virtio-mmio.{device}")
+    platform::unbind(device).map_err(InterfaceError::Unbind)
 }
 
 /// The container's own parameters may have switched it off before the interface came.
@@ -116,17 +107,6 @@ fn is_without_ipv6(interface: &str) -> bool {
 fn set_ipv6(interface: &str, parameter: &'static str, value: u8) -> Result<(), InterfaceError> {
     let file = format!("/proc/sys/net/ipv6/conf/{interface}/{parameter}");
     fs::write(file, value.to_string()).map_err(|source| InterfaceError::Ipv6 { parameter, source })
-}
-
-/// Where the kernel describes the interface of a device.
-fn interface_of(device: &str) -> io::Result<PathBuf> {
-    for entry in fs::read_dir(format!("{DEVICES}/{device}"))? {
-        let folder = entry?.path().join("net");
-        if let Some(interface) = fs::read_dir(folder).ok().and_then(|mut list| list.next()) {
-            return Ok(interface?.path());
-        }
-    }
-    Err(io::ErrorKind::NotFound.into())
 }
 
 fn index_of(interface: &Path) -> io::Result<u32> {
@@ -150,7 +130,7 @@ struct Interface {
 
 impl Interface {
     fn of(device: u32) -> Result<Self, InterfaceError> {
-        let place = interface_of(&device_name(device)).map_err(InterfaceError::Missing)?;
+        let place = platform::made_of(device, "net").map_err(InterfaceError::Missing)?;
         let name = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let index = index_of(&place).map_err(InterfaceError::Missing)?;
         let flags = SocketFlags::CLOEXEC;

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use ttrpc::r#async::TtrpcContext;
 
 use crate::agent::{Agent, RequestError};
+use crate::disk;
 use crate::inside::failure::StartError;
 use crate::machine::Machine;
 use crate::network;
@@ -191,6 +192,25 @@ impl service::Agent for Service {
         let removed = network::remove(request.device);
         Ok(rpc::RemoveInterfaceResponse { failure: words_of(removed), ..Default::default() })
     }
+
+    async fn add_disk(
+        &self,
+        _: &TtrpcContext,
+        request: rpc::AddDiskRequest,
+    ) -> Reply<rpc::AddDiskResponse> {
+        let added = disk::add(request.device);
+        let (major, minor) = *added.as_ref().unwrap_or(&(0, 0));
+        Ok(rpc::AddDiskResponse { major, minor, failure: words_of(added), ..Default::default() })
+    }
+
+    async fn remove_disk(
+        &self,
+        _: &TtrpcContext,
+        request: rpc::RemoveDiskRequest,
+    ) -> Reply<rpc::RemoveDiskResponse> {
+        let removed = disk::remove(request.device);
+        Ok(rpc::RemoveDiskResponse { failure: words_of(removed), ..Default::default() })
+    }
 }
 
 impl Service {
@@ -221,7 +241,7 @@ async fn to_the_end<T: Send + 'static>(act: impl Future<Output = T> + Send + 'st
 }
 
 /// Why something failed; empty where it did not.
-fn words_of(result: Result<(), network::InterfaceError>) -> String {
+fn words_of<T>(result: Result<T, impl std::error::Error + 'static>) -> String {
     result.err().map(|error| with_causes(&error)).unwrap_or_default()
 }
 

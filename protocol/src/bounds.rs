@@ -88,6 +88,11 @@ pub const MAX_INTERFACES: u8 = 8;
 /// the others. One thread of the monitor's serves all of them: more would wait for it. Each costs the guest
 /// half a megabyte of buffers.
 pub const MAX_QUEUE_PAIRS: usize = 4;
+/// Disks of one VM at once, those of a pod's containers together. With the interfaces they take all
+/// interrupts that an I/O APIC has.
+pub const MAX_DISKS: u8 = 8;
+/// How many the containers that join a pod may bring: it was not said before.
+pub const SPARE_DISKS: u8 = 4;
 /// What a tap can carry at most: an IP packet and the Ethernet header before it. Each network device is
 /// announced with it, since a driver keeps what it was told at first for ever.
 pub const MAX_MTU: u16 = u16::MAX - 14;

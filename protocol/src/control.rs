@@ -41,6 +41,12 @@ pub enum ControlRequest {
     /// Take the network device of this number away, and let go of its tap. Whatever its guest does, there is room
     /// for another then. One that is not there is taken away already.
     DetachNetwork(u32),
+    /// Make a block device of the disk whose descriptor comes with the frame, and answer with
+    /// [`ControlResponse::Disk`].
+    AttachDisk(AttachDisk),
+    /// Take the block device of this number away, and let go of its disk. Whatever its guest does, there is room
+    /// for another then. One that is not there is taken away already.
+    DetachDisk(u32),
     /// Carry the guest's questions for names ([`names`](crate::names)) to the name server of the
     /// container's network namespace. Three descriptors come with the frame: a datagram socket that is connected to it,
     /// and the two ends of a pair of stream sockets, of which the guest gets the second.
@@ -61,6 +67,18 @@ pub struct AttachNetwork {
     pub mtu: u16,
     /// Whether the host's kernel takes and gives UDP that is not cut.
     pub uncut_udp: bool,
+}
+
+/// What the guest's driver is told of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachDisk {
+    /// How much it holds.
+    pub bytes: u64,
+    /// How long its blocks are: a power of two, 512 bytes to 64 KiB.
+    pub block_bytes: u32,
+    /// The guest may not write: the descriptor need not be open for it.
+    pub read_only: bool,
 }
 
 /// Which streams come with an [`ControlRequest::Attach`], and what they mean for the sandbox.
@@ -136,6 +154,11 @@ pub enum ControlResponse {
     },
     /// The network device is there.
     Network {
+        /// Its number among the virtio-mmio devices, as the guest's kernel counts them.
+        device: u32,
+    },
+    /// The block device is there.
+    Disk {
         /// Its number among the virtio-mmio devices, as the guest's kernel counts them.
         device: u32,
     },

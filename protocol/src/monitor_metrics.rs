@@ -94,6 +94,8 @@ pub enum DeviceKind {
     Fs,
     /// Network.
     Net,
+    /// Disks.
+    Blk,
 }
 
 /// One queue of a device.

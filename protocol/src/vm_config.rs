@@ -7,8 +7,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bounds::{
-    MAX_INTERFACES, MAX_MEMORY_MIB, MAX_POD_PLACES, MAX_SHARES, MAX_VCPUS, MEMORY_BLOCK_MIB,
-    MIN_MEMORY_MIB,
+    MAX_DISKS, MAX_INTERFACES, MAX_MEMORY_MIB, MAX_POD_PLACES, MAX_SHARES, MAX_VCPUS,
+    MEMORY_BLOCK_MIB, MIN_MEMORY_MIB,
 };
 use crate::id::ContainerId;
 
@@ -33,6 +33,8 @@ pub struct VmConfig {
     pub memory_blocks_max: u32,
     /// How many network devices it can get while the guest runs, at most [`MAX_INTERFACES`].
     pub network_slots: u8,
+    /// How many disks it can get while the guest runs, at most [`MAX_DISKS`].
+    pub disk_slots: u8,
     /// For how many further containers there is a place among the shares ([`PodPlace`]), at most
     /// [`MAX_POD_PLACES`].
     pub pod_places: u8,
@@ -147,6 +149,9 @@ pub enum InvalidVmConfig {
     /// Network devices.
     #[error("{0} network devices: at most {MAX_INTERFACES} are possible")]
     NetworkSlots(u8),
+    /// Disks.
+    #[error("{0} disks: at most {MAX_DISKS} are possible")]
+    DiskSlots(u8),
     /// Places.
     #[error("{0} places for further containers: at most {MAX_POD_PLACES} are possible")]
     PodPlaces(u8),
@@ -175,6 +180,9 @@ impl VmConfig {
         }
         if self.network_slots > MAX_INTERFACES {
             return Err(InvalidVmConfig::NetworkSlots(self.network_slots));
+        }
+        if self.disk_slots > MAX_DISKS {
+            return Err(InvalidVmConfig::DiskSlots(self.disk_slots));
         }
         if self.pod_places > MAX_POD_PLACES {
             return Err(InvalidVmConfig::PodPlaces(self.pod_places));

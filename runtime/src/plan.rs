@@ -17,6 +17,7 @@ mod device_numbers;
 mod device_program;
 mod device_rules;
 mod devices;
+pub mod disks;
 mod environment;
 pub(crate) mod forward_program;
 mod growth;
@@ -45,6 +46,7 @@ use oci_spec::runtime::{Process, Spec};
 
 pub use announcement::InvalidAnnouncement;
 pub use cgroup::CgroupError;
+pub use device_rules::DeviceRuleError;
 pub use environment::last_of_each_name;
 pub use growth::{MachineSize, RunningVm};
 pub use memory_policy::MemoryPolicyPlan;

@@ -18,6 +18,8 @@ use crate::saved::QueuePosition;
 pub enum DeviceType {
     /// Network.
     Net = 1,
+    /// A disk.
+    Blk = 2,
     /// Entropy.
     Rng = 4,
     /// Sockets.

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::blk::{self, BlkConfig};
 use crate::device::{Activation, DeviceType, FEATURE_VERSION_1, VirtioDevice};
 use crate::fs;
 use crate::memory::{GuestAddress, GuestRam};
@@ -36,6 +37,8 @@ const MAX_STEPS: usize = 256;
 /// Pairs of queues of a network device, and all of its queues.
 const PAIRS: usize = 2;
 const NET_QUEUES: u16 = 2 * PAIRS as u16 + 1;
+/// Few enough that requests often meet its end.
+const DISK_BYTES: u64 = 64 << 10;
 
 /// Reads and writes registers as the bytes say: offset, width, value.
 pub fn mmio_accesses(bytes: &[u8]) {
@@ -251,6 +254,53 @@ fn serve_frames(poller: &Poller, net: &mut Net, driver: &mut Driver) {
     }
 }
 
+/// Asks for things of a disk as the bytes say.
+pub fn blk_requests(bytes: &[u8]) {
+    let mut script = Script::new(bytes);
+    let disk = rustix::fs::memfd_create("disk", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&disk, DISK_BYTES).unwrap();
+    let disk = std::fs::File::from(disk);
+    let poller = Arc::new(Poller::open().unwrap());
+    let read_only = script.byte().unwrap_or(0).is_multiple_of(4);
+    let config = BlkConfig { bytes: DISK_BYTES, block_bytes: 512, read_only };
+    let file = disk.try_clone().unwrap();
+    let (device, mut blk) = blk::open(Arc::clone(&poller), 0, file, config).unwrap();
+    let features = if read_only { 0 } else { 1 << 9 };
+    let mut driver = Driver::start_with(Box::new(device), 1, features);
+    for _ in 0..MAX_STEPS {
+        let Some(step) = script.byte() else { break };
+        match step % 8 {
+            0 => break_descriptor(&mut driver, 1, &mut script),
+            _ => ask_disk(&mut driver, step, &mut script),
+        }
+        let mut events = Events::new();
+        while let ready @ [_, ..] = poller.wait(&mut events, Some(Duration::ZERO)).unwrap() {
+            ready.iter().for_each(|(token, _)| blk.handle(*token));
+        }
+        while driver.used(0).is_some() {}
+    }
+    assert_eq!(disk.metadata().unwrap().len(), DISK_BYTES);
+}
+
+fn ask_disk(driver: &mut Driver, step: u8, script: &mut Script<'_>) {
+    let kinds = [0, 1, 4, 8, 11, 13, 2];
+    let mut header = [0; 16];
+    header[0] = kinds[usize::from(step >> 3) % kinds.len()];
+    // Mostly on the disk, or near its end.
+    let sector = u64::from(script.word() % 140) << (script.byte().unwrap_or(0) & 32);
+    header[8..].copy_from_slice(&sector.to_le_bytes());
+    driver.write(BUFFERS, &header);
+    script.fill(&mut header);
+    driver.write(BUFFERS + 0x100, &header);
+    let length = script.word() % 3 * 512 + u32::from(script.byte().unwrap_or(0) % 32);
+    let pieces = [
+        Piece { address: BUFFERS, length: 16, writable: false },
+        Piece { address: BUFFERS + 0x100, length, writable: step & 1 == 0 },
+        Piece { address: BUFFERS + 0x8000, length: 1, writable: true },
+    ];
+    driver.offer(0, &pieces);
+}
+
 /// Asks the file server as the bytes say. The folder should be small, and nobody else's.
 pub fn fs_requests(folder: &Path, bytes: &[u8]) {
     // A server takes its thread's working directory for itself.
@@ -377,6 +427,11 @@ mod tests {
         #[test]
         fn vsock_packets_do_no_harm(bytes in vec(any::<u8>(), 0..2000)) {
             vsock_packets(&bytes);
+        }
+
+        #[test]
+        fn blk_requests_do_no_harm(bytes in vec(any::<u8>(), 0..2000)) {
+            blk_requests(&bytes);
         }
 
         #[test]

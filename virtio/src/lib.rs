@@ -1,4 +1,4 @@
-//! Virtio devices over guest memory: the virtio-mmio transport, file sharing, sockets, network, entropy.
+//! Virtio devices over guest memory: the virtio-mmio transport, file sharing, sockets, network, disks, entropy.
 //!
 //! ```text
 //!   vCPU threads                    worker threads
@@ -6,6 +6,7 @@
 //!  │ MmioTransport │ ───────────▶ │ Vsock, Rng   (devices thread)│──▶ host descriptors
 //!  │  device half  │   queues,    │ Net          (devices thread)│──▶ taps
 //!  │               │   interrupt  │ FsServer     (fs thread)     │──▶ shared trees
+//!  │               │              │ Blk          (disks thread)  │──▶ block devices
 //!  └───────────────┘              └──────────────────────────────┘
 //! ```
 //!
@@ -17,6 +18,7 @@
 //! connection, or by asking the driver to reset the device; never by panicking and never by
 //! allocating more than a named bound.
 
+pub mod blk;
 pub mod device;
 pub mod figures;
 

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver};
@@ -32,10 +32,12 @@ use crate::console::Console;
 use crate::crew::{Crew, CrewError};
 use crate::descriptors::{self, Inheritance, SavedFiles};
 use crate::devices::control::Control;
+use crate::devices::disks::{self, Disks};
 use crate::devices::event_loop::{Devices, owner};
 use crate::devices::network::Network;
 use crate::devices::signals::Signals;
 use crate::devices::statistics::ResidentSource;
+use crate::devices::wiring::Wiring;
 use crate::figures::Figures;
 use crate::file_server;
 use crate::happening::Happening;
@@ -250,7 +252,7 @@ impl Confined {
             }
             _ => {
                 let memory = memory::allocate(layout, config.memory_blocks_max)?;
-                let slots = u32::from(config.network_slots);
+                let slots = u32::from(config.network_slots + config.disk_slots);
                 let entry = fill(&memory, layout, processors, slots, [&kernel, &initramfs])?;
                 (memory, Beginning::Kernel { entry })
             }
@@ -267,6 +269,7 @@ impl Confined {
             vcpus: config.vcpus_max,
             memory_mib: config.memory_mib,
             network_slots: config.network_slots,
+            disk_slots: config.disk_slots,
             control,
             console,
             smaps: self.smaps,
@@ -357,6 +360,9 @@ fn redirect_signals() -> nix::Result<Signals> {
     Signals::redirect()
 }
 
+/// The name of the thread that serves disks.
+const DISKS_THREAD: &str = "disks";
+
 /// How many virtio-mmio devices there are.
 const DEVICES: usize = 3;
 
@@ -369,6 +375,7 @@ struct Loaded {
     vcpus: u8,
     memory_mib: u32,
     network_slots: u8,
+    disk_slots: u8,
     control: OwnedFd,
     console: Option<File>,
     smaps: File,
@@ -384,7 +391,7 @@ struct Loaded {
 
 impl Loaded {
     /// Puts the devices into the machine.
-    fn equip(self) -> Result<Equipped, BootError> {
+    fn equip(mut self) -> Result<Equipped, BootError> {
         let poller = Arc::new(Poller::open().map_err(BootError::Device)?);
         let (rng_device, rng) =
             rng::open(Arc::clone(&poller), owner::RNG).map_err(BootError::Device)?;
@@ -392,7 +399,8 @@ impl Loaded {
             vsock::open(Arc::clone(&poller), owner::VSOCK).map_err(BootError::Device)?;
         let devices: [Box<dyn VirtioDevice>; DEVICES] =
             [Box::new(vsock_device), Box::new(rng_device), Box::new(self.fs_device)];
-        let registers = RegisterPages::placeholders(DEVICES + usize::from(self.network_slots));
+        let slots = usize::from(self.network_slots + self.disk_slots);
+        let registers = RegisterPages::placeholders(DEVICES + slots);
         self.vm.set_registers(&registers)?;
         let mut pages = registers.iter();
         let windows = windows(&self.vm, &self.memory, devices, &mut pages)?;
@@ -412,22 +420,20 @@ impl Loaded {
         let figures_of_bus = Arc::clone(&figures);
         let bus = Bus { console, devices: windows, device_figures, slots, figures: figures_of_bus };
         let bus = Arc::new(bus);
-        let token = Token { owner: owner::SIGNALS, index: 0 };
-        poller.add(&self.signals, token, Interest::READ).map_err(BootError::Device)?;
-        let token = Token { owner: owner::CROWDED, index: 0 };
-        poller.add(&self.crowded, token, Interest::READ).map_err(BootError::Device)?;
+        hear(&poller, &self.signals, owner::SIGNALS)?;
+        hear(&poller, &self.crowded, owner::CROWDED)?;
         let control = Control::open(Arc::clone(&poller), owner::CONTROL, self.control)
             .map_err(BootError::Device)?;
         let resident = ResidentSource::new(self.smaps, memory::host_ranges(&self.memory));
         let parking = Arc::new(Parking::default());
-        let network = (self.network_slots > 0).then(|| Network {
+        let wiring = Wiring {
             vm: Arc::clone(&self.vm),
             bus: Arc::clone(&bus),
             memory: Arc::clone(&self.memory),
-            poller: Arc::clone(&poller),
-            first_owner: owner::FIRST_NETWORK,
-            plugged: BTreeMap::new(),
-        });
+        };
+        let network = (self.network_slots > 0).then(|| network(&wiring, &poller));
+        let disks = (self.disk_slots > 0).then(|| serve_disks(&mut self.crew, wiring));
+        let disks = disks.transpose()?;
         let saver = Saver {
             vm: Arc::clone(&self.vm),
             bus: Arc::clone(&bus),
@@ -448,6 +454,7 @@ impl Loaded {
             saver,
             hot_memory: self.hot_memory,
             network,
+            disks,
             figures,
             // Once there are vCPUs.
             kvm: KvmStatistics::default(),
@@ -464,6 +471,29 @@ impl Loaded {
             happenings: self.happenings,
         })
     }
+}
+
+/// Has the devices thread hear of what is to be read of a descriptor.
+fn hear(poller: &Poller, descriptor: impl AsFd, owner: u32) -> Result<(), BootError> {
+    let token = Token { owner, index: 0 };
+    poller.add(descriptor, token, Interest::READ).map_err(BootError::Device)
+}
+
+/// Interfaces that come are served by the devices thread.
+fn network(wiring: &Wiring, poller: &Arc<Poller>) -> Network {
+    Network {
+        wiring: wiring.clone(),
+        poller: Arc::clone(poller),
+        first_owner: owner::FIRST_NETWORK,
+        plugged: BTreeMap::new(),
+    }
+}
+
+/// Disks that come are served by a thread of their own.
+fn serve_disks(crew: &mut Crew, wiring: Wiring) -> Result<Disks, BootError> {
+    let (link, server) = disks::pair().map_err(BootError::Device)?;
+    crew.spawn(DISKS_THREAD.to_owned(), Role::Disks, || Ok(|| server.run()))?;
+    Ok(Disks { wiring, link, plugged: BTreeMap::new() })
 }
 
 /// Each device at its window, with its interrupt and notifications.

@@ -209,6 +209,7 @@ impl Bus {
 fn device_metrics(slot: usize, device: &TransportFigures) -> DeviceMetrics {
     let kind = match device.device {
         DeviceType::Net => DeviceKind::Net,
+        DeviceType::Blk => DeviceKind::Blk,
         DeviceType::Rng => DeviceKind::Rng,
         DeviceType::Vsock => DeviceKind::Vsock,
         DeviceType::Fs => DeviceKind::Fs,

@@ -45,6 +45,7 @@ impl Fixture {
             memory_mib: 64,
             memory_blocks_max: 0,
             network_slots: 1,
+            disk_slots: 0,
             pod_places: 0,
             kernel: descriptor(0),
             initramfs: descriptor(1),

@@ -68,6 +68,10 @@ names!(
         ResizeTerminal = "ResizeTerminal",
         /// A network interface.
         AddInterface = "AddInterface",
+        /// Takes a disk into use.
+        AddDisk = "AddDisk",
+        /// Gives one back.
+        RemoveDisk = "RemoveDisk",
         /// A network interface.
         ChangeInterface = "ChangeInterface",
         /// A network interface.

@@ -369,6 +369,7 @@ fn device_labels(device: &DeviceMetrics) -> [(&'static str, Label); 2] {
         DeviceKind::Rng => "rng",
         DeviceKind::Fs => "fs",
         DeviceKind::Net => "net",
+        DeviceKind::Blk => "blk",
     };
     [named("device", kind), ("slot", Label::Number(device.slot as usize))]
 }

@@ -41,7 +41,8 @@ pub enum CgroupError {
 /// The container's group.
 pub(super) fn plan(resources: Option<&LinuxResources>) -> Result<CgroupPlan, CgroupError> {
     let files = resources.map(files).transpose()?.unwrap_or_default();
-    let device_program = device_rules::program(resources).map_err(CgroupError::Devices)?;
+    // Those that it has are known when it runs: `super::disks`.
+    let device_program = device_rules::program(resources, &[]).map_err(CgroupError::Devices)?;
     Ok(CgroupPlan { files, device_program })
 }
 

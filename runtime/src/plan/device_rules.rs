@@ -6,6 +6,7 @@
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 
 use super::device_program;
+use super::disks::{DiskNumber, GivenDisk};
 
 /// `BPF_DEVCG_ACC_MKNOD`.
 pub(super) const MKNOD: u32 = 1;
@@ -19,6 +20,9 @@ const EVERYTHING: u32 = MKNOD | READ | WRITE;
 pub(super) const BLOCK: u32 = 1;
 /// `BPF_DEVCG_DEV_CHAR`.
 pub(super) const CHAR: u32 = 2;
+
+/// The major number of loop devices, of which every kernel has its own.
+const LOOP: u32 = 7;
 
 /// A minor number has 20 bits, a major one fewer.
 const MAX_NUMBER: u32 = 0xf_ffff;
@@ -38,6 +42,28 @@ pub(super) struct DeviceRule {
 impl DeviceRule {
     const fn allow(kind: u32, major: Option<u32>, minor: Option<u32>, access: u32) -> Self {
         Self { allow: true, kind: Some(kind), major, minor, access }
+    }
+
+    /// The same in a guest. A number of a block device means another one there: what is said of the host's is said
+    /// of the disks that the guest has of them, and of its own loop devices.
+    fn in_guest(self, disks: &[GivenDisk]) -> Vec<Self> {
+        let names_none = self.major.is_none() && self.minor.is_none();
+        if self.kind != Some(BLOCK) || names_none {
+            return vec![self];
+        }
+        let of_disk = |disk: &GivenDisk| {
+            let DiskNumber { major, minor } = disk.guest;
+            Self { major: Some(major), minor: Some(minor), ..self }
+        };
+        let disks = disks.iter().filter(|disk| self.is_about(disk.host)).map(of_disk);
+        let own = Some(self).filter(|_| self.major == Some(LOOP));
+        disks.chain(own).collect()
+    }
+
+    fn is_about(&self, disk: DiskNumber) -> bool {
+        self.kind.is_none_or(|kind| kind == BLOCK)
+            && self.major.is_none_or(|major| major == disk.major)
+            && self.minor.is_none_or(|minor| minor == disk.minor)
     }
 
     const fn is_about_everything(&self) -> bool {
@@ -89,20 +115,34 @@ pub enum DeviceRuleError {
     Kind(usize),
 }
 
-/// The program that holds the rules; `None` when everything is allowed.
+/// The program that holds the rules in a guest which has these disks; `None` when everything is
+/// allowed.
 pub(super) fn program(
     resources: Option<&LinuxResources>,
+    disks: &[GivenDisk],
 ) -> Result<Option<Vec<u8>>, DeviceRuleError> {
-    let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
-    let mut list = Vec::with_capacity(rules.len() + DEFAULTS.len());
-    for (index, rule) in rules.iter().enumerate() {
-        list.push(parse(index, rule)?);
-    }
+    let mut list: Vec<DeviceRule> =
+        parse_all(resources)?.iter().flat_map(|rule| rule.in_guest(disks)).collect();
     list.extend(DEFAULTS);
     let list = effective(&list);
     let all_allowed = list.iter().all(|rule| rule.allow)
         && list.first().is_some_and(DeviceRule::is_about_everything);
     Ok((!all_allowed).then(|| device_program::generate(list)))
+}
+
+/// Whether a disk of the host's may be written to.
+pub(super) fn may_write(
+    resources: Option<&LinuxResources>,
+    disk: DiskNumber,
+) -> Result<bool, DeviceRuleError> {
+    let rules = parse_all(resources)?;
+    let about = |rule: &&DeviceRule| rule.is_about(disk) && rule.access & WRITE != 0;
+    Ok(rules.iter().rev().find(about).is_some_and(|rule| rule.allow))
+}
+
+fn parse_all(resources: Option<&LinuxResources>) -> Result<Vec<DeviceRule>, DeviceRuleError> {
+    let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
+    rules.iter().enumerate().map(|(index, rule)| parse(index, rule)).collect()
 }
 
 /// Without the rules that a later one about everything overrides.
@@ -170,12 +210,12 @@ mod tests {
     #[test]
     fn a_privileged_container_needs_no_program() {
         let all = resources(r#"[{"allow":false,"access":"rwm"},{"allow":true,"access":"rwm"}]"#);
-        assert_eq!(program(Some(&all)), Ok(None));
+        assert_eq!(program(Some(&all), &[]), Ok(None));
     }
 
     #[test]
     fn without_rules_the_defaults_alone_hold() {
-        assert_eq!(program(None), Ok(Some(device_program::generate(&DEFAULTS))));
+        assert_eq!(program(None, &[]), Ok(Some(device_program::generate(&DEFAULTS))));
     }
 
     #[test]
@@ -187,11 +227,38 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_for_a_disk_of_the_host_s_is_one_for_that_of_the_guest_s() {
+        let number = |major, minor| DiskNumber { major, minor };
+        let disks = [
+            GivenDisk { host: number(8, 16), guest: number(254, 0) },
+            GivenDisk { host: number(8, 32), guest: number(254, 16) },
+        ];
+        let in_guest = |major, minor| {
+            let rule = DeviceRule::allow(BLOCK, major, minor, READ);
+            let numbers = |rule: &DeviceRule| (rule.major, rule.minor);
+            rule.in_guest(&disks).iter().map(numbers).collect::<Vec<_>>()
+        };
+        let (first, second) = ((Some(254), Some(0)), (Some(254), Some(16)));
+        assert_eq!(in_guest(Some(8), Some(32)), [second]);
+        assert_eq!(in_guest(Some(8), None), [first, second]);
+        assert_eq!(in_guest(None, Some(16)), [first]);
+        // What the number means in the guest was not said.
+        assert_eq!(in_guest(Some(254), Some(16)), []);
+        assert_eq!(in_guest(Some(254), None), []);
+        // Whatever there is; and the guest's own.
+        assert_eq!(in_guest(None, None), [(None, None)]);
+        assert_eq!(in_guest(Some(7), None), [(Some(7), None)]);
+    }
+
+    #[test]
     fn a_rule_that_cannot_be_read_is_named() {
         let wrong = resources(r#"[{"allow":true,"type":"c","access":"rx"}]"#);
         let access = "rx".to_owned();
-        assert_eq!(program(Some(&wrong)), Err(DeviceRuleError::Access { index: 0, access }));
+        assert_eq!(program(Some(&wrong), &[]), Err(DeviceRuleError::Access { index: 0, access }));
         let wrong = resources(r#"[{"allow":true,"type":"c","major":-2}]"#);
-        assert_eq!(program(Some(&wrong)), Err(DeviceRuleError::Number { index: 0, number: -2 }));
+        assert_eq!(
+            program(Some(&wrong), &[]),
+            Err(DeviceRuleError::Number { index: 0, number: -2 })
+        );
     }
 }

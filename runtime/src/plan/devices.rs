@@ -63,15 +63,15 @@ pub(super) fn links(spec: &Spec) -> Vec<(String, String)> {
     DEFAULT_LINKS.iter().map(|&(link, target)| (link.to_owned(), target.to_owned())).collect()
 }
 
-/// Whether a guest kernel has the device with this number of its own.
-pub(super) fn in_every_guest(device: &LinuxDevice) -> bool {
+/// Whether a guest can have the device with this number: its kernel has it of its own, or it is a disk.
+pub(super) fn can_be_in_guest(device: &LinuxDevice) -> bool {
     match device.typ() {
-        LinuxDeviceType::P => true,
+        LinuxDeviceType::P | LinuxDeviceType::B => true,
         LinuxDeviceType::C | LinuxDeviceType::U => {
             let numbers = (u32::try_from(device.major()), u32::try_from(device.minor()));
             matches!(numbers, (Ok(major), Ok(minor)) if is_everywhere(major, minor))
         }
-        LinuxDeviceType::A | LinuxDeviceType::B => false,
+        LinuxDeviceType::A => false,
     }
 }
 

@@ -176,7 +176,7 @@ fn refuse_namespaces(found: &mut Found, linux: &Linux) {
 
 fn refuse_devices(found: &mut Found, linux: &Linux) {
     for (index, device) in linux.devices().iter().flatten().enumerate() {
-        let foreign = !devices::in_every_guest(device);
+        let foreign = !devices::can_be_in_guest(device);
         found.add_if(foreign, || format!("linux.devices[{index}]"), HOST_HARDWARE);
     }
 }
@@ -278,8 +278,9 @@ mod tests {
     }
 
     #[test]
-    fn hardware_of_the_host_is_refused_and_limits_on_its_disks_are_not() {
+    fn hardware_of_the_host_is_refused_and_its_disks_are_not() {
         let devices = r#","devices":[{"path":"/dev/fuse","type":"c","major":10,"minor":229},
+            {"path":"/dev/dri/card0","type":"c","major":226,"minor":0},
             {"path":"/dev/sda","type":"b","major":8,"minor":0}]"#;
         assert_eq!(refused_linux(devices), ["linux.devices[1]"]);
         let block = r#","resources":{"blockIO":{"weight":10,"throttleReadBpsDevice":[

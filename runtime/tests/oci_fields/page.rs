@@ -56,6 +56,14 @@ A process with `CAP_MKNOD` in a microVM makes device nodes as under runc, and op
 file with the attribute `user.cofferdam.device` stands in for each: no guest leaves a node on the host, and a container in
 namespaces finds the file. Where the file system has no such attributes (a `tmpfs` of the host before Linux 6.6) `mknod` of a device is
 `EPERM`. Nodes that are there already, and those in `linux.devices`, are the guest's devices inside.
+
+A block device in `linux.devices` (`docker run --device /dev/sdb:/dev/xvdb`, a raw volume of Kubernetes') is a disk of the
+guest's, which the monitor serves (virtio-blk). The host's number is looked up in `/sys/dev/block`; in the guest it has
+another, `lsblk` calls it `vda`, and what `linux.resources.devices` says of the host's number holds for that. A disk that the
+rules do not let be written to is opened by the monitor for reading only, so that no guest can. What was flushed is on the
+host's disk. At most 8 for each microVM; of those that containers bring into a pod which runs, 4. Containers of a pod that
+name the same disk share it, writable for all or for none. A microVM with disks is not saved. While a disk does not answer
+when it is attached, the guest's agent waits for it.
 ";
 
 /// The page.

@@ -15,8 +15,8 @@ use std::time::Instant;
 use cofferdam_protocol::boot::BootStage;
 use cofferdam_protocol::bounds::{AGENT_RPC_PORT, CHANGES_PORT, NAMES_PORT};
 use cofferdam_protocol::control::{
-    Attach, AttachCommand, AttachNetwork, CheckpointCommand, ControlRequest, ControlResponse,
-    Statistics,
+    Attach, AttachCommand, AttachDisk, AttachNetwork, CheckpointCommand, ControlRequest,
+    ControlResponse, Statistics,
 };
 use cofferdam_protocol::id::ProcessToken;
 use cofferdam_protocol::lifeline::{FORGET, RESUME, SUSPEND};
@@ -28,6 +28,7 @@ use cofferdam_virtio::vsock::{Endpoint, Vsock, VsockEvent};
 use super::checkpoint::{self, Checkpoint};
 use super::client::Received;
 use super::control::{ClientId, Control, Phase};
+use super::disks::Disks;
 use super::forwards::Forwards;
 use super::lifeline::{Exit, Lifeline, LifelineError, News};
 use super::names::{Names, Way};
@@ -98,6 +99,8 @@ pub struct Devices {
     pub hot_memory: HotMemory,
     /// Network devices that come, if there is room for any.
     pub network: Option<Network>,
+    /// Disks that come, if there is room for any.
+    pub disks: Option<Disks>,
     /// Memory figures.
     pub resident: ResidentSource,
     /// Saves the machine.
@@ -326,6 +329,8 @@ impl Loop {
                 self.attach_network(id, network, descriptors);
             }
             ControlRequest::DetachNetwork(device) => self.detach_network(id, device),
+            ControlRequest::AttachDisk(disk) => self.attach_disk(id, disk, descriptors),
+            ControlRequest::DetachDisk(device) => self.detach_disk(id, device),
             ControlRequest::ServeNames => self.serve_names(id, descriptors),
             ControlRequest::Forward => self.forward(id, descriptors),
             ControlRequest::ConnectAgent => self.connect_agent(id),
@@ -339,7 +344,8 @@ impl Loop {
             return self.refuse(id, "The container has ended".to_owned());
         }
         if self.devices.saver.bus.slots.in_use() {
-            return self.refuse(id, "A machine with network devices cannot be saved".to_owned());
+            return self
+                .refuse(id, "A machine with devices that came later cannot be saved".to_owned());
         }
         if self.forwards.is_some() {
             return self.refuse(id, "A machine with forwarded ports cannot be saved".to_owned());
@@ -436,6 +442,23 @@ impl Loop {
 
     fn detach_network(&mut self, id: ClientId, device: u32) {
         match self.devices.network.as_mut().map_or(Ok(()), |network| network.detach(device)) {
+            Err(error) => self.refuse(id, chain(&error)),
+            Ok(()) => self.devices.control.dismiss(id, &ControlResponse::Done),
+        }
+    }
+
+    fn attach_disk(&mut self, id: ClientId, request: AttachDisk, descriptors: Vec<OwnedFd>) {
+        let Some(disks) = &mut self.devices.disks else {
+            return self.refuse(id, "The machine has no room for a disk".to_owned());
+        };
+        match disks.attach(request, descriptors) {
+            Err(error) => self.refuse(id, chain(&error)),
+            Ok(device) => self.devices.control.dismiss(id, &ControlResponse::Disk { device }),
+        }
+    }
+
+    fn detach_disk(&mut self, id: ClientId, device: u32) {
+        match self.devices.disks.as_mut().map_or(Ok(()), |disks| disks.detach(device)) {
             Err(error) => self.refuse(id, chain(&error)),
             Ok(()) => self.devices.control.dismiss(id, &ControlResponse::Done),
         }

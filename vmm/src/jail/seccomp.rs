@@ -16,6 +16,8 @@ pub enum Role {
     Fs,
     /// Watches the host's folders for the file server.
     Watch,
+    /// Serves disks.
+    Disks,
 }
 
 /// The filter was refused.
@@ -43,6 +45,7 @@ fn program(role: Role) -> Vec<sock_filter> {
         Role::Devices => include_bytes!(concat!(env!("OUT_DIR"), "/devices.bpf")),
         Role::Fs => include_bytes!(concat!(env!("OUT_DIR"), "/fs.bpf")),
         Role::Watch => include_bytes!(concat!(env!("OUT_DIR"), "/watch.bpf")),
+        Role::Disks => include_bytes!(concat!(env!("OUT_DIR"), "/disks.bpf")),
     };
     bytes.as_chunks::<INSTRUCTION_BYTES>().0.iter().map(instruction).collect()
 }
@@ -66,12 +69,13 @@ mod tests {
 
     /// The whole-process list of Kata's Dragonball has 168.
     const MAX_SYSCALLS: usize = 40;
-    const FILES: [(&str, &str, Role); 5] = [
+    const FILES: [(&str, &str, Role); 6] = [
         ("main", include_str!("../../seccomp/main.json"), Role::Main),
         ("vcpu", include_str!("../../seccomp/vcpu.json"), Role::Vcpu),
         ("devices", include_str!("../../seccomp/devices.json"), Role::Devices),
         ("fs", include_str!("../../seccomp/fs.json"), Role::Fs),
         ("watch", include_str!("../../seccomp/watch.json"), Role::Watch),
+        ("disks", include_str!("../../seccomp/disks.json"), Role::Disks),
     ];
 
     fn rules(name: &str, text: &str) -> Vec<Value> {

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use cofferdam_protocol::agent::start_failure::Kind;
 use cofferdam_protocol::agent::{
-    AddInterfaceRequest, AddInterfaceResponse, CgroupFile, ChangeInterfaceRequest,
-    ChangeInterfaceResponse, CreateContainerRequest, CreateContainerResponse, ExecRequest,
-    ExecResponse, FreezeContainerRequest, FreezeContainerResponse, ListProcessesRequest,
-    ListProcessesResponse, ProcessEntry, ReadCgroupRequest, ReadCgroupResponse, ReawakenRequest,
-    ReawakenResponse, RemoveInterfaceRequest, RemoveInterfaceResponse, ResizeMachineRequest,
+    AddDiskRequest, AddDiskResponse, AddInterfaceRequest, AddInterfaceResponse, CgroupFile,
+    ChangeInterfaceRequest, ChangeInterfaceResponse, CreateContainerRequest,
+    CreateContainerResponse, ExecRequest, ExecResponse, FreezeContainerRequest,
+    FreezeContainerResponse, ListProcessesRequest, ListProcessesResponse, ProcessEntry,
+    ReadCgroupRequest, ReadCgroupResponse, ReawakenRequest, ReawakenResponse, RemoveDiskRequest,
+    RemoveDiskResponse, RemoveInterfaceRequest, RemoveInterfaceResponse, ResizeMachineRequest,
     ResizeMachineResponse, ResizeTerminalRequest, ResizeTerminalResponse, SignalRequest,
     SignalResponse, StartContainerRequest, StartContainerResponse, StartFailure,
     UpdateContainerRequest, UpdateContainerResponse, WaitOomRequest, WaitOomResponse, WaitRequest,
@@ -26,6 +27,7 @@ use protobuf::MessageField;
 use super::control::ControlError;
 use super::rpc::{CallError, Connection, Pending, printable};
 use crate::plan::MachineSize;
+use crate::plan::disks::DiskNumber;
 use crate::sandbox::request::{ProcessRow, StartFailureKind};
 
 /// How long the agent has to answer: long enough for a machine under heavy load.
@@ -69,6 +71,9 @@ pub enum AgentError {
     /// A network interface.
     #[error("The guest's kernel refused {0}")]
     Interface(String),
+    /// A disk.
+    #[error("The guest's kernel refused {0}")]
+    Disk(String),
     /// There is no such program.
     #[error("{0}")]
     NotFound(String),
@@ -89,7 +94,8 @@ impl AgentError {
             | Self::Plan(_)
             | Self::Setup(_)
             | Self::Limits(_)
-            | Self::Interface(_) => None,
+            | Self::Interface(_)
+            | Self::Disk(_) => None,
         }
     }
 }
@@ -140,7 +146,7 @@ impl Agent {
         let request = AddInterfaceRequest { device, plan, ..Default::default() };
         let answer: AddInterfaceResponse =
             self.connection.call("AddInterface", &request, REQUEST_TIMEOUT)?;
-        interface(&answer.failure)
+        refused(&answer.failure, AgentError::Interface)
     }
 
     /// Makes another of an interface.
@@ -153,7 +159,7 @@ impl Agent {
         let request = ChangeInterfaceRequest { device, change, ..Default::default() };
         let answer: ChangeInterfaceResponse =
             self.connection.call("ChangeInterface", &request, REQUEST_TIMEOUT)?;
-        interface(&answer.failure)
+        refused(&answer.failure, AgentError::Interface)
     }
 
     /// Has the guest give a network device back.
@@ -161,7 +167,27 @@ impl Agent {
         let request = RemoveInterfaceRequest { device, ..Default::default() };
         let answer: RemoveInterfaceResponse =
             self.connection.call("RemoveInterface", &request, REQUEST_TIMEOUT)?;
-        interface(&answer.failure)
+        refused(&answer.failure, AgentError::Interface)
+    }
+
+    /// Has the guest take a block device into use; its number there.
+    pub(super) fn add_disk(
+        &mut self,
+        device: u32,
+        timeout: Duration,
+    ) -> Result<DiskNumber, AgentError> {
+        let request = AddDiskRequest { device, ..Default::default() };
+        let answer: AddDiskResponse = self.connection.call("AddDisk", &request, timeout)?;
+        let AddDiskResponse { major, minor, failure, .. } = answer;
+        refused(&failure, AgentError::Disk)?;
+        Ok(DiskNumber { major, minor })
+    }
+
+    /// Has the guest give a block device back.
+    pub(super) fn remove_disk(&mut self, device: u32, timeout: Duration) -> Result<(), AgentError> {
+        let request = RemoveDiskRequest { device, ..Default::default() };
+        let answer: RemoveDiskResponse = self.connection.call("RemoveDisk", &request, timeout)?;
+        refused(&answer.failure, AgentError::Disk)
     }
 
     /// Lets the container's program run.
@@ -380,9 +406,9 @@ impl Agent {
     }
 }
 
-/// What became of an interface, in the guest's words.
-fn interface(failure: &str) -> Result<(), AgentError> {
-    if failure.is_empty() { Ok(()) } else { Err(AgentError::Interface(printable(failure))) }
+/// What became of a device, in the guest's words.
+fn refused(failure: &str, error: fn(String) -> AgentError) -> Result<(), AgentError> {
+    if failure.is_empty() { Ok(()) } else { Err(error(printable(failure))) }
 }
 
 fn document(plan: &impl serde::Serialize) -> Result<Vec<u8>, AgentError> {

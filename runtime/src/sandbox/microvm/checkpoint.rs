@@ -17,6 +17,7 @@ use cofferdam_protocol::plan::{ContainerPlan, StdioPlan};
 use serde_json::Value;
 
 use super::control::{ControlError, SavedMachine};
+use super::disks;
 use super::image::{Draft, ImageError, Size};
 use super::network::{self, NetworkError};
 use super::pod;
@@ -93,6 +94,12 @@ pub enum CheckpointError {
          Create the container in a network namespace without any"
     )]
     Interfaces,
+    /// The disks.
+    #[error(
+        "A microVM with block devices (linux.devices) cannot be saved: what is on them would have \
+         changed when it goes on"
+    )]
+    Disks,
     /// What is known of the network.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -147,6 +154,9 @@ pub fn checkpoint(sandbox: &SandboxRef, request: &ImageRequest) -> Result<(), Ch
     }
     if network::is_there(&sandbox.state_folder)? {
         return Err(CheckpointError::Interfaces);
+    }
+    if disks::are_there(&sandbox.state_folder).map_err(CheckpointError::Record)? {
+        return Err(CheckpointError::Disks);
     }
     let origin = record.origin.ok_or(CheckpointError::Unknown)?;
     refuse_input(origin.stdio)?;

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use cofferdam_protocol::bounds::{MAX_CONTROL_ANSWER_BYTES, MAX_CONTROL_BYTES};
 use cofferdam_protocol::control::{
-    Attach, AttachCommand, AttachNetwork, CheckpointCommand, ControlRequest, ControlResponse,
+    Attach, AttachCommand, AttachDisk, AttachNetwork, CheckpointCommand, ControlRequest,
+    ControlResponse,
 };
 use cofferdam_protocol::frame::{self, FrameError};
 use cofferdam_protocol::monitor_metrics::MonitorMetrics;
@@ -160,6 +161,34 @@ pub(super) fn attach_network(
         ControlResponse::Refused(reason) => Err(ControlError::Refused(reason)),
         _ => Err(ControlError::Unexpected),
     }
+}
+
+/// Has the monitor make a block device of a disk; its number among the guest's devices.
+pub(super) fn attach_disk(
+    state_folder: &Path,
+    request: AttachDisk,
+    disk: BorrowedFd<'_>,
+    timeout: Duration,
+) -> Result<u32, ControlError> {
+    let stream = connect(state_folder, timeout)?;
+    send_request(&stream, &ControlRequest::AttachDisk(request), &[disk])?;
+    match frame::read_frame(&stream, MAX_CONTROL_ANSWER_BYTES).map_err(ControlError::Answer)? {
+        ControlResponse::Disk { device } => Ok(device),
+        ControlResponse::Refused(reason) => Err(ControlError::Refused(reason)),
+        _ => Err(ControlError::Unexpected),
+    }
+}
+
+/// Has the monitor take the block device of this number away, and let go of its disk.
+pub(super) fn detach_disk(
+    state_folder: &Path,
+    device: u32,
+    timeout: Duration,
+) -> Result<(), ControlError> {
+    let stream = connect(state_folder, timeout)?;
+    let request = ControlRequest::DetachDisk(device);
+    frame::write_frame(&stream, &request, MAX_CONTROL_BYTES).map_err(ControlError::Frame)?;
+    expect(&stream, &ControlResponse::Done)
 }
 
 /// Has the monitor take the network device of this number away, and let go of its tap.

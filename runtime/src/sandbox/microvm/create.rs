@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cofferdam_protocol::bounds::MAX_POD_PLACES;
+use cofferdam_protocol::bounds::{MAX_DISKS, MAX_POD_PLACES, SPARE_DISKS};
 use cofferdam_protocol::control::Attach;
 use cofferdam_protocol::id::{ContainerId, ProcessToken};
 use oci_spec::runtime::Spec;
@@ -16,6 +16,7 @@ use oci_spec::runtime::Spec;
 use super::agent::{Agent, AgentError};
 use super::checkpoint::{self, CheckpointError};
 use super::control::{self, ControlError, ControlSocket, StreamsConnection};
+use super::disks::{DiskError, OpenDisks};
 use super::group::{GroupError, GroupRef, SandboxGroup};
 use super::image::Image;
 use super::kvm::{self, KvmError};
@@ -35,6 +36,7 @@ use crate::host::process::ProcessIdentity;
 use crate::host::signals::Interrupts;
 use crate::host::subordinate::Subordinate;
 use crate::host::user::User;
+use crate::plan::disks::{GivenDisk, settle};
 use crate::plan::own_users::{self, UserMaps};
 use crate::plan::{PlanError, PlanInput, RunningVm, SandboxPlan};
 use crate::sandbox::request::{CreateRequest, Created, ImageRequest, PodPart, StartFailureKind};
@@ -92,6 +94,9 @@ pub enum CreateError {
     /// The network.
     #[error("The container cannot be connected")]
     Network(#[from] NetworkError),
+    /// The disks.
+    #[error("The container cannot have its block devices")]
+    Disks(#[from] DiskError),
     /// The pod.
     #[error("The container cannot join its pod")]
     Pod(#[from] JoinError),
@@ -141,7 +146,8 @@ pub fn create(mut request: CreateRequest, config: &Config) -> Result<Created, Cr
     if prepared.image.is_some() {
         prepared.reawaken(timeout)?;
     } else {
-        prepared.make_container(timeout)?;
+        let disks = prepared.disks.give(&prepared.id, &prepared.state_folder)?;
+        prepared.make_container(&disks, timeout)?;
     }
     prepared.attach(timeout)?;
     group.limit_workload(&prepared.spec).map_err(CreateError::Group)?;
@@ -187,6 +193,7 @@ struct Prepared {
     /// come to have.
     network: Option<NetworkNamespace>,
     network_slots: u8,
+    disks: OpenDisks,
     /// For how many containers that join it.
     pod_places: u8,
     own_users: Option<UserMaps>,
@@ -243,6 +250,10 @@ impl Prepared {
         }
         let network = network::named(&spec)?;
         let network_slots = network::room(&spec, network.as_ref())?;
+        let disks = OpenDisks::open(&spec)?;
+        if image.is_some() && disks.count() > 0 {
+            return Err(DiskError::Restored.into());
+        }
         let kvm = kvm::open().map_err(CreateError::Kvm)?;
         let shares = match &own_users {
             Some(maps) => {
@@ -261,6 +272,7 @@ impl Prepared {
             shares,
             network,
             network_slots,
+            disks,
             pod_places: 0,
             own_users,
             origin,
@@ -286,6 +298,7 @@ impl Prepared {
             shares: &self.shares,
             network: self.network.as_ref(),
             network_slots: self.network_slots,
+            disk_slots: self.disk_slots(),
             pod_places: self.pod_places,
             restore: self.image.as_ref(),
             boot_timeout,
@@ -297,6 +310,12 @@ impl Prepared {
         .map_err(CreateError::Monitor)?;
         monitor.wait_ready(boot_timeout, &self.interrupts).map_err(CreateError::Monitor)?;
         Ok((monitor, socket))
+    }
+
+    /// For its own disks, and for those of containers that join it.
+    fn disk_slots(&self) -> u8 {
+        let spare = if self.pod_places > 0 { SPARE_DISKS } else { 0 };
+        (self.disks.count() + spare).min(MAX_DISKS)
     }
 
     /// Gives the guest what its namespace has already, so that what is set of an interface before
@@ -328,13 +347,15 @@ impl Prepared {
         }
     }
 
-    fn make_container(&self, timeout: Duration) -> Result<(), CreateError> {
+    fn make_container(&self, disks: &[GivenDisk], timeout: Duration) -> Result<(), CreateError> {
         if let Some(seccomp) = &self.plan.container.process.seccomp {
             tracing::debug!("seccomp filter flags: {}", seccomp.flags);
         }
+        let mut container = self.plan.container.clone();
+        settle(&mut container, &self.spec, disks).map_err(DiskError::Rules)?;
         let connection = control::connect_agent(&self.state_folder, timeout);
         Agent::new(connection.map_err(CreateError::Control)?)
-            .create_container(&self.id, ProcessToken::FIRST, &self.plan.container, timeout)
+            .create_container(&self.id, ProcessToken::FIRST, &container, timeout)
             .map_err(CreateError::Agent)
     }
 

@@ -153,6 +153,8 @@ pub(super) struct MonitorSetup<'a> {
     pub(super) network: Option<&'a NetworkNamespace>,
     /// How many network devices it can get.
     pub(super) network_slots: u8,
+    /// How many disks.
+    pub(super) disk_slots: u8,
     /// For how many containers that join it there is a place.
     pub(super) pod_places: u8,
     /// The machine that goes on, if one does.
@@ -349,6 +351,7 @@ fn config_file(
         memory_mib: setup.shape.memory_mib,
         memory_blocks_max: setup.shape.memory_blocks_max,
         network_slots: setup.network_slots,
+        disk_slots: setup.disk_slots,
         pod_places: setup.pod_places,
         kernel: number(&setup.artifacts.kernel),
         initramfs: number(&setup.artifacts.initramfs),

@@ -34,6 +34,7 @@ use rustix::io::Errno;
 
 use super::agent::{Agent, AgentError, REQUEST_TIMEOUT};
 use super::control::{self, ControlError, StreamsConnection};
+use super::disks::{self, DiskError, OpenDisks};
 use super::exec::{GuestProcess, random_token};
 use super::machine::{self, MachineError};
 use super::proxy::{self, ProxyError};
@@ -45,6 +46,7 @@ use crate::config::Config;
 use crate::host::log::with_causes;
 use crate::host::process::ProcessIdentity;
 use crate::host::user::User;
+use crate::plan::disks::settle;
 use crate::plan::pod::{Demand, Joined, PodTooLarge};
 use crate::plan::{MachineSize, PlanError, PlanInput, RunningVm, SandboxPlan, host_limits};
 use crate::sandbox::request::{CreateRequest, Created, PodMember, SandboxRef, StartFailureKind};
@@ -119,6 +121,9 @@ pub enum JoinError {
     /// The sandbox's monitor.
     #[error("The pod's microVM cannot be reached")]
     Control(#[from] ControlError),
+    /// Its disks.
+    #[error("The container cannot have its block devices")]
+    Disks(#[from] DiskError),
     /// The agent.
     #[error("The container cannot be made in the guest")]
     Agent(#[from] AgentError),
@@ -156,6 +161,9 @@ pub enum PodError {
     /// Its files.
     #[error("The container's files cannot be taken from the pod's machine")]
     Place(#[from] PlaceError),
+    /// Its disks.
+    #[error("The container's block devices cannot be taken from the pod's machine")]
+    Disks(#[from] DiskError),
 }
 
 /// Why a pod is not the caller's alone.
@@ -253,6 +261,7 @@ struct Joining {
     joined: Joined,
     plan: SandboxPlan,
     shares: Vec<OpenShare>,
+    disks: OpenDisks,
     streams: HostStreams,
     membership: Membership,
 }
@@ -284,7 +293,8 @@ impl Joining {
         let plan = plan?;
         refuse_placed(&joined, &plan)?;
         let shares = sources.share(&plan.shares)?;
-        Ok(Self { id, state_folder, sandbox, joined, plan, shares, streams, membership })
+        let disks = OpenDisks::open(&joined.spec)?;
+        Ok(Self { id, state_folder, sandbox, joined, plan, shares, disks, streams, membership })
     }
 
     /// Gives the machine the container's files and the size that it needs. Each step is written
@@ -311,6 +321,8 @@ impl Joining {
     ) -> Result<GuestContainer<'_>, JoinError> {
         let Joined { ipc, uts, pid, .. } = self.joined;
         let mut plan = self.plan.container.clone();
+        let disks = self.disks.give(&self.id, &self.sandbox.state_folder)?;
+        settle(&mut plan, &self.joined.spec, &disks).map_err(DiskError::Rules)?;
         plan.pod = Some(PodPlan { sandbox: self.sandbox.id.clone(), place, ipc, uts, pid });
         let connection = control::connect_agent(&self.state_folder, timeout);
         let mut agent = Agent::new(connection?);
@@ -421,6 +433,7 @@ fn give_back(id: &ContainerId, membership: &Membership) -> Result<(), PodError> 
     let folder = &membership.sandbox;
     let mut members = Members::find(folder).map_err(PodError::Record)?;
     let Some(member) = members.get(id) else { return Ok(()) };
+    disks::take_back(id, folder)?;
     ServerMounts::of(membership.monitor)?.clear(member.place)?;
     members.remove(id);
     members.save(folder).map_err(PodError::Record)?;

@@ -73,9 +73,16 @@ pub(super) const VALUES: &[Value] = &[
     ),
     value(
         "linux.devices[]",
-        "a device that not every kernel has: a disk, a graphics card",
-        r#"{"linux":{"devices":[{"path":"/dev/sda","type":"b","major":8,"minor":0}]}}"#,
+        "a character device that not every kernel has: a graphics card",
+        r#"{"linux":{"devices":[{"path":"/dev/dri/card0","type":"c","major":226,"minor":0}]}}"#,
         Refused(HOST_HARDWARE),
+        Host,
+    ),
+    value(
+        "linux.devices[]",
+        "a block device: a disk, which the guest has as its own",
+        r#"{"linux":{"devices":[{"path":"/dev/sda","type":"b","major":8,"minor":0}]}}"#,
+        Guest,
         Host,
     ),
     value(

@@ -62,6 +62,7 @@ impl Fixture {
             shares: &[],
             network: None,
             network_slots: 0,
+            disk_slots: 0,
             pod_places: 0,
             restore: None,
             boot_timeout: BOOT,

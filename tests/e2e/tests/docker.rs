@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use cofferdam_e2e::{DOCKER_IMAGE, Docker, Mode, until};
+use cofferdam_e2e::{DOCKER_IMAGE, Disk, Docker, Mode, until};
 
 #[test]
 fn run_has_the_streams_the_code_and_the_restrictions_that_its_flags_say() {
@@ -148,6 +148,15 @@ fn volumes_are_shared_and_outlive_their_containers() {
     let read = docker.run(&readonly, &["sh", "-c", script]);
     read.exits(1).prints("kept\n").complains(&["Read-only file system"]);
     docker.docker(&["volume", "rm", "named"]).exits(0);
+    let disk = Disk::of(1 << 20);
+    let run = |access: &str, script: &str| {
+        let device = format!("{}:/dev/xvdb:{access}", disk.path().display());
+        docker.run(&["--rm", "--device", &device], &["sh", "-c", script])
+    };
+    run("rwm", "echo on the disk | dd of=/dev/xvdb conv=notrunc,fsync").exits(0);
+    let read = run("r", "head -n 1 /dev/xvdb; echo no > /dev/xvdb");
+    read.exits(1).prints("on the disk\n").complains(&["Operation not permitted"]);
+    assert!(disk.is_free());
     docker.has_left_nothing();
 }
 

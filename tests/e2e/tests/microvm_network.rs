@@ -10,7 +10,9 @@ use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cofferdam_e2e::{Bundle, Container, HOST, HOST6, INSIDE, INSIDE6, Leftovers, Runtime, Wire};
+use cofferdam_e2e::{
+    Bundle, Container, HOST, HOST6, INSIDE, INSIDE6, Leftovers, Runtime, Wire, until,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -195,6 +197,24 @@ fn the_largest_datagram_comes_whole_and_goes_back() {
         };
         assert!(back[..length] == *content, "{address}: {length} bytes");
     }
+}
+
+#[test]
+fn who_is_in_a_multicast_group_hears_what_is_sent_to_it() {
+    let runtime = Runtime::cofferdam();
+    let wire = Wire::connected();
+    let group = "239.1.1.1:7";
+    let server = Bundle::probe(&[])
+        .edit(|config| config["process"]["args"] = json!(["/probe", "--echo-datagrams", group]));
+    let _container = runtime.start(&joining(&wire.path().display().to_string(), server));
+    let socket = UdpSocket::bind((HOST, 0)).unwrap();
+    rustix::net::sockopt::set_ip_multicast_if(&socket, &HOST.parse().unwrap()).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut back = [0; 16];
+    until("the group answers", || {
+        socket.send_to(b"to whom it concerns", group).unwrap();
+        socket.recv_from(&mut back).is_ok_and(|(_, from)| from.ip().to_string() == INSIDE)
+    });
 }
 
 #[test]

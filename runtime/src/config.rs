@@ -193,12 +193,25 @@ pub struct MicroVmConfig {
     pub memory_mib: u32,
     /// Memory added to a spec's limit for the guest kernel and the agent, in MiB.
     pub memory_overhead_mib: u32,
+    /// What a container gets that is given the network of another's microVM.
+    pub joined_network: JoinedNetwork,
     /// How long a guest may take until its agent is ready, in milliseconds.
     pub boot_timeout_ms: u64,
     /// How long the agent may take to answer a request, in milliseconds.
     pub request_timeout_ms: u64,
     /// Keep the guest's console output in `console.log` in the state folder.
     pub console_log: bool,
+}
+
+/// What a container gets that is given the network of another's microVM (`--network container:ID`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JoinedNetwork {
+    /// Nothing: an interface leads to one machine.
+    #[default]
+    Refuse,
+    /// A place in that machine, under the other's kernel. Every machine has room for others then.
+    Share,
 }
 
 impl Default for MicroVmConfig {
@@ -210,6 +223,7 @@ impl Default for MicroVmConfig {
             max_vcpus: None,
             memory_mib: 256,
             memory_overhead_mib: 64,
+            joined_network: JoinedNetwork::Refuse,
             boot_timeout_ms: 30_000,
             request_timeout_ms: 30_000,
             console_log: false,

@@ -265,7 +265,7 @@ fn check(
     // The rules have seen that there is a root.
     let root_path = spec.root().as_ref().map_or(Path::new(""), |root| root.path().as_path());
     let rootfs = rootfs::resolve(&bundle, root_path)?;
-    let pod = pod::find(&context.store, spec, &id)?;
+    let pod = pod::find(&context.store, spec, &id, config.microvm.joined_network)?;
     let effective = decide(context, &config, pod.inside().unwrap_or(spec));
     let effective = effective.map_err(|error| match pod.explain(&error) {
         Some(reason) => CreationError::Pod(reason),

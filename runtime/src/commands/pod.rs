@@ -1,11 +1,16 @@
 //! Which pod a container is in, if it is in one: from its annotations and the state of its sandbox.
 
-use cofferdam_protocol::id::ContainerId;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use std::path::Path;
 
+use cofferdam_protocol::id::ContainerId;
+use oci_spec::runtime::Spec;
+
+use crate::config::JoinedNetwork;
+use crate::host::network_namespace::NetworkNamespace;
 use crate::isolation::{Effective, IsolationError};
 use crate::kind::SandboxKind;
 use crate::plan::pod::{self, InvalidPodRole, Joined, PodRole, PodSandbox};
+use crate::sandbox::microvm::POD_NOTE;
 use crate::sandbox::request::{PodMember, PodPart, SandboxRef};
 use crate::spec::SpecError;
 use crate::state::store::{Entry, Store, StoreError};
@@ -28,6 +33,12 @@ pub enum PodError {
     /// It is not to be had in its pod.
     #[error(transparent)]
     Isolation(#[from] IsolationError),
+    /// Its network.
+    #[error(
+        "The container's network namespace is that of another microVM, of the container {0}: it can be that of \
+         one at a time. With joined_network = \"share\" below [microvm] in the configuration the container joins that microVM"
+    )]
+    Taken(ContainerId),
     /// It would have another isolation than its pod.
     #[error(
         "The pod's sandbox {sandbox} is a microVM, and its container would not be in it: {reason}"
@@ -49,6 +60,8 @@ pub(super) enum Pod {
     Sandbox,
     /// Its sandbox is not known here.
     Unknown(ContainerId),
+    /// It is given the network of this container's microVM, which it may not join.
+    Taken(ContainerId),
     /// It joins a microVM.
     Member {
         /// The container that the microVM was made for.
@@ -59,11 +72,25 @@ pub(super) enum Pod {
 }
 
 /// Finds it.
-pub(super) fn find(store: &Store, spec: &Spec, id: &ContainerId) -> Result<Pod, PodError> {
-    let sandbox = match pod::role(spec, id)? {
-        None => return Ok(Pod::None),
-        Some(PodRole::Sandbox) => return Ok(Pod::Sandbox),
+pub(super) fn find(
+    store: &Store,
+    spec: &Spec,
+    id: &ContainerId,
+    joined_network: JoinedNetwork,
+) -> Result<Pod, PodError> {
+    let role = pod::role(spec, id)?;
+    let sandbox = match role {
         Some(PodRole::Member(sandbox)) => sandbox,
+        None | Some(PodRole::Sandbox) => {
+            let may_be_joined = role.is_some() || joined_network == JoinedNetwork::Share;
+            let alone = if may_be_joined { Pod::Sandbox } else { Pod::None };
+            let other = pod::network(spec).map(|path| whose(store, path)).transpose()?.flatten();
+            return match (other, joined_network) {
+                (None, _) => Ok(alone),
+                (Some(other), JoinedNetwork::Share) => join_with(spec, &other, pod::network(spec)),
+                (Some(other), JoinedNetwork::Refuse) => Ok(Pod::Taken(other.record.id)),
+            };
+        }
     };
     match store.open(&sandbox) {
         Ok(entry) if entry.record.isolation == SandboxKind::Microvm => join(spec, &entry),
@@ -73,17 +100,34 @@ pub(super) fn find(store: &Store, spec: &Spec, id: &ContainerId) -> Result<Pod, 
     }
 }
 
+/// The container whose microVM runs in a network namespace, if there is one.
+fn whose(store: &Store, network: &Path) -> Result<Option<Entry>, PodError> {
+    // What is no namespace is refused elsewhere, by name.
+    let Ok(wanted) = NetworkNamespace::open(network) else { return Ok(None) };
+    let runs_there = |entry: &Entry| {
+        let process = entry.record.process.filter(|process| process.is_alive());
+        let own = process.and_then(|process| NetworkNamespace::of_process(process.pid).ok());
+        own.is_some_and(|own| own.id() == wanted.id())
+    };
+    // A member's process stands for it on the host, wherever that was started.
+    let is_machine = |entry: &Entry| {
+        entry.record.isolation == SandboxKind::Microvm && !entry.record.notes.contains_key(POD_NOTE)
+    };
+    Ok(store.list()?.into_iter().find(|entry| is_machine(entry) && runs_there(entry)))
+}
+
 fn join(spec: &Spec, entry: &Entry) -> Result<Pod, PodError> {
+    let of_sandbox = entry.sandbox().spec()?;
+    join_with(spec, entry, pod::network(&of_sandbox))
+}
+
+/// The same where this path leads to the sandbox's network namespace.
+fn join_with(spec: &Spec, entry: &Entry, network: Option<&Path>) -> Result<Pod, PodError> {
     let sandbox = entry.sandbox();
-    let of_sandbox = sandbox.spec()?;
-    let linux = of_sandbox.linux().as_ref();
-    let mut namespaces =
-        linux.and_then(|linux| linux.namespaces().as_deref()).into_iter().flatten();
-    let network = namespaces.find(|entry| entry.typ() == LinuxNamespaceType::Network);
     let facts = PodSandbox {
         // Nobody has the number 0.
         pid: sandbox.process.map_or(0, |process| process.pid),
-        network: network.and_then(|entry| entry.path().clone()),
+        network: network.map(Path::to_owned),
     };
     let joined =
         pod::join(spec, &facts).map_err(|refusal| IsolationError::NotInMicrovm(vec![refusal]))?;
@@ -95,7 +139,7 @@ impl Pod {
     pub(super) fn inside(&self) -> Option<&Spec> {
         match self {
             Self::Member { joined, .. } => Some(&joined.spec),
-            Self::None | Self::Sandbox | Self::Unknown(_) => None,
+            Self::None | Self::Sandbox | Self::Unknown(_) | Self::Taken(_) => None,
         }
     }
 
@@ -116,6 +160,7 @@ impl Pod {
             (Self::Unknown(sandbox), SandboxKind::Microvm) => {
                 Err(PodError::Unknown(sandbox.clone()))
             }
+            (Self::Taken(other), SandboxKind::Microvm) => Err(PodError::Taken(other.clone())),
             (Self::Member { sandbox, .. }, SandboxKind::Namespace) => Err(PodError::Differs {
                 sandbox: sandbox.id.clone(),
                 reason: effective.reason.clone(),
@@ -127,7 +172,7 @@ impl Pod {
     /// For whoever makes it.
     pub(super) fn part(&self) -> Option<PodPart> {
         match self {
-            Self::None | Self::Unknown(_) => None,
+            Self::None | Self::Unknown(_) | Self::Taken(_) => None,
             Self::Sandbox => Some(PodPart::Sandbox),
             Self::Member { sandbox, joined } => Some(PodPart::Member(Box::new(PodMember {
                 sandbox: sandbox.clone(),

@@ -103,6 +103,14 @@ pub fn forwards_ports(sandbox: &Spec) -> bool {
     has(ANNOTATION) || OF_ENGINES.iter().any(|(kind, _)| has(kind))
 }
 
+/// The network namespace that a container is given, if it is given one.
+#[must_use]
+pub fn network(spec: &Spec) -> Option<&Path> {
+    let mut namespaces = spec.linux().as_ref()?.namespaces().iter().flatten();
+    let network = namespaces.find(|entry| entry.typ() == LinuxNamespaceType::Network)?;
+    network.path().as_deref().filter(|path| !path.as_os_str().is_empty())
+}
+
 /// What is known of a pod's sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodSandbox {

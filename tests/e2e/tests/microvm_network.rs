@@ -350,7 +350,11 @@ fn a_namespace_is_one_microvms_at_a_time() {
     let first = runtime.start(&joined(&wire));
     let before = Leftovers::before(&runtime);
     let second = runtime.run(&joined(&wire));
-    second.exits(1).complains(&["The interface eth0 leads to another microVM"]);
+    second.exits(1).complains(&[
+        "network namespace is that of another microVM",
+        &first.id,
+        "joined_network",
+    ]);
     before.none_since(&runtime);
     inside(&first, &format!("ping -c 2 -W 10 {HOST}"));
 }

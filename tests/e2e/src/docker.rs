@@ -26,6 +26,9 @@ const READY: Duration = Duration::from_secs(180);
 /// The image of busybox.
 pub const IMAGE: &str = "busybox:test";
 
+/// A runtime by whose configuration a container may have another's network.
+pub const SHARING: &str = "sharing";
+
 /// What the images of the demonstration stack are made from.
 const STACK_IMAGE: &str = "stack:test";
 
@@ -148,9 +151,11 @@ impl Docker {
         let layers = format!("{}/data/overlay2/", self.folder.path().display());
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         left.extend(mounts.lines().filter(|line| line.contains(&layers)).map(str::to_owned));
-        let state = fs::read_dir(self.folder.path().join("exec/runtime-cofferdam/moby"));
-        let state = state.into_iter().flatten();
-        left.extend(state.map(|entry| entry.unwrap().path().display().to_string()));
+        for runtime in ["cofferdam", SHARING] {
+            let state = self.folder.path().join(format!("exec/runtime-{runtime}/moby"));
+            let state = fs::read_dir(state).into_iter().flatten();
+            left.extend(state.map(|entry| entry.unwrap().path().display().to_string()));
+        }
         left
     }
 }
@@ -171,11 +176,16 @@ impl Drop for Docker {
 fn daemon(folder: &Path, namespace: &NetworkNamespace) -> Child {
     let path = |name: &str| folder.join(name).display().to_string();
     let program = Path::new(&setting("COFFERDAM_BIN")).join("cofferdam");
+    fs::write(folder.join("sharing.toml"), "[microvm]\njoined_network = \"share\"\n").unwrap();
+    let isolation = Mode::current().flag();
     let settings = json!({
-        "runtimes": { "cofferdam": {
-            "path": program,
-            "runtimeArgs": ["--isolation", Mode::current().flag()],
-        } },
+        "runtimes": {
+            "cofferdam": { "path": program, "runtimeArgs": ["--isolation", isolation] },
+            SHARING: {
+                "path": program,
+                "runtimeArgs": ["--isolation", isolation, "--config", path("sharing.toml")],
+            },
+        },
         "default-runtime": "cofferdam",
         "data-root": path("data"),
         "exec-root": path("exec"),

@@ -50,7 +50,7 @@ pub use containerd::Containerd;
 pub use cri::Cri;
 pub use delegated::Delegated;
 pub use disk::Disk;
-pub use docker::{Docker, IMAGE as DOCKER_IMAGE};
+pub use docker::{Docker, IMAGE as DOCKER_IMAGE, SHARING};
 pub use exposition::Exposition;
 pub use forwarding::Forwarding;
 pub use grpc::Refusal;

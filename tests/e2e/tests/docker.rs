@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use cofferdam_e2e::{DOCKER_IMAGE, Disk, Docker, Mode, until};
+use cofferdam_e2e::{DOCKER_IMAGE, Disk, Docker, Mode, SHARING, until};
 
 #[test]
 fn run_has_the_streams_the_code_and_the_restrictions_that_its_flags_say() {
@@ -69,7 +69,8 @@ fn a_container_in_the_background_is_looked_at_changed_and_stopped() {
 fn a_bridge_carries_published_ports_and_what_containers_say_to_each_other() {
     let docker = Docker::start();
     let serve = ["nc", "-ll", "-p", "80", "-e", "echo", "served"];
-    docker.run(&["--detach", "--name", "web", "--publish", "8080:80"], &serve).exits(0);
+    let web = ["--detach", "--runtime", SHARING, "--name", "web", "--publish", "8080:80"];
+    docker.run(&web, &serve).exits(0);
     let address = docker.inspect("web", "{{.NetworkSettings.IPAddress}}");
     let fetch = |host: &str, port: &str| docker.on_the_host(&["busybox", "nc", host, port]);
     until("it serves", || fetch(&address, "80").stdout == "served\n");
@@ -81,6 +82,8 @@ fn a_bridge_carries_published_ports_and_what_containers_say_to_each_other() {
     let flags = ["--rm", "--hostname", "named", "--link", "web"];
     let said = docker.run(&flags, &addresses).exits(0).stdout.clone();
     assert!(said.contains("192.0.2.") && said.contains("named\n"), "{said}");
+    let guest = ["--rm", "--runtime", SHARING, "--network", "container:web"];
+    docker.run(&guest, &["nc", "-w", "20", "127.0.0.1", "80"]).exits(0).prints("served\n");
     let alone = docker.run(&["--rm", "--network", "none"], &["ip", "-o", "link"]);
     assert!(!alone.exits(0).stdout.contains("eth0"), "{alone:?}");
     docker.docker(&["rm", "--force", "web"]).exits(0);

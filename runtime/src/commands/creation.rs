@@ -266,7 +266,7 @@ fn check(
     let root_path = spec.root().as_ref().map_or(Path::new(""), |root| root.path().as_path());
     let rootfs = rootfs::resolve(&bundle, root_path)?;
     let pod = pod::find(&context.store, spec, &id, config.microvm.joined_network)?;
-    let effective = decide(context, &config, pod.inside().unwrap_or(spec));
+    let effective = decide(context, &config, &pod, pod.inside().unwrap_or(spec));
     let effective = effective.map_err(|error| match pod.explain(&error) {
         Some(reason) => CreationError::Pod(reason),
         None => CreationError::Isolation(error),
@@ -290,7 +290,12 @@ fn check_rules(context: &Context, spec: &Spec) -> Result<(), InvalidSpec> {
     }
 }
 
-fn decide(context: &Context, config: &Config, spec: &Spec) -> Result<Effective, IsolationError> {
+fn decide(
+    context: &Context,
+    config: &Config,
+    pod: &Pod,
+    spec: &Spec,
+) -> Result<Effective, IsolationError> {
     let annotations = spec.annotations().as_ref();
     let asked = isolation::Asked {
         config: &config.isolation,
@@ -302,6 +307,7 @@ fn decide(context: &Context, config: &Config, spec: &Spec) -> Result<Effective, 
     let mut refused = plan::unsupported(spec);
     refused.extend(plan::own_users::refused(spec, User::current()));
     refused.extend(plan::hosts_network(spec, network_namespace::is_hosts));
+    refused.extend(pod.refused());
     isolation::decide(asked, refused, || probe::require_fit(&config.microvm))
 }
 

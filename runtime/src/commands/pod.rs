@@ -9,6 +9,7 @@ use crate::config::JoinedNetwork;
 use crate::host::network_namespace::NetworkNamespace;
 use crate::isolation::{Effective, IsolationError};
 use crate::kind::SandboxKind;
+use crate::plan::Refusal;
 use crate::plan::pod::{self, InvalidPodRole, Joined, PodRole, PodSandbox};
 use crate::sandbox::microvm::POD_NOTE;
 use crate::sandbox::request::{PodMember, PodPart, SandboxRef};
@@ -54,8 +55,11 @@ pub enum PodError {
 /// A container's pod.
 #[derive(Debug)]
 pub(super) enum Pod {
-    /// None, or one whose sandbox is in namespaces: the engine's paths are all there is to it.
+    /// None.
     None,
+    /// One whose sandbox is in namespaces, or the network of somebody who is: the engine's paths are all there is
+    /// to it. A microVM would take the others' interfaces from them.
+    InNamespaces,
     /// Others may join it.
     Sandbox,
     /// Its sandbox is not known here.
@@ -85,22 +89,25 @@ pub(super) fn find(
             let may_be_joined = role.is_some() || joined_network == JoinedNetwork::Share;
             let alone = if may_be_joined { Pod::Sandbox } else { Pod::None };
             let other = pod::network(spec).map(|path| whose(store, path)).transpose()?.flatten();
-            return match (other, joined_network) {
-                (None, _) => Ok(alone),
-                (Some(other), JoinedNetwork::Share) => join_with(spec, &other, pod::network(spec)),
-                (Some(other), JoinedNetwork::Refuse) => Ok(Pod::Taken(other.record.id)),
+            let Some(other) = other else { return Ok(alone) };
+            return match (other.record.isolation, joined_network) {
+                (SandboxKind::Namespace, _) => Ok(Pod::InNamespaces),
+                (SandboxKind::Microvm, JoinedNetwork::Share) => {
+                    join_with(spec, &other, pod::network(spec))
+                }
+                (SandboxKind::Microvm, JoinedNetwork::Refuse) => Ok(Pod::Taken(other.record.id)),
             };
         }
     };
     match store.open(&sandbox) {
         Ok(entry) if entry.record.isolation == SandboxKind::Microvm => join(spec, &entry),
-        Ok(_) => Ok(Pod::None),
+        Ok(_) => Ok(Pod::InNamespaces),
         Err(StoreError::NotFound) => Ok(Pod::Unknown(sandbox)),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The container whose microVM runs in a network namespace, if there is one.
+/// A container that runs in a network namespace, if there is one.
 fn whose(store: &Store, network: &Path) -> Result<Option<Entry>, PodError> {
     // What is no namespace is refused elsewhere, by name.
     let Ok(wanted) = NetworkNamespace::open(network) else { return Ok(None) };
@@ -109,11 +116,9 @@ fn whose(store: &Store, network: &Path) -> Result<Option<Entry>, PodError> {
         let own = process.and_then(|process| NetworkNamespace::of_process(process.pid).ok());
         own.is_some_and(|own| own.id() == wanted.id())
     };
-    // A member's process stands for it on the host, wherever that was started.
-    let is_machine = |entry: &Entry| {
-        entry.record.isolation == SandboxKind::Microvm && !entry.record.notes.contains_key(POD_NOTE)
-    };
-    Ok(store.list()?.into_iter().find(|entry| is_machine(entry) && runs_there(entry)))
+    // The process of one that has joined a microVM stands for it on the host, wherever that was started.
+    let has_its_own = |entry: &Entry| !entry.record.notes.contains_key(POD_NOTE);
+    Ok(store.list()?.into_iter().find(|entry| has_its_own(entry) && runs_there(entry)))
 }
 
 fn join(spec: &Spec, entry: &Entry) -> Result<Pod, PodError> {
@@ -135,11 +140,18 @@ fn join_with(spec: &Spec, entry: &Entry, network: Option<&Path>) -> Result<Pod, 
 }
 
 impl Pod {
+    /// What of it no microVM can honour.
+    pub(super) fn refused(&self) -> Option<Refusal> {
+        matches!(self, Self::InNamespaces).then(pod::network_of_namespaces)
+    }
+
     /// The configuration as it is in the pod's microVM, if that is where the container goes.
     pub(super) fn inside(&self) -> Option<&Spec> {
         match self {
             Self::Member { joined, .. } => Some(&joined.spec),
-            Self::None | Self::Sandbox | Self::Unknown(_) | Self::Taken(_) => None,
+            Self::None | Self::InNamespaces | Self::Sandbox | Self::Unknown(_) | Self::Taken(_) => {
+                None
+            }
         }
     }
 
@@ -172,7 +184,7 @@ impl Pod {
     /// For whoever makes it.
     pub(super) fn part(&self) -> Option<PodPart> {
         match self {
-            Self::None | Self::Unknown(_) | Self::Taken(_) => None,
+            Self::None | Self::InNamespaces | Self::Unknown(_) | Self::Taken(_) => None,
             Self::Sandbox => Some(PodPart::Sandbox),
             Self::Member { sandbox, joined } => Some(PodPart::Member(Box::new(PodMember {
                 sandbox: sandbox.clone(),

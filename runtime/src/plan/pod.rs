@@ -32,7 +32,10 @@ const OF_ENGINES: [(&str, &str); 2] = [
 const MANAGER: &str = "io.container.manager";
 const LIBPOD: &str = "libpod";
 
+const NETWORK_PATH: &str = "linux.namespaces[].path of network";
 const OTHER_NETWORK: &str = "a container of a pod has the pod's network namespace, and no other";
+const OF_NAMESPACES: &str = "it is the network namespace of containers that are not in a microVM, and one would \
+                             take its interfaces from them";
 const NO_NUMBER: &str = "it is told the number of the container's process, which nobody knows before it \
                          is born among its pod's processes";
 const OTHER_OWNER: &str = "a container with a user namespace of its own may not see its pod's processes: the \
@@ -111,6 +114,12 @@ pub fn network(spec: &Spec) -> Option<&Path> {
     network.path().as_deref().filter(|path| !path.as_os_str().is_empty())
 }
 
+/// Why a container that is given the network of others who are in namespaces cannot be in a microVM.
+#[must_use]
+pub fn network_of_namespaces() -> Refusal {
+    Refusal { field: NETWORK_PATH.to_owned(), reason: OF_NAMESPACES }
+}
+
 /// What is known of a pod's sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodSandbox {
@@ -163,7 +172,7 @@ pub fn join(spec: &Spec, sandbox: &PodSandbox) -> Result<Joined, Refusal> {
         }
     }
     if !has_network {
-        return refusal("linux.namespaces[].path of network", OTHER_NETWORK);
+        return refusal(NETWORK_PATH, OTHER_NETWORK);
     }
     if joined.pid && has_start_hooks(&joined.spec) {
         return refusal("hooks.startContainer", NO_NUMBER);

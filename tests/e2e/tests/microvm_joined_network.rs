@@ -68,3 +68,24 @@ fn without_the_operators_word_it_is_refused() {
     refused.exits(1).complains(&words);
     assert_eq!(first.state()["status"], "running");
 }
+
+#[test]
+fn with_the_network_of_namespaces_it_is_in_namespaces_or_nowhere() {
+    let config = NamedTempFile::new().unwrap();
+    let text = "[isolation]\nannotation_may_weaken_to = [\"namespace\"]\n";
+    fs::write(config.path(), text).unwrap();
+    let path = config.path().display().to_string();
+    let runtime = Runtime::cofferdam_with(&["--config", &path]);
+    let asks_for = |bundle: Bundle, isolation: &str| {
+        let isolation = json!({ "dev.cofferdam.isolation": isolation });
+        bundle.edit(|config| config["annotations"] = isolation)
+    };
+    let first = runtime.start(&asks_for(Bundle::busybox(&["sleep", "1000"]), "namespace"));
+    let second = runtime.start(&with_network_of(&first, &["sleep", "1000"]));
+    let annotations = second.state()["annotations"].clone();
+    assert_eq!(annotations["dev.cofferdam.isolation.effective"], "namespace");
+    let reason = annotations["dev.cofferdam.isolation.reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("containers that are not in a microVM"), "{reason}");
+    let third = runtime.run(&asks_for(with_network_of(&first, &["true"]), "microvm"));
+    third.exits(1).complains(&["network", "containers that are not in a microVM"]);
+}

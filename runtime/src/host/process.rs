@@ -1,8 +1,8 @@
 //! Processes that were started earlier, by their number and their moment of birth: a number alone
 //! is used again by the kernel, and a signal to a stranger is worse than none.
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, ExitStatus};
 use std::thread;
@@ -71,6 +71,20 @@ impl ProcessIdentity {
         }
     }
 
+    /// Sets its OOM score adjustment, if it still runs.
+    ///
+    /// # Errors
+    /// When the caller may not: to lower one takes `CAP_SYS_RESOURCE`.
+    pub fn set_oom_score_adj(self, score: i32) -> io::Result<()> {
+        let set = || -> io::Result<()> {
+            let path = format!("/proc/{}/oom_score_adj", self.pid);
+            // Opened before the look: it stays this process's, whoever gets its number.
+            let mut file = OpenOptions::new().write(true).open(path)?;
+            if self.look()? { file.write_all(score.to_string().as_bytes()) } else { Ok(()) }
+        };
+        set().or_else(|error| if is_absence(&error) { Ok(()) } else { Err(error) })
+    }
+
     fn look(self) -> io::Result<bool> {
         match fs::read_to_string(format!("/proc/{}/stat", self.pid)) {
             Ok(stat) => Ok(parse_stat(&stat).is_some_and(|(state, ticks)| {
@@ -80,6 +94,13 @@ impl ProcessIdentity {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The caller's own OOM score adjustment, which its children inherit.
+#[must_use]
+pub fn own_oom_score_adj() -> i32 {
+    let text = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    text.trim().parse().unwrap_or_default()
 }
 
 /// Taking a container's mounts apart takes a process some milliseconds.

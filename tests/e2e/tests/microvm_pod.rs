@@ -52,6 +52,11 @@ fn total(sandbox: &Container<'_>) -> u64 {
     said.parse::<u64>().unwrap_or_default() >> 10
 }
 
+/// With this score against the want of memory.
+fn scored(bundle: Bundle, score: i32) -> Bundle {
+    bundle.edit(|config| config["process"]["oomScoreAdj"] = json!(score))
+}
+
 fn set_path(config: &mut Value, kind: &str, path: &str) {
     let namespaces = config["linux"]["namespaces"].as_array_mut().into_iter().flatten();
     for namespace in namespaces.filter(|namespace| namespace["type"] == kind) {
@@ -222,6 +227,29 @@ fn a_machine_begins_with_what_containerd_announces_of_its_pod() {
     runtime.run(&announced("3Gi")).exits(1).complains(&[ANNOUNCED, "3Gi", "no number"]);
     let most = i64::MAX.to_string();
     runtime.run(&announced(&most)).exits(1).complains(&[ANNOUNCED, "this host has"]);
+}
+
+#[test]
+fn the_host_ends_the_machine_as_late_as_the_container_that_is_to_be_kept_longest() {
+    let runtime = Runtime::cofferdam();
+    let sandbox = runtime.start(&scored(sandbox(), 100));
+    let of_the_monitor = || {
+        let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", sandbox.pid()));
+        score.unwrap().trim().to_owned()
+    };
+    assert_eq!(of_the_monitor(), "100");
+    let start = |score| runtime.start(&scored(member(&sandbox, "exec sleep 1000"), score));
+    // What the sandbox itself has counts no longer: it holds nothing.
+    let first = start(900);
+    assert_eq!(of_the_monitor(), "900");
+    let second = start(500);
+    assert_eq!(of_the_monitor(), "500");
+    exec(&first, "cat /proc/self/oom_score_adj").exits(0).prints("900\n");
+    exec(&second, "cat /proc/self/oom_score_adj").exits(0).prints("500\n");
+    runtime.verb(&["delete", "--force", &second.id]).exits(0);
+    assert_eq!(of_the_monitor(), "900");
+    runtime.verb(&["delete", "--force", &first.id]).exits(0);
+    assert_eq!(of_the_monitor(), "100");
 }
 
 #[test]

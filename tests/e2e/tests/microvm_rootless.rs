@@ -37,8 +37,14 @@ fn every_verb_works_and_nothing_is_left() {
 fn the_monitor_is_the_user_s_in_a_user_namespace_of_its_own() {
     let user = user();
     let runtime = Runtime::cofferdam_of(&user);
-    let container = runtime.start(&Bundle::busybox(&["sleep", "1000"]).owned_by(&user));
+    let scored = |score: i32| {
+        let bundle = Bundle::busybox(&["sleep", "1000"]).owned_by(&user);
+        bundle.edit(|config| config["process"]["oomScoreAdj"] = json!(score))
+    };
+    let container = runtime.start(&scored(300));
     let process = format!("/proc/{}", container.pid());
+    assert_eq!(fs::read_to_string(format!("{process}/oom_score_adj")).unwrap(), "300\n");
+    runtime.run(&scored(-1)).exits(1).complains(&["process.oomScoreAdj, -1", "only root"]);
     let status = fs::read_to_string(format!("{process}/status")).unwrap();
     let uids = status.lines().find(|line| line.starts_with("Uid:")).unwrap();
     assert_eq!(uids.split_whitespace().nth(1), Some(user.uid.to_string().as_str()));

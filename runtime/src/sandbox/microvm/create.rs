@@ -32,7 +32,7 @@ use crate::artifacts::{ArtifactError, Artifacts};
 use crate::config::Config;
 use crate::host::log::with_causes;
 use crate::host::network_namespace::NetworkNamespace;
-use crate::host::process::ProcessIdentity;
+use crate::host::process::{ProcessIdentity, own_oom_score_adj};
 use crate::host::signals::Interrupts;
 use crate::host::subordinate::Subordinate;
 use crate::host::user::User;
@@ -281,6 +281,12 @@ impl Prepared {
         })
     }
 
+    /// How soon the kernel ends the container for want of memory: that of the guest ends its program,
+    /// that of the host the monitor. What does not say it has the caller's.
+    fn oom_score_adj(&self) -> Option<i32> {
+        self.plan.container.process.oom_score_adj
+    }
+
     /// A monitor whose guest is up, and its socket.
     fn boot(
         &self,
@@ -305,6 +311,7 @@ impl Prepared {
             console_log: config.microvm.console_log,
             state_folder: &self.state_folder,
             own_users: self.own_users.as_ref(),
+            oom_score_adj: self.oom_score_adj(),
             group,
         })
         .map_err(CreateError::Monitor)?;
@@ -385,6 +392,7 @@ impl Prepared {
             vm,
             cgroups: group.folders.to_vec(),
             unit: group.unit.map(Path::to_owned),
+            oom_score_adj: Some(self.oom_score_adj().unwrap_or_else(own_oom_score_adj)),
             origin: Some(self.origin.clone()),
         };
         record.save(&self.state_folder).map_err(CreateError::Record)

@@ -92,6 +92,16 @@ pub enum MonitorError {
     /// The sandbox's group.
     #[error("Cannot limit the monitor")]
     Group(#[source] GroupError),
+    /// How soon the kernel ends it.
+    #[error(
+        "Cannot give the monitor the configuration's process.oomScoreAdj, {score}; only root can lower it"
+    )]
+    OomScore {
+        /// The score.
+        score: i32,
+        /// Why not.
+        source: io::Error,
+    },
     /// The user namespace.
     #[error("Cannot map the monitor's users ({file})")]
     IdMap {
@@ -165,6 +175,8 @@ pub(super) struct MonitorSetup<'a> {
     pub(super) state_folder: &'a Path,
     /// The monitor's users, where they are an ordinary user's.
     pub(super) own_users: Option<&'a UserMaps>,
+    /// How soon the host's kernel ends it for want of memory; absent: as its starter.
+    pub(super) oom_score_adj: Option<i32>,
     /// The sandbox's group on the host.
     pub(super) group: &'a mut SandboxGroup,
 }
@@ -219,6 +231,7 @@ impl Monitor {
                 .map_err(|(file, source)| MonitorError::IdMap { file, source })?,
         }
         allow_descriptors(monitor.pid, most_descriptors(&setup));
+        monitor.set_oom_score_adj(setup.oom_score_adj)?;
         setup.group.enter(monitor.pid, setup.shape).map_err(MonitorError::Group)?;
         pass_gate(gate).map_err(|source| MonitorError::Exec {
             program: setup.artifacts.monitor.display().to_string(),
@@ -267,6 +280,12 @@ impl Monitor {
     /// Who it is, for as long as the machine is up.
     pub(super) fn identity(&self) -> io::Result<ProcessIdentity> {
         ProcessIdentity::of(self.pid)
+    }
+
+    fn set_oom_score_adj(&self, score: Option<i32>) -> Result<(), MonitorError> {
+        let Some(score) = score else { return Ok(()) };
+        let set = self.identity().and_then(|process| process.set_oom_score_adj(score));
+        set.map_err(|source| MonitorError::OomScore { score, source })
     }
 
     /// Lets it live on.

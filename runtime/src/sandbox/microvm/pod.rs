@@ -115,6 +115,9 @@ pub enum JoinError {
     /// The machine does not grow.
     #[error("The pod's machine cannot be resized")]
     Resize(#[from] MachineError),
+    /// How soon the kernel ends the machine.
+    #[error("The monitor of the pod's microVM cannot be given another oomScoreAdj")]
+    OomScore(#[source] io::Error),
     /// Its files.
     #[error("The container's files cannot be given to the pod's machine")]
     Place(#[from] PlaceError),
@@ -305,11 +308,16 @@ impl Joining {
         let socket = self.state_folder.join(control::SOCKET);
         symlink(folder.join(control::SOCKET), socket).map_err(JoinError::Record)?;
         let mut members = Members::find(folder).map_err(JoinError::Record)?;
-        let place = members.add(&self.id, Demand::of(&self.joined.spec)).ok_or(JoinError::Full)?;
-        let needed = needed(&members, folder)?;
+        let score = self.plan.container.process.oom_score_adj;
+        let place = members.add(&self.id, Demand::of(&self.joined.spec), score);
+        let place = place.ok_or(JoinError::Full)?;
+        let mut record = Record::load(folder).map_err(JoinError::Record)?;
+        // At least as large as it began.
+        let size = members.demand().size_of(&record.vm)?;
         members.save(folder).map_err(JoinError::Record)?;
         let entry = Entry { joining: self, place, released: false };
-        resize(&self.sandbox, needed)?;
+        set_oom_score(&self.membership, &members, &record).map_err(JoinError::OomScore)?;
+        machine::resize(folder, &mut record, size)?;
         ServerMounts::of(self.membership.monitor)?.fill(place, &self.shares)?;
         Ok(entry)
     }
@@ -393,15 +401,10 @@ fn refuse_placed(joined: &Joined, plan: &SandboxPlan) -> Result<(), JoinError> {
     Ok(())
 }
 
-/// The size that a machine needs for all its members: at least that which it began with.
-fn needed(members: &Members, sandbox: &Path) -> Result<MachineSize, JoinError> {
-    let record = Record::load(sandbox).map_err(JoinError::Record)?;
-    Ok(members.demand().size_of(&record.vm)?)
-}
-
-fn resize(sandbox: &SandboxRef, size: MachineSize) -> Result<(), JoinError> {
-    let mut record = Record::load(&sandbox.state_folder).map_err(JoinError::Record)?;
-    Ok(machine::resize(&sandbox.state_folder, &mut record, size)?)
+/// Has the host's kernel end the machine as soon as its members say.
+fn set_oom_score(pod: &Membership, members: &Members, machine: &Record) -> io::Result<()> {
+    let score = members.oom_score_adj(machine.oom_score_adj);
+    score.map_or(Ok(()), |score| pod.monitor.set_oom_score_adj(score))
 }
 
 /// A member's entry in the pod, taken back when dropped before its release.
@@ -438,6 +441,9 @@ fn give_back(id: &ContainerId, membership: &Membership) -> Result<(), PodError> 
     members.remove(id);
     members.save(folder).map_err(PodError::Record)?;
     let mut record = Record::load(folder).map_err(PodError::Record)?;
+    if let Err(error) = set_oom_score(membership, &members, &record) {
+        tracing::warn!("The monitor of the pod's microVM keeps its OOM score: {error}");
+    }
     // It had room for more than these.
     let size = members.demand().size_of(&record.vm).unwrap_or(record.vm.size);
     if let Err(error) = machine::resize(folder, &mut record, size) {

@@ -22,6 +22,10 @@ pub(super) struct Record {
     /// The unit of systemd's that they are, by the path that the configuration has for it.
     #[serde(default)]
     pub(super) unit: Option<PathBuf>,
+    /// How soon the host's kernel ends the monitor for want of memory, as far as the container that the
+    /// machine was made for says. Absent in records of versions that left it as it was inherited.
+    #[serde(default)]
+    pub(super) oom_score_adj: Option<i32>,
     /// What a checkpoint must know of the machine's beginning. Absent in records of versions
     /// without checkpoints.
     #[serde(default)]
@@ -80,7 +84,7 @@ mod tests {
             size,
         };
         let cgroups = vec!["/sys/fs/cgroup/a".into()];
-        let record = Record { vm, cgroups, unit: None, origin: None };
+        let record = Record { vm, cgroups, unit: None, oom_score_adj: Some(-998), origin: None };
         assert!(Record::load(folder.path()).is_err());
         record.save(folder.path()).unwrap();
         assert_eq!(Record::load(folder.path()).unwrap(), record);

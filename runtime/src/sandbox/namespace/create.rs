@@ -38,7 +38,7 @@ use crate::cgroup::delegation::{self, GroupError};
 use crate::cgroup::host;
 use crate::cgroup::systemd::{ScopeError, Unit};
 use crate::config::Config;
-use crate::host::process::ProcessIdentity;
+use crate::host::process::{ProcessIdentity, own_oom_score_adj};
 use crate::host::stdio::ProcessStdio;
 use crate::host::user::User;
 use crate::plan::hardening::{self, Hardened, HostFacts};
@@ -193,7 +193,7 @@ fn refused(spec: &Spec, rootless: &Rootless) -> Vec<Unsupported> {
     let facts = Facts {
         user: User::current(),
         hard_limit: &process::hard_limit,
-        oom_score_adj: process::oom_score_adj(),
+        oom_score_adj: own_oom_score_adj(),
         device: &device_numbers,
     };
     rootless::unsupported(spec, rootless.group.as_ref().err().copied(), facts)

@@ -438,12 +438,6 @@ pub(super) fn hard_limit(resource: PosixRlimitType) -> Option<u64> {
     sys::hard_limit(resource_number(resource)).ok().filter(|limit| *limit != libc::RLIM_INFINITY)
 }
 
-/// The caller's own OOM score adjustment.
-pub(super) fn oom_score_adj() -> i32 {
-    let text = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
-    text.trim().parse().unwrap_or_default()
-}
-
 impl Limit {
     fn from_spec(limit: &PosixRlimit) -> Self {
         Self { resource: resource_number(limit.typ()), soft: limit.soft(), hard: limit.hard() }

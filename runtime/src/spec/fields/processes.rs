@@ -1,6 +1,6 @@
 //! `process`: the container's first process, and with `exec` any other.
 
-use super::Treatment::{Guest, Host, Refused, Void, Where};
+use super::Treatment::{Both, Guest, Host, Refused, Void, Where};
 use super::{Field, NO_SECURITY_MODULE, OTHER_PLATFORM, field};
 
 const NO_SELINUX: &str = "SELinux labels are not supported";
@@ -30,7 +30,7 @@ pub(super) const FIELDS: &[Field] = &[
     field("process.rlimits[].hard", Guest, Host),
     field("process.noNewPrivileges", Guest, Host),
     field("process.apparmorProfile", Refused(NO_SECURITY_MODULE), Where(NO_APPARMOR)),
-    field("process.oomScoreAdj", Guest, Host),
+    field("process.oomScoreAdj", Both, Host),
     field("process.selinuxLabel", Refused(NO_SECURITY_MODULE), Refused(NO_SELINUX)),
     field("process.ioPriority.class", Guest, Host),
     field("process.ioPriority.priority", Guest, Host),

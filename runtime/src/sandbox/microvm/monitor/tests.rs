@@ -46,6 +46,7 @@ impl Fixture {
     fn spawn(&self) -> Result<Monitor, MonitorError> {
         Monitor::spawn(MonitorSetup {
             own_users: None,
+            oom_score_adj: None,
             group: &mut SandboxGroup::nowhere(),
             sandbox: &"a".parse().unwrap(),
             shape: &VmShape {

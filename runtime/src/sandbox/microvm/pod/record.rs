@@ -67,6 +67,9 @@ pub(super) struct Member {
     pub(super) place: PodPlace,
     /// What its limits take of the machine.
     pub(super) demand: Demand,
+    /// How soon the kernel may end it for want of memory, if it says so.
+    #[serde(default)]
+    pub(super) oom_score_adj: Option<i32>,
 }
 
 impl Members {
@@ -79,12 +82,17 @@ impl Members {
     }
 
     /// Gives a container a place that nobody has. `None`: there is none left.
-    pub(super) fn add(&mut self, id: &ContainerId, demand: Demand) -> Option<PodPlace> {
+    pub(super) fn add(
+        &mut self,
+        id: &ContainerId,
+        demand: Demand,
+        oom_score_adj: Option<i32>,
+    ) -> Option<PodPlace> {
         let taken = |place: &PodPlace| self.by_id.values().any(|member| member.place == *place);
         let from_next = |step| PodPlace((self.next + step) % MAX_POD_PLACES);
         let place = (0..MAX_POD_PLACES).map(from_next).find(|place| !taken(place))?;
         self.next = (place.0 + 1) % MAX_POD_PLACES;
-        self.by_id.insert(id.clone(), Member { place, demand });
+        self.by_id.insert(id.clone(), Member { place, demand, oom_score_adj });
         Some(place)
     }
 
@@ -111,6 +119,13 @@ impl Members {
     pub(super) fn demand(&self) -> Demand {
         self.by_id.values().fold(Demand::default(), |sum, member| sum.and(member.demand))
     }
+
+    /// How soon the host's kernel may end the machine of them all: not before it would end the one that
+    /// is to be kept longest. Without any that says so it is the sandbox's own, which engines protect
+    /// since it does nothing.
+    pub(super) fn oom_score_adj(&self, sandbox: Option<i32>) -> Option<i32> {
+        self.by_id.values().filter_map(|member| member.oom_score_adj).min().or(sandbox)
+    }
 }
 
 #[cfg(test)]
@@ -121,10 +136,10 @@ mod tests {
     fn each_member_has_a_place_of_its_own_until_it_leaves() {
         let (a, b): (ContainerId, ContainerId) = ("a".parse().unwrap(), "b".parse().unwrap());
         let mut members = Members::default();
-        assert_eq!(members.add(&a, Demand::default()), Some(PodPlace(0)));
-        assert_eq!(members.add(&b, Demand::default()), Some(PodPlace(1)));
+        assert_eq!(members.add(&a, Demand::default(), None), Some(PodPlace(0)));
+        assert_eq!(members.add(&b, Demand::default(), None), Some(PodPlace(1)));
         members.remove(&a);
-        assert_eq!(members.add(&a, Demand::default()), Some(PodPlace(2)));
+        assert_eq!(members.add(&a, Demand::default(), None), Some(PodPlace(2)));
         assert_eq!(members.get(&b).map(|member| member.place), Some(PodPlace(1)));
     }
 
@@ -133,9 +148,23 @@ mod tests {
         let mut members = Members::default();
         for number in 0..MAX_POD_PLACES {
             let id = format!("c{number}").parse().unwrap();
-            assert!(members.add(&id, Demand::default()).is_some());
+            assert!(members.add(&id, Demand::default(), None).is_some());
         }
-        assert_eq!(members.add(&"one-more".parse().unwrap(), Demand::default()), None);
+        assert_eq!(members.add(&"one-more".parse().unwrap(), Demand::default(), None), None);
+    }
+
+    #[test]
+    fn the_machine_is_ended_as_late_as_the_one_that_is_to_be_kept_longest() {
+        let [a, b, c]: [ContainerId; 3] = ["a", "b", "c"].map(|id| id.parse().unwrap());
+        let mut members = Members::default();
+        assert_eq!(members.oom_score_adj(Some(-998)), Some(-998));
+        members.add(&a, Demand::default(), None);
+        assert_eq!(members.oom_score_adj(Some(-998)), Some(-998));
+        members.add(&b, Demand::default(), Some(1000));
+        members.add(&c, Demand::default(), Some(3));
+        assert_eq!(members.oom_score_adj(Some(-998)), Some(3));
+        members.remove(&c);
+        assert_eq!(members.oom_score_adj(Some(-998)), Some(1000));
     }
 
     #[test]
@@ -145,7 +174,7 @@ mod tests {
         assert_eq!(Membership::first_process(folder.path()).unwrap(), ProcessToken::FIRST);
         let mut members = Members::default();
         let demand = Demand { memory_mib: 64, cpu_thousandths: 500 };
-        members.add(&"a".parse().unwrap(), demand);
+        members.add(&"a".parse().unwrap(), demand, Some(7));
         members.save(folder.path()).unwrap();
         assert_eq!(Members::find(folder.path()).unwrap(), members);
         let membership = Membership {

@@ -2,6 +2,7 @@
 //! annotations and namespace paths.
 
 use std::fs;
+use std::thread;
 
 use cofferdam_e2e::{Bundle, Container, Leftovers, Outcome, Runtime, until};
 use serde_json::{Value, json};
@@ -183,6 +184,24 @@ fn the_sandboxs_end_is_the_end_of_its_containers() {
     first.becomes("stopped");
     drop(sandbox);
     drop(first);
+}
+
+/// As containerd does when a pod's shim was killed.
+#[test]
+fn a_pod_whose_containers_are_all_deleted_at_once_leaves_nothing() {
+    let runtime = Runtime::cofferdam();
+    let before = Leftovers::before(&runtime);
+    let sandbox = runtime.start(&sandbox());
+    let members: Vec<_> =
+        (0..3).map(|_| runtime.start(&member(&sandbox, "exec sleep 1000"))).collect();
+    let ids = members.iter().chain([&sandbox]).map(|container| container.id.clone());
+    let delete = |id: String| runtime.verb(&["delete", "--force", &id]).exits(0).code;
+    thread::scope(|scope| {
+        for id in ids {
+            scope.spawn(|| delete(id));
+        }
+    });
+    before.none_since(&runtime);
 }
 
 #[test]

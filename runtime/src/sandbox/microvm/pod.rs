@@ -208,8 +208,13 @@ pub(super) fn join(
 pub(super) fn leave(sandbox: &SandboxRef, membership: &Membership) -> Result<(), PodError> {
     if membership.monitor.is_alive() {
         end_in_guest(&sandbox.id, membership.process, &sandbox.state_folder);
-        let _lock = lock(&membership.sandbox)?;
-        give_back(&sandbox.id, membership)?;
+        let lock = lock(&membership.sandbox).map_err(PodError::from);
+        let given_back = lock.and_then(|_lock| give_back(&sandbox.id, membership));
+        // An engine takes all of a pod away at once: a machine that has ended meanwhile has taken
+        // everything with it.
+        if membership.monitor.is_alive() {
+            given_back?;
+        }
     }
     control::remove(&sandbox.state_folder.join(control::SOCKET)).map_err(PodError::Record)
 }
@@ -514,5 +519,45 @@ fn lock(sandbox: &Path) -> Result<File, LockError> {
             Err(Errno::WOULDBLOCK) => return Err(LockError::Busy),
             Err(errno) => return Err(LockError::File(errno.into())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// A member of a pod whose monitor is only a process that waits.
+    fn member(folder: &Path, monitor: ProcessIdentity) -> (SandboxRef, Membership) {
+        let [pod, state_folder] = ["pod", "member"].map(|name| folder.join(name));
+        std::fs::create_dir(&pod).unwrap();
+        std::fs::create_dir(&state_folder).unwrap();
+        let id: ContainerId = "member".parse().unwrap();
+        let mut members = Members::default();
+        members.add(&id, Demand::default(), None).unwrap();
+        members.save(&pod).unwrap();
+        let sandbox = SandboxRef { id, state_folder, bundle: "/".into(), process: None };
+        (sandbox, Membership { sandbox: pod, monitor, process: ProcessToken(8) })
+    }
+
+    #[test]
+    fn a_member_whose_machine_ends_while_it_leaves_has_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut monitor = Command::new("sleep").arg("100").spawn().unwrap();
+        let identity = ProcessIdentity::of(monitor.id().cast_signed()).unwrap();
+        let (sandbox, membership) = member(folder.path(), identity);
+        // A process that has no file server cannot give anything back.
+        assert!(matches!(leave(&sandbox, &membership), Err(PodError::Place(_))));
+        let held = lock(&membership.sandbox).unwrap();
+        thread::scope(|scope| {
+            let leaving = scope.spawn(|| leave(&sandbox, &membership));
+            // It has seen the monitor alive, and waits for the lock.
+            thread::sleep(Duration::from_millis(200));
+            monitor.kill().unwrap();
+            monitor.wait().unwrap();
+            drop(held);
+            leaving.join().unwrap().unwrap();
+        });
     }
 }

@@ -28,9 +28,11 @@ fn get(host: &str) -> String {
 /// The limit of a container whose machine would not grow for two of them.
 const LIMIT: i64 = 1536 << 20;
 
+/// With that limit, and a score of the kubelet's for one that asks for little of it.
 fn limited(config: &mut ContainerConfig) {
-    let linux = config.linux.as_mut().unwrap();
-    linux.resources.mut_or_insert_default().memory_limit_in_bytes = LIMIT;
+    let resources = config.linux.as_mut().unwrap().resources.mut_or_insert_default();
+    resources.memory_limit_in_bytes = LIMIT;
+    resources.oom_score_adj = 900;
 }
 
 /// A container that serves a page.
@@ -62,6 +64,7 @@ fn containers_of_a_pod_share_a_kernel_and_a_network_and_answer_each_for_itself()
     assert_eq!(kernel(&client) == own, Mode::current() == Mode::Namespace);
     client.exec(&get("127.0.0.1")).exits(0).prints("served\n");
     containerd.on_the_host(&["busybox", "sh", "-c", &get(&pod.ip())]).exits(0).prints("served\n");
+    client.exec("cat /proc/self/oom_score_adj").exits(0).prints("900\n");
     client.exec("hostname; cat /www/page").exits(1).prints("shared\n");
     let forwarded = pod.forward(8080).ask("GET /page HTTP/1.0\r\n\r\n");
     assert!(forwarded.data.ends_with("\r\n\r\nserved\n"), "{forwarded:?}");

@@ -449,13 +449,18 @@ impl Container {
         self.run(&["update", "--resources", &path, &self.id]).await.map(drop)
     }
 
-    /// Who runs in it.
+    /// The processes of the host's that it is: all of them in namespaces, in a microVM those that stand
+    /// for its own.
     ///
     /// # Errors
     /// The runtime says why it cannot tell.
     pub(crate) async fn processes(&self) -> Result<Vec<u32>, StepError> {
         let list = self.run(&["ps", "--format", "json", &self.id]).await?;
-        Ok(serde_json::from_str(&list).map_err(RuntimeError::from)?)
+        let mut pids: Vec<u32> = serde_json::from_str(&list).map_err(RuntimeError::from)?;
+        pids.extend(self.execs().values().filter_map(|exec| exec.process.state().running()));
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
     }
 
     /// What it uses, as `events --stats` has it.

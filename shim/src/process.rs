@@ -37,6 +37,14 @@ impl State {
         }
     }
 
+    /// Its number, while it runs.
+    pub(crate) fn running(self) -> Option<u32> {
+        match self {
+            Self::Running(pid) => Some(pid.cast_unsigned()),
+            Self::Added | Self::Created(_) | Self::Stopped(..) => None,
+        }
+    }
+
     /// How it ended.
     pub(crate) fn exit(self) -> Option<Exit> {
         match self {

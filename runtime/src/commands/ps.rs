@@ -3,11 +3,15 @@
 //! In namespaces they are processes of the host, and the host's ps(1) knows how to show them, as
 //! with runc. Those of a microVM are the guest's: the agent lists them, and the columns are those
 //! of `ps -ef`.
+//!
+//! The list in JSON is for engines, which take its numbers for the host's: `docker top` has ps(1) show
+//! these. Of a microVM it is the one process of the host's that the container is.
 
 use std::io;
 use std::process::Command;
 
 use nix::unistd::{Uid, User};
+use serde::Serialize;
 
 use crate::cli::{OutputFormat, PsArgs};
 use crate::commands::{Context, IdError, parse_id, print};
@@ -55,17 +59,16 @@ pub enum PsError {
 pub(super) fn run(context: &Context, args: &PsArgs) -> Result<(), PsError> {
     let entry = context.store.open(&parse_id(&args.target.id)?)?;
     let kind = entry.record.isolation;
-    let rows = match entry.record.status() {
-        Status::Stopped => Vec::new(),
-        Status::Creating | Status::Created | Status::Running | Status::Paused => {
-            sandbox::processes(kind, &entry.sandbox())?
+    let rows = match (entry.record.status(), args.format, kind) {
+        (Status::Stopped, ..) => Vec::new(),
+        (_, OutputFormat::Json, SandboxKind::Microvm) => {
+            let process = entry.record.process.map(|process| process.pid);
+            return print_numbers(process.iter().copied());
         }
+        _ => sandbox::processes(kind, &entry.sandbox())?,
     };
     let text = match (args.format, kind) {
-        (OutputFormat::Json, _) => {
-            let pids: Vec<u32> = rows.iter().map(|row| row.pid).collect();
-            format!("{}\n", serde_json::to_string(&pids)?)
-        }
+        (OutputFormat::Json, _) => return print_numbers(rows.iter().map(|row| row.pid)),
         (OutputFormat::Table, SandboxKind::Namespace) => host_table(&rows, &args.options)?,
         (OutputFormat::Table, SandboxKind::Microvm) if args.options.is_empty() => {
             guest_table(&rows, name_of)
@@ -73,6 +76,11 @@ pub(super) fn run(context: &Context, args: &PsArgs) -> Result<(), PsError> {
         (OutputFormat::Table, SandboxKind::Microvm) => return Err(PsError::Options),
     };
     print(&text).map_err(PsError::Output)
+}
+
+fn print_numbers(pids: impl Iterator<Item = impl Serialize>) -> Result<(), PsError> {
+    let list = serde_json::to_string(&pids.collect::<Vec<_>>())?;
+    print(&format!("{list}\n")).map_err(PsError::Output)
 }
 
 fn host_table(rows: &[ProcessRow], options: &[String]) -> Result<String, PsError> {

@@ -40,7 +40,11 @@ fn a_container_in_the_background_is_looked_at_changed_and_stopped() {
     let missing = docker.docker(&["exec", "back", "nosuch"]);
     // 126 with this Docker, as with runc: 127 since Docker 23.
     assert!([126, 127].contains(&missing.code) && missing.stdout.contains("nosuch"), "{missing:?}");
-    docker.docker(&["top", "back"]).exits(0);
+    // Numbers of the host's: those of a guest would be somebody else's there.
+    let top = docker.docker(&["top", "back", "-o", "pid"]).exits(0).stdout.clone();
+    let pid = docker.inspect("back", "{{.State.Pid}}");
+    assert!(top.lines().any(|line| line.trim() == pid), "{pid} is not in {top}");
+    assert!(Mode::current() == Mode::Namespace || top.lines().count() == 2, "{top}");
     let stats = ["stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", "back"];
     let stats = docker.docker(&stats).exits(0).stdout.clone();
     // Docker's own shim for a runtime's path reads the sandbox's group: a microVM's, not its workload's.

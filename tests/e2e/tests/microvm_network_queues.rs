@@ -120,7 +120,10 @@ fn connections_at_once_go_by_all_queues_and_keep_what_they_carry() {
 
 #[test]
 fn one_processor_has_one_pair_and_keeps_it_when_another_comes() {
-    let runtime = Runtime::cofferdam();
+    let config = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(config.path(), "[microvm]\nmax_vcpus = 2\n").unwrap();
+    let path = config.path().display().to_string();
+    let runtime = Runtime::cofferdam_with(&["--isolation", "microvm", "--config", &path]);
     let wire = Wire::connected();
     let container = runtime.start(&joined(&wire, 1));
     assert_eq!(queues(&container), "rx-0 tx-0");

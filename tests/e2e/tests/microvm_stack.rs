@@ -101,9 +101,20 @@ impl Stack {
         });
         let done = |rows: &Option<BTreeMap<_, _>>, web| rows.as_ref()?.get(web).copied();
         until("both web servers serve", || {
+            self.both_run();
             let rows = self.rows();
             ["web1", "web2"].iter().all(|&web| done(&rows, web) > done(&by_now, web))
         });
+    }
+
+    /// One that has ended says why, instead of being waited for.
+    fn both_run(&self) {
+        for web in ["web1", "web2"] {
+            let state = self.docker.docker(&["inspect", "--format", "{{.State.Running}}", web]);
+            if state.exits(0).stdout.trim() != "true" {
+                panic!("{web} has ended: {}", self.docker.docker(&["logs", web]).stderr);
+            }
+        }
     }
 }
 

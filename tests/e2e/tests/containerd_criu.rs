@@ -1,19 +1,41 @@
 //! containerd saves a container: a microVM as a whole, one in namespaces by CRIU.
 
-use cofferdam_e2e::Containerd;
+use cofferdam_e2e::{Containerd, Mode, Outcome};
 
-#[test]
-fn a_container_is_saved_and_runs_on() {
-    let containerd = Containerd::start();
-    containerd.start_container(&["--null-io"], "saved", &["sleep", "1000"]);
-    // What the runtime has written goes into containerd's store.
-    let image = containerd.ctr(&["task", "checkpoint", "saved"]).exits(0).stdout.clone();
-    assert!(image.starts_with("containerd.io/checkpoint/saved:"), "{image}");
-    let images = containerd.ctr(&["image", "ls", "--quiet"]).stdout;
-    assert!(images.contains(image.trim()), "{images}");
+/// `ctr task checkpoint` of a container that sleeps, whose streams are as the flags say.
+fn checkpoint(containerd: &Containerd, flags: &[&str]) -> Outcome {
+    containerd.start_container(flags, "saved", &["sleep", "1000"]);
+    containerd.ctr(&["task", "checkpoint", "saved"])
+}
+
+/// Saved or not.
+fn runs_on_and_leaves_nothing(containerd: &Containerd) {
     assert_eq!(containerd.status("saved").as_deref(), Some("RUNNING"));
     containerd.ctr(&["task", "exec", "--exec-id", "one", "saved", "true"]).exits(0);
     containerd.ctr(&["task", "rm", "--force", "saved"]).exits(0);
     containerd.ctr(&["container", "rm", "saved"]).exits(0);
     containerd.has_left_nothing();
+}
+
+#[test]
+fn a_container_is_saved_and_runs_on() {
+    let containerd = Containerd::start();
+    // What the runtime has written goes into containerd's store.
+    let image = checkpoint(&containerd, &["--null-io"]).exits(0).stdout.clone();
+    assert!(image.starts_with("containerd.io/checkpoint/saved:"), "{image}");
+    let images = containerd.ctr(&["image", "ls", "--quiet"]).stdout;
+    assert!(images.contains(image.trim()), "{images}");
+    runs_on_and_leaves_nothing(&containerd);
+}
+
+/// What is sent to a microVM's standard input after a restore would not arrive.
+#[test]
+fn a_container_with_containerd_s_fifos_is_saved_in_namespaces() {
+    let containerd = Containerd::start();
+    let saved = checkpoint(&containerd, &[]);
+    match Mode::current() {
+        Mode::Namespace => saved.exits(0),
+        Mode::MicroVm => saved.exits(1).complains(&["standard input"]),
+    };
+    runs_on_and_leaves_nothing(&containerd);
 }

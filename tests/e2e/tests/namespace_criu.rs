@@ -3,13 +3,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use cofferdam_e2e::counting::{self, LAST_WORDS, counts, goes_on, started};
 use cofferdam_e2e::{Bundle, ConsoleSocket, Leftovers, Runtime, Snapshot, finish_detaching};
+use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -107,6 +109,42 @@ fn in_the_foreground_its_output_and_its_code_are_the_caller_s() {
     let restored = images.restore(&runtime, &bundle, &id);
     restored.exits(7).prints(LAST_WORDS);
     runtime.verb(&["state", &id]).exits(1);
+}
+
+/// A FIFO of the host's, as engines make them for a container's output. Open at both ends, so that
+/// nobody waits for anybody.
+fn fifo(folder: &TempDir, name: &str, mode: u32) -> File {
+    let path = folder.path().join(name);
+    mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(mode)).unwrap();
+    File::options().read(true).write(true).open(path).unwrap()
+}
+
+#[test]
+fn a_fifo_of_the_host_s_is_followed_by_another_of_its_kind() {
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Snapshot::empty(), limited());
+    let (id, folder) = (runtime.id("fifo"), TempDir::new().unwrap());
+    let succeeds = |arguments: &[String], output: File, errors: Stdio| {
+        let mut command = runtime.command(arguments);
+        command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        command.status().unwrap().success()
+    };
+    let run = ["run", "--detach", "--bundle", bundle.path().to_str().unwrap(), &id];
+    assert!(succeeds(&run.map(str::to_owned), fifo(&folder, "first", 0o700), Stdio::null()));
+    goes_on(&bundle);
+    images.checkpoint(&runtime, &[], &id).exits(0);
+    let (restore, errors) =
+        (images.arguments(&bundle, &["--detach"], &id), folder.path().join("e"));
+    let file = File::create(&errors).unwrap();
+    assert!(!succeeds(&restore, fifo(&folder, "other", 0o600), file.into()));
+    let refused = fs::read_to_string(errors).unwrap();
+    assert!(refused.contains("Standard stream 1 was a FIFO of mode 0700"), "{refused}");
+    let output = fifo(&folder, "second", 0o700);
+    assert!(succeeds(&restore, output.try_clone().unwrap(), Stdio::null()));
+    fs::write(bundle.rootfs().join("go"), "").unwrap();
+    let mut said = vec![0; LAST_WORDS.len()];
+    (&output).read_exact(&mut said).unwrap();
+    assert_eq!(String::from_utf8(said).unwrap(), LAST_WORDS);
+    runtime.verb(&["delete", "--force", &id]).exits(0);
 }
 
 #[test]

@@ -45,6 +45,9 @@ const LOG: &str = "dump.log";
 /// By which CRIU knows the network namespace that the configuration names.
 pub(super) const NETWORK: &str = "extRootNetNS";
 
+/// Those of `st_mode`, without the kind of the file.
+pub(super) const PERMISSIONS: u32 = 0o7777;
+
 /// A bundle's word for a file with options of CRIU's, as runc has it.
 pub(super) const CONFIG_ANNOTATION: &str = "org.criu.config";
 
@@ -233,6 +236,7 @@ impl Saved {
         manifest.mounts = mount_table::facts(&mounts);
         manifest.files = files_among(&mounts, self.init);
         manifest.external.clone_from(&self.external);
+        manifest.fifo_modes = self.streams.each_ref().map(|stream| stream.fifo_mode);
         manifest.streams = self.streams.clone().map(|stream| stream.key);
         Ok(manifest)
     }
@@ -375,6 +379,8 @@ struct Stream {
     key: Option<String>,
     /// By which CRIU is told that it comes from outside.
     external: Option<String>,
+    /// Its permissions, if it is a FIFO that comes from outside.
+    fifo_mode: Option<u32>,
     /// It is a terminal that is not the container's own.
     is_terminal: bool,
 }
@@ -387,20 +393,28 @@ impl Stream {
         if shown.starts_with("pipe:") {
             return Self { key: Some(shown.clone()), shown, ..Self::default() };
         }
-        let (key, is_terminal) = match outside(&path, init, number, mounts) {
-            Some(Outside::Terminal) => (None, true),
-            Some(Outside::File(key)) => (Some(key), false),
-            None => (None, false),
-        };
-        Self { shown, external: key.clone(), key, is_terminal }
+        match outside(&path, init, number, mounts) {
+            Some(Outside::Terminal) => Self { shown, is_terminal: true, ..Self::default() },
+            Some(Outside::File { key, fifo_mode }) => Self {
+                shown,
+                external: Some(key.clone()),
+                key: Some(key),
+                fifo_mode,
+                ..Self::default()
+            },
+            None => Self { shown, ..Self::default() },
+        }
     }
 }
 
 /// An open file that is not below any of the container's mounts.
 enum Outside {
     Terminal,
-    /// CRIU's name for it.
-    File(String),
+    File {
+        /// CRIU's name for it.
+        key: String,
+        fifo_mode: Option<u32>,
+    },
 }
 
 fn outside(path: &str, init: i32, number: usize, mounts: &[Mounted]) -> Option<Outside> {
@@ -415,8 +429,10 @@ fn outside(path: &str, init: i32, number: usize, mounts: &[Mounted]) -> Option<O
     if kind.is_char_device() && is_terminal(found.rdev()) {
         return Some(Outside::Terminal);
     }
-    let is_file = kind.is_file() || kind.is_char_device();
-    is_file.then(|| Outside::File(format!("file[{id:x}:{:x}]", found.ino())))
+    let is_file = kind.is_file() || kind.is_char_device() || kind.is_fifo();
+    let fifo_mode = kind.is_fifo().then(|| found.mode() & PERMISSIONS);
+    let key = format!("file[{id:x}:{:x}]", found.ino());
+    is_file.then_some(Outside::File { key, fifo_mode })
 }
 
 /// By the numbers that the kernel gives to terminals of every kind.

@@ -52,6 +52,10 @@ pub(super) struct Manifest {
     pub(super) external: Vec<External>,
     /// What CRIU calls the three standard streams, where they come from outside.
     pub(super) streams: [Option<String>; 3],
+    /// The permissions of those that are FIFOs, as containerd's are: CRIU takes only another one with
+    /// the same in such a place. Images of before there were any have none.
+    #[serde(default)]
+    pub(super) fifo_modes: [Option<u32>; 3],
     pub(super) has_terminal: bool,
 }
 
@@ -66,6 +70,7 @@ impl Manifest {
             files: Vec::new(),
             external: Vec::new(),
             streams: [None, None, None],
+            fifo_modes: [None; 3],
             has_terminal,
         }
     }

@@ -80,6 +80,18 @@ pub enum RestoreError {
         "The image's container sees a control group below {0}, and the restored one has none there"
     )]
     Hierarchy(PathBuf),
+    /// CRIU compares them, and nothing else.
+    #[error(
+        "Standard stream {number} was a FIFO of mode {saved:04o} when the container was saved. criu takes only another FIFO of that mode for it (mkfifo -m {saved:04o}), and not what there is now (st_mode {given:07o})"
+    )]
+    Fifo {
+        /// 0 to 2.
+        number: usize,
+        /// Its permissions.
+        saved: u32,
+        /// `st_mode` of what is to be in its place.
+        given: u32,
+    },
     /// Options of CRIU's, which may be anything.
     #[error(
         "The annotation {CONFIG_ANNOTATION} names options for criu, which can be any program of the host: they are followed with --compat only"
@@ -248,6 +260,21 @@ fn check(
     }
     if manifest.has_terminal != matches!(request.stdio, ProcessStdio::Terminal { .. }) {
         return Err(RestoreError::Configuration("process.terminal".to_owned()));
+    }
+    check_fifos(&manifest.fifo_modes, &request.stdio)
+}
+
+/// Whether what was a FIFO becomes one again.
+fn check_fifos(saved: &[Option<u32>; 3], stdio: &ProcessStdio) -> Result<(), RestoreError> {
+    let ProcessStdio::Inherit { stdin, stdout, stderr } = stdio else { return Ok(()) };
+    for (number, (saved, stream)) in saved.iter().zip([stdin, stdout, stderr]).enumerate() {
+        let Some(saved) = *saved else { continue };
+        // Without a stream there is `/dev/null`.
+        let seen = stream.as_ref().and_then(|stream| rustix::fs::fstat(stream).ok());
+        let given = seen.map_or(libc::S_IFCHR, |seen| seen.st_mode);
+        if given & libc::S_IFMT != libc::S_IFIFO || given & checkpoint::PERMISSIONS != saved {
+            return Err(RestoreError::Fifo { number, saved, given });
+        }
     }
     Ok(())
 }
@@ -422,4 +449,30 @@ fn wait_until_ready(helper: &mut Helper) -> Result<i32, CreateError> {
     criu.ok_or_else(|| {
         CreateError::Container("The process that becomes criu was killed".to_owned())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_output(saved: u32, output: Option<OwnedFd>) -> Result<(), RestoreError> {
+        let stdio = ProcessStdio::Inherit { stdin: None, stdout: output, stderr: None };
+        check_fifos(&[None, Some(saved), None], &stdio)
+    }
+
+    /// A pipe is a FIFO of mode 0600.
+    fn pipe() -> Option<OwnedFd> {
+        Some(io::pipe().unwrap().1.into())
+    }
+
+    #[test]
+    fn what_was_a_fifo_is_followed_by_another_of_its_mode_only() {
+        check_output(0o600, pipe()).unwrap();
+        let refused = check_output(0o700, pipe()).unwrap_err().to_string();
+        for word in ["Standard stream 1 ", "mode 0700", "st_mode 0010600"] {
+            assert!(refused.contains(word), "{refused}");
+        }
+        assert!(check_output(0o600, Some(tempfile::tempfile().unwrap().into())).is_err());
+        assert!(check_output(0o600, None).is_err());
+    }
 }

@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 
 use crate::inside::terminal;
 use crate::stdio::AgentStreams;
-use crate::streams::incoming::{Incoming, Machine, Slot};
+use crate::streams::incoming::{Incoming, Life, Machine, Slot};
 use crate::sys;
 
 /// One pipe's content at most.
@@ -183,16 +183,25 @@ fn set_size(master: &Master, size: TerminalSize) -> io::Result<()> {
 /// Terminal sizes from the host, until it closes or the terminal is gone.
 async fn sizes(mut incoming: Incoming, master: Weak<Master>) {
     while let Some(mut connection) = incoming.next().await {
-        let mut frame = [0; TerminalSize::BYTES];
-        while connection.read_exact(&mut frame).await.is_ok() {
+        while let Some(size) = next_size(&mut connection, &mut incoming).await {
             let Some(master) = master.upgrade() else { return };
             // The terminal is going away: the next round sees it.
-            let _ = set_size(&master, TerminalSize::from_bytes(frame));
+            let _ = set_size(&master, size);
         }
         if !incoming.was_cut() {
             return;
         }
     }
+}
+
+/// None when the connection is over, or its machine.
+async fn next_size(connection: &mut Connection, incoming: &mut Incoming) -> Option<TerminalSize> {
+    let mut frame = [0; TerminalSize::BYTES];
+    tokio::select! {
+        read = connection.read_exact(&mut frame) => read.ok().map(|_| ())?,
+        () = incoming.cut() => return None,
+    }
+    Some(TerminalSize::from_bytes(frame))
 }
 
 /// Standard input over a connection of its own. Its end closes the pipe.
@@ -207,25 +216,26 @@ async fn input(
             _ = ended.wait_for(|ended| *ended) => None,
         };
         let Some(connection) = connection else { return };
-        pump_input(connection, &end, ended.clone(), incoming.machine()).await;
+        pump_input(connection, &end, ended.clone(), incoming.life()).await;
         if !incoming.was_cut() {
             return;
         }
     }
 }
 
-/// Carries bytes into a pipe or a terminal until the host's end, or the process's. A process that
-/// does not read has a buffer full kept for it; before the machine is saved, all that was sent.
+/// Carries bytes into a pipe or a terminal until the host's end, the process's, or the machine's. A
+/// process that does not read has a buffer full kept for it; before the machine is saved, all that
+/// was sent, which it gets when the machine goes on.
 async fn pump_input(
     mut from: impl AsyncRead + Unpin,
     to: &AsyncFd<OwnedFd>,
     mut ended: watch::Receiver<bool>,
-    mut machine: watch::Receiver<Machine>,
+    mut life: Life,
 ) {
     let (mut kept, mut open) = (Vec::new(), true);
     let mut buffer = vec![0; BUFFER_BYTES];
     while open || !kept.is_empty() {
-        let room = kept.len() < BUFFER_BYTES || machine.borrow_and_update().suspending;
+        let room = kept.len() < BUFFER_BYTES || life.is_suspending();
         tokio::select! {
             read = from.read(&mut buffer), if open && room => {
                 let bytes = buffer.get(..read.unwrap_or(0)).unwrap_or_default();
@@ -236,7 +246,8 @@ async fn pump_input(
                 Ok(count) => drop(kept.drain(..count)),
                 Err(_) => return,
             },
-            changed = machine.changed(), if open && !room => open = changed.is_ok(),
+            // Nobody tells the guest's kernel that a connection is over with its machine.
+            goes_on = life.changed(), if open => open = goes_on,
             _ = ended.wait_for(|ended| *ended) => return,
         }
     }
@@ -272,13 +283,13 @@ impl Output {
             let (from, to) = tokio::io::split(connection);
             if both_ways {
                 let (end, ended) = (Arc::clone(&self.end), self.ended.clone());
-                let (machine, before) = (self.incoming.machine(), input.take());
+                let (life, before) = (self.incoming.life(), input.take());
                 input = Some(tokio::spawn(async move {
                     // What came over the connection before this one goes first.
                     if let Some(before) = before {
                         let _ = before.await;
                     }
-                    pump_input(from, &end, ended, machine).await;
+                    pump_input(from, &end, ended, life).await;
                 }));
             }
             self.pump(to, &mut unsent).await;

@@ -76,8 +76,27 @@ impl Incoming {
         }
     }
 
-    /// The machine's life.
-    pub(super) fn machine(&self) -> watch::Receiver<Machine> {
-        self.machine.clone()
+    /// The life in which the last one came.
+    pub(super) fn life(&self) -> Life {
+        Life { machine: self.machine.clone(), number: self.life }
+    }
+}
+
+/// One life of the machine, watched by whoever uses a connection that ends with it.
+pub(super) struct Life {
+    machine: watch::Receiver<Machine>,
+    number: u64,
+}
+
+impl Life {
+    /// Whether the machine is about to be saved.
+    pub(super) fn is_suspending(&mut self) -> bool {
+        self.machine.borrow_and_update().suspending
+    }
+
+    /// Waits for the machine to become another since it was last asked about. False when this life
+    /// is over, or the process forgotten.
+    pub(super) async fn changed(&mut self) -> bool {
+        self.machine.changed().await.is_ok() && self.machine.borrow().life == self.number
     }
 }

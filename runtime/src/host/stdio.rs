@@ -30,15 +30,6 @@ pub enum ProcessStdio {
 }
 
 impl ProcessStdio {
-    /// The same without standard input.
-    #[must_use]
-    pub fn without_input(self) -> Self {
-        match self {
-            Self::Inherit { stdout, stderr, .. } => Self::Inherit { stdin: None, stdout, stderr },
-            terminal @ Self::Terminal { .. } => terminal,
-        }
-    }
-
     /// This process's own three, as further descriptors of the same open files.
     ///
     /// # Errors

@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
-use std::process::Stdio;
+use std::io::{BufRead, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use cofferdam_e2e::counting::{self, LAST_WORDS, counts, goes_on, started};
-use cofferdam_e2e::{Runtime, Snapshot};
+use cofferdam_e2e::{Bundle, ConsoleSocket, Runtime, Snapshot, finish_detaching, until};
 use serde_json::{Value, json};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -205,18 +206,81 @@ fn what_cannot_be_saved_is_refused_and_runs_on() {
     container.exec(&["true"]).exits(0);
 }
 
+/// Says what it is told, and that it is told no more.
+fn repeating() -> Bundle {
+    Bundle::script("while read word; do echo got $word; done; echo over; exit 7")
+}
+
+/// A verb whose standard streams are pipes.
+fn piped(runtime: &Runtime, arguments: &[String]) -> (Child, ChildStdin, BufReader<ChildStdout>) {
+    let mut command = runtime.command(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    (child, input, BufReader::new(output))
+}
+
+fn line(from: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    from.read_line(&mut line).unwrap();
+    line
+}
+
 #[test]
-fn a_container_that_someone_could_write_to_is_refused() {
-    let (runtime, images, bundle) = (Runtime::cofferdam(), Snapshot::empty(), counting::bundle());
-    let (id, path) = (runtime.id("read"), bundle.path().display().to_string());
-    let mut create = runtime.command(&["create", "--bundle", &path, &id]);
-    create.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut create = create.spawn().unwrap();
-    let input = create.stdin.take();
-    assert!(create.wait().unwrap().success());
-    runtime.verb(&["start", &id]).exits(0);
-    images.checkpoint(&runtime, &[], &id).exits(1).complains(&["standard input", "/dev/null"]);
+fn standard_input_is_that_of_whoever_restores() {
+    let (runtime, images, bundle) = (Runtime::cofferdam(), Snapshot::empty(), repeating());
+    let (id, path) = (runtime.id("input"), bundle.path().display().to_string());
+    let run = ["run", "--detach", "--bundle", &path, &id].map(str::to_owned);
+    let (mut run, mut input, mut output) = piped(&runtime, &run);
+    assert!(run.wait().unwrap().success());
+    input.write_all(b"one\n").unwrap();
+    assert_eq!(line(&mut output), "got one\n");
+    // Half a line has come, and is the container's: it is in the machine.
+    input.write_all(b"tw").unwrap();
+    images.checkpoint(&runtime, &[], &id).exits(0);
+    let restore = images.arguments(&bundle, &[], &id);
+    let (mut restored, mut input, mut output) = piped(&runtime, &restore);
+    input.write_all(b"o\n").unwrap();
+    assert_eq!(line(&mut output), "got two\n");
     drop(input);
+    assert_eq!(line(&mut output), "over\n");
+    assert_eq!(restored.wait().unwrap().code(), Some(7));
+    // Who gives none has given its end.
+    let mut restore = runtime.command(&restore);
+    let restored = restore.stdin(Stdio::null()).stderr(Stdio::null()).output().unwrap();
+    assert_eq!(String::from_utf8(restored.stdout).unwrap(), "over\n");
+    assert_eq!(restored.status.code(), Some(7));
+}
+
+#[test]
+fn a_terminal_comes_back_over_the_console_socket_with_its_size() {
+    let (runtime, images) = (Runtime::cofferdam(), Snapshot::empty());
+    let bundle = Bundle::script("while read word; do echo $word at $(stty size).; done")
+        .edit(|config| config["process"]["terminal"] = json!(true));
+    let (id, path) = (runtime.id("terminal"), bundle.path().display().to_string());
+    let first = ConsoleSocket::listen();
+    let socket = first.path().display().to_string();
+    let run = ["run", "--detach", "--console-socket", &socket, "--bundle", &path, &id];
+    finish_detaching(runtime.command(&run)).exits(0);
+    let mut terminal = first.terminal();
+    terminal.resizes(30, 90);
+    until("the terminal has its size", || {
+        terminal.types("one\n");
+        terminal.shows(".").contains("one at 30 90.")
+    });
+    images.checkpoint(&runtime, &[], &id).exits(0);
+    let second = ConsoleSocket::listen();
+    let socket = second.path().display().to_string();
+    let flags = ["--detach", "--console-socket", &socket];
+    finish_detaching(runtime.command(&images.arguments(&bundle, &flags, &id))).exits(0);
+    let mut terminal = second.terminal();
+    terminal.types("two\n");
+    assert!(terminal.shows(".").contains("two at 30 90."));
+    terminal.resizes(40, 100);
+    until("the terminal has another size", || {
+        terminal.types("three\n");
+        terminal.shows(".").contains("three at 40 100.")
+    });
     runtime.verb(&["delete", "--force", &id]).exits(0);
 }
 

@@ -160,10 +160,11 @@ impl Streams {
 }
 
 impl Resize {
-    /// Sends the terminal's size. A pipe that is full holds sizes that nobody has read: the
-    /// guest is behind, and the next change tells it again.
+    /// Sends the terminal's size, if somebody has set one. A pipe that is full holds sizes that
+    /// nobody has read: the guest is behind, and the next change tells it again.
     fn send(&self) {
-        if let Ok(size) = tcgetwinsize(&self.terminal) {
+        let size = tcgetwinsize(&self.terminal);
+        if let Some(size) = size.ok().filter(|size| (size.ws_row, size.ws_col) != (0, 0)) {
             let size = TerminalSize { rows: size.ws_row, columns: size.ws_col };
             let _ = rustix::io::write(&self.sizes, &size.to_bytes());
         }

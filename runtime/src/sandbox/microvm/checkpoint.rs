@@ -51,16 +51,6 @@ pub enum CheckpointError {
     /// Made before there were checkpoints.
     #[error("The container was created by a version without checkpoints: create it anew")]
     Unknown,
-    /// Its terminal.
-    #[error(
-        "A container with a terminal cannot be saved: its terminal does not come back. Run it without one (process.terminal: false)"
-    )]
-    Terminal,
-    /// Its standard input.
-    #[error(
-        "A container with standard input cannot be saved: what is sent to it after the restore would not arrive. Create it with input from /dev/null"
-    )]
-    Input,
     /// The configuration.
     #[error(transparent)]
     Spec(#[from] SpecError),
@@ -159,7 +149,6 @@ pub fn checkpoint(sandbox: &SandboxRef, request: &ImageRequest) -> Result<(), Ch
         return Err(CheckpointError::Disks);
     }
     let origin = record.origin.ok_or(CheckpointError::Unknown)?;
-    refuse_input(origin.stdio)?;
     let plan = plan_of(sandbox, &origin, record.vm)?;
     let pid = sandbox.process.map_or(0, |process| process.pid);
     let monitor = digest_of(format!("/proc/{pid}/exe"))?;
@@ -174,15 +163,6 @@ pub fn checkpoint(sandbox: &SandboxRef, request: &ImageRequest) -> Result<(), Ch
         // To hang up would let it run on: it ends first, with its monitor.
         saved.abandon();
         Ok(())
-    }
-}
-
-/// Nobody could send anything to the container once it goes on.
-const fn refuse_input(stdio: Option<StdioPlan>) -> Result<(), CheckpointError> {
-    match stdio {
-        Some(StdioPlan::Terminal { .. }) => Err(CheckpointError::Terminal),
-        Some(StdioPlan::Pipes { stdin: true, .. }) => Err(CheckpointError::Input),
-        Some(StdioPlan::Pipes { stdin: false, .. }) | None => Ok(()),
     }
 }
 

@@ -165,18 +165,21 @@ fn own_users(spec: &Spec) -> Option<UserMaps> {
     user.is_ordinary().then(|| UserMaps::plan(spec, user, Subordinate::current()))
 }
 
-/// An image, if it is of the machine that would be made here.
-fn open_image(
-    request: &ImageRequest,
+fn open_image(request: &ImageRequest) -> Result<Image, CheckpointError> {
+    checkpoint::refuse_flags(request)?;
+    Ok(Image::open(&request.image)?)
+}
+
+/// An image must be of the machine that would be made here.
+fn check_image(
+    image: &Image,
     plan: &SandboxPlan,
     artifacts: &Artifacts,
     origin: &Origin,
-) -> Result<Image, CheckpointError> {
-    checkpoint::refuse_flags(request)?;
-    let image = Image::open(&request.image)?;
+) -> Result<(), CheckpointError> {
     let monitor = checkpoint::digest_of(&artifacts.monitor)?;
     image.manifest.check(origin, &monitor, &plan.shape, &checkpoint::comparable(plan)?)?;
-    Ok(image)
+    Ok(())
 }
 
 /// Everything that can fail without a process having been started.
@@ -220,9 +223,13 @@ impl Prepared {
             ..
         } = request;
         let sources = Sources::open(&spec, &bundle, &rootfs).map_err(CreateError::Share)?;
-        // What was saved has none.
-        let stdio = if restore.is_some() { stdio.without_input() } else { stdio };
-        let streams = HostStreams::prepare(stdio).map_err(CreateError::Stdio)?;
+        let image = restore.as_ref().map(open_image).transpose().map_err(CreateError::Restore)?;
+        let saved = image.as_ref().and_then(|image| image.manifest.origin.stdio);
+        let streams = match saved {
+            None => HostStreams::prepare(stdio),
+            Some(saved) => HostStreams::prepare_again(stdio, saved),
+        };
+        let streams = streams.map_err(CreateError::Stdio)?;
         let own_users = own_users(&spec);
         let inside = own_users.as_ref().map(|_| own_users::inside(&spec));
         let plan = SandboxPlan::new(&PlanInput {
@@ -241,9 +248,8 @@ impl Prepared {
             agent: artifacts.initramfs_sha256.clone(),
             stdio: Some(streams.plan()),
         };
-        let image = restore.map(|request| open_image(&request, &plan, &artifacts, &origin));
-        let image = image.transpose().map_err(CreateError::Restore)?;
         if let Some(image) = &image {
+            check_image(image, &plan, &artifacts, &origin).map_err(CreateError::Restore)?;
             // Its memory is the image's: there is no room beside it. Its processors are too.
             plan.shape.memory_blocks_max = 0;
             plan.shape.vcpus_max = image.manifest.machine.vcpus_max;

@@ -68,6 +68,18 @@ impl HostStreams {
         }
     }
 
+    /// The same for a process that was saved with these: it has input if it had some. Where it is
+    /// given none that could be read, it sees its end.
+    pub(super) fn prepare_again(stdio: ProcessStdio, saved: StdioPlan) -> Result<Self, StdioError> {
+        let mut streams = Self::prepare(stdio)?;
+        let saved_input = matches!(saved, StdioPlan::Pipes { stdin: true, .. });
+        if let Self::Pipes { stdin, .. } = &mut streams {
+            let given = stdin.take().map_or_else(ended, Ok).map_err(unusable("stdin"))?;
+            *stdin = saved_input.then_some(given);
+        }
+        Ok(streams)
+    }
+
     /// How the agent connects the process.
     pub(super) const fn plan(&self) -> StdioPlan {
         match self {
@@ -126,9 +138,19 @@ fn is_null(descriptor: BorrowedFd<'_>) -> bool {
     rustix::fs::fstat(descriptor).is_ok_and(is_null)
 }
 
+/// What can be read to its end, which is its beginning.
+fn ended() -> io::Result<OwnedFd> {
+    let (reader, _) = io::pipe()?;
+    reopen(reader.as_fd())
+}
+
 fn own(name: &'static str, descriptor: Option<OwnedFd>) -> Result<Option<OwnedFd>, StdioError> {
     let own = descriptor.map(|descriptor| reopen(descriptor.as_fd())).transpose();
-    own.map_err(|source| StdioError::Stream { name, source })
+    own.map_err(unusable(name))
+}
+
+fn unusable(name: &'static str) -> impl FnOnce(io::Error) -> StdioError {
+    move |source| StdioError::Stream { name, source }
 }
 
 fn terminal(size: (u16, u16), relayed: bool) -> io::Result<HostStreams> {
@@ -142,6 +164,8 @@ fn terminal(size: (u16, u16), relayed: bool) -> io::Result<HostStreams> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use rustix::termios::{LocalModes, tcgetattr, tcgetwinsize};
 
     use super::*;
@@ -165,6 +189,27 @@ mod tests {
         let stdio = ProcessStdio::Inherit { stdin: Some(null), stdout: None, stderr: None };
         let expected = StdioPlan::Pipes { stdin: false, stdout: false, stderr: false };
         assert_eq!(HostStreams::prepare(stdio).unwrap().plan(), expected);
+    }
+
+    #[test]
+    fn a_saved_process_has_input_again_if_it_had_some() {
+        let given = |stdin: Option<OwnedFd>, had_input| {
+            let stdio = ProcessStdio::Inherit { stdin, stdout: None, stderr: None };
+            let saved = StdioPlan::Pipes { stdin: had_input, stdout: false, stderr: false };
+            let streams = HostStreams::prepare_again(stdio, saved).unwrap();
+            assert_eq!(streams.plan(), saved);
+            let HostStreams::Pipes { stdin, .. } = streams else { unreachable!() };
+            stdin
+        };
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"one").unwrap();
+        assert!(given(Some(reader.try_clone().unwrap().into()), false).is_none());
+        let mut buffer = [0; 8];
+        let input = given(Some(reader.into()), true).unwrap();
+        assert_eq!(rustix::io::read(&input, &mut buffer).unwrap(), 3);
+        // The end of what was not given.
+        let input = given(None, true).unwrap();
+        assert_eq!(rustix::io::read(&input, &mut buffer).unwrap(), 0);
     }
 
     #[test]

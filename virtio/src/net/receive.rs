@@ -29,7 +29,6 @@ struct Buffer {
     /// Where its first bytes lie: those of the header, for a frame that begins here.
     start: [Option<GuestAddress>; HEADER_BYTES - BUFFERS_OFFSET],
     bytes: usize,
-    pieces: usize,
 }
 
 /// The receive queue's side.
@@ -39,9 +38,8 @@ pub(super) struct Receiver {
     /// The longest frame that may come, with its header.
     longest: usize,
     buffers: VecDeque<Buffer>,
+    /// What they hold.
     pieces: Pieces,
-    /// What the buffers hold in all.
-    room: usize,
     /// What a frame used.
     used: Vec<(u16, u32)>,
 }
@@ -63,7 +61,6 @@ impl Receiver {
             longest: HEADER_BYTES + frame,
             buffers: VecDeque::with_capacity(usize::from(super::QUEUE_SIZE)),
             pieces: Pieces::new(Arc::clone(&activation.memory)),
-            room: 0,
             used: Vec::with_capacity(usize::from(super::QUEUE_SIZE)),
         }
     }
@@ -114,7 +111,8 @@ impl Receiver {
     }
 
     fn is_ready(&self) -> bool {
-        let enough = if self.mergeable { self.room >= self.longest } else { self.room > 0 };
+        let room = self.pieces.bytes();
+        let enough = if self.mergeable { room >= self.longest } else { room > 0 };
         // More pieces cannot be had in one call, so what is there must do.
         enough || self.pieces.count() + 1 >= MAX_PIECES
     }
@@ -127,10 +125,9 @@ impl Receiver {
 
     /// Takes a buffer, unless it is of no use.
     fn take(&mut self, chain: Chain<'_>) -> bool {
-        let before = self.pieces.count();
+        let before = self.pieces.bytes();
         match self.parse(chain).filter(|buffer| self.is_of_use(buffer)) {
             Some(buffer) => {
-                self.room += buffer.bytes;
                 self.buffers.push_back(buffer);
                 true
             }
@@ -143,10 +140,10 @@ impl Receiver {
 
     /// Adds a buffer's pieces; `None` for one that is not in memory, or in too many of them.
     fn parse(&mut self, chain: Chain<'_>) -> Option<Buffer> {
-        let mut buffer = Buffer { head: chain.head_index(), start: [None; 2], bytes: 0, pieces: 0 };
+        let mut buffer = Buffer { head: chain.head_index(), start: [None; 2], bytes: 0 };
         for descriptor in chain.writable() {
             let length = usize::try_from(descriptor.len()).ok()?;
-            buffer.pieces += self.pieces.push(descriptor.addr(), length)?;
+            self.pieces.push(descriptor.addr(), length)?;
             for (place, offset) in buffer.start.iter_mut().zip(BUFFERS_OFFSET..) {
                 let inside = offset.checked_sub(buffer.bytes).filter(|inside| *inside < length);
                 *place = place.or(inside.map(|at| descriptor.addr().unchecked_add(at as u64)));
@@ -156,8 +153,8 @@ impl Receiver {
         Some(buffer)
     }
 
-    fn receive(&self, tap: &mut TapQueue) -> Received {
-        match self.pieces.read_from(tap.descriptor.as_fd(), self.pieces_needed()) {
+    fn receive(&mut self, tap: &mut TapQueue) -> Received {
+        match self.pieces.read_from(tap.descriptor.as_fd(), self.room_for_one()) {
             Ok(bytes) if bytes >= HEADER_BYTES => Received::Frame(bytes),
             Ok(_) => Received::Nothing,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Received::Nothing,
@@ -169,18 +166,12 @@ impl Receiver {
         }
     }
 
-    /// In how many pieces the longest frame fits.
-    fn pieces_needed(&self) -> usize {
-        if !self.mergeable {
-            return self.buffers.front().map_or(0, |buffer| buffer.pieces);
+    /// How much of what there is a frame may take.
+    fn room_for_one(&self) -> usize {
+        if self.mergeable {
+            return self.longest;
         }
-        let mut room = 0;
-        let is_short = |index: &usize| {
-            let short = room < self.longest;
-            room += self.pieces.length(*index);
-            short
-        };
-        (0..self.pieces.count()).take_while(is_short).count()
+        self.buffers.front().map_or(0, |buffer| buffer.bytes)
     }
 
     /// Gives the guest the buffers that a frame lies in.
@@ -192,17 +183,16 @@ impl Receiver {
     ) -> Result<(), BrokenQueue> {
         self.used.clear();
         let start = self.buffers.front().map(|buffer| buffer.start);
-        let (mut left, mut pieces) = (bytes, 0);
+        let (mut left, mut room) = (bytes, 0);
         while left > 0 {
             let Some(buffer) = self.buffers.pop_front() else { break };
             let written = left.min(buffer.bytes);
             // At most MAX_FRAME_BYTES and the header.
             self.used.push((buffer.head, written as u32));
-            self.room -= buffer.bytes;
-            pieces += buffer.pieces;
+            room += buffer.bytes;
             left -= written;
         }
-        self.pieces.remove_first(pieces);
+        self.pieces.remove_first(room);
         let count = (self.used.len() as u16).to_le_bytes();
         for (place, byte) in start.iter().flatten().zip(count) {
             if let Some(place) = place {

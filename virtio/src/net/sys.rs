@@ -14,7 +14,9 @@ use crate::memory::{GuestAddress, GuestMemory, GuestRam};
 /// As many pieces as Linux takes in one call (`UIO_MAXIOV`).
 pub(super) const MAX_PIECES: usize = 1024;
 
-/// Pieces of guest memory, in order, with room for a header of ours in front.
+/// Pieces of guest memory, in order, with room for a header of ours in front. Those that follow one
+/// another in memory, as a driver's buffers mostly do, are one: the kernel looks at each of them in
+/// each call.
 #[derive(Debug)]
 pub(super) struct Pieces {
     /// Keeps what the pieces point into mapped. The guest may change it at any time: nothing but
@@ -22,6 +24,8 @@ pub(super) struct Pieces {
     memory: Arc<GuestRam>,
     /// The first is for the header. The others lie in `memory`.
     list: Vec<iovec>,
+    /// How long those in `memory` are together.
+    bytes: usize,
 }
 
 // SAFETY: the pointers lie in memory that is shared with the guest anyway and that `memory` keeps
@@ -35,7 +39,7 @@ impl Pieces {
     pub(super) fn new(memory: Arc<GuestRam>) -> Self {
         let mut list = Vec::with_capacity(MAX_PIECES);
         list.push(NOTHING);
-        Self { memory, list }
+        Self { memory, list, bytes: 0 }
     }
 
     /// How many there are.
@@ -43,39 +47,62 @@ impl Pieces {
         self.list.len() - 1
     }
 
-    /// How long a piece is; nothing for one that there is not.
-    pub(super) fn length(&self, index: usize) -> usize {
-        self.list.get(index + 1).map_or(0, |piece| piece.iov_len)
+    /// How long they are together.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
-    /// Adds what lies at an address; how many pieces it is in, or `None` where it is not in memory
-    /// or in too many.
-    pub(super) fn push(&mut self, address: GuestAddress, length: usize) -> Option<usize> {
-        let before = self.list.len();
-        for slice in self.memory.get_slices(address, length) {
-            let Ok(slice) = slice else {
-                self.list.truncate(before);
-                return None;
-            };
-            if self.list.len() == MAX_PIECES {
-                self.list.truncate(before);
-                return None;
-            }
-            let base = slice.ptr_guard_mut().as_ptr();
-            self.list.push(iovec { iov_base: base.cast(), iov_len: slice.len() });
+    /// Adds what lies at an address; `None` where it is not in memory or in too many pieces, and
+    /// then a part of it may have been added.
+    pub(super) fn push(&mut self, address: GuestAddress, length: usize) -> Option<()> {
+        let memory = Arc::clone(&self.memory);
+        for slice in memory.get_slices(address, length) {
+            let slice = slice.ok()?;
+            self.append(slice.ptr_guard_mut().as_ptr(), slice.len())?;
         }
-        Some(self.list.len() - before)
+        Some(())
     }
 
-    /// Forgets the last pieces, so that `count` are left.
-    pub(super) fn truncate(&mut self, count: usize) {
-        self.list.truncate(count + 1);
+    fn append(&mut self, base: *mut u8, length: usize) -> Option<()> {
+        let full = self.list.len() == MAX_PIECES;
+        match self.list.get_mut(1..).and_then(<[iovec]>::last_mut) {
+            Some(last) if last.iov_base.cast::<u8>().wrapping_add(last.iov_len) == base => {
+                last.iov_len += length;
+            }
+            _ if full => return None,
+            _ => self.list.push(iovec { iov_base: base.cast(), iov_len: length }),
+        }
+        self.bytes += length;
+        Some(())
     }
 
-    /// Forgets the first pieces.
-    pub(super) fn remove_first(&mut self, count: usize) {
-        let end = (count + 1).min(self.list.len());
-        self.list.drain(1..end);
+    /// Forgets what lies behind the first `bytes`.
+    pub(super) fn truncate(&mut self, bytes: usize) {
+        while let Some(excess) = self.bytes.checked_sub(bytes).filter(|excess| *excess > 0) {
+            let Some(last) = self.list.get_mut(1..).and_then(<[iovec]>::last_mut) else { break };
+            let cut = last.iov_len.min(excess);
+            last.iov_len -= cut;
+            self.bytes -= cut;
+            if last.iov_len == 0 {
+                self.list.pop();
+            }
+        }
+    }
+
+    /// Forgets the first `bytes`.
+    pub(super) fn remove_first(&mut self, bytes: usize) {
+        let (mut left, mut whole) = (bytes.min(self.bytes), 0);
+        self.bytes -= left;
+        for piece in self.list.iter_mut().skip(1) {
+            if piece.iov_len > left {
+                piece.iov_base = piece.iov_base.cast::<u8>().wrapping_add(left).cast();
+                piece.iov_len -= left;
+                break;
+            }
+            left -= piece.iov_len;
+            whole += 1;
+        }
+        self.list.drain(1..=whole);
     }
 
     /// Sends a header and what lies in the pieces as one frame.
@@ -95,12 +122,21 @@ impl Pieces {
         usize::try_from(written).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Receives one frame with its header into the first `count` pieces.
-    pub(super) fn read_from(&self, tap: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
-        let pieces = &self.list[1..=count.min(self.count())];
+    /// Receives one frame with its header into the first `room` bytes, or into all if there are
+    /// fewer.
+    pub(super) fn read_from(&mut self, tap: BorrowedFd<'_>, room: usize) -> io::Result<usize> {
+        let (mut count, mut had) = (0, 0);
+        while had < room && count < self.count() {
+            count += 1;
+            had += self.list[count].iov_len;
+        }
+        let beyond = had.saturating_sub(room);
+        self.list[count].iov_len -= beyond;
+        let pieces = &self.list[1..=count];
         // SAFETY: the pieces lie in guest memory, which `memory` keeps mapped and which nobody
         // holds a reference into.
         let read = unsafe { libc::readv(tap.as_raw_fd(), pieces.as_ptr(), pieces.len() as i32) };
+        self.list[count].iov_len += beyond;
         usize::try_from(read).map_err(|_| io::Error::last_os_error())
     }
 }
@@ -111,4 +147,50 @@ pub(super) fn set_offload(tap: BorrowedFd<'_>, flags: u32) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its flags by value.
     let result = unsafe { libc::ioctl(tap.as_raw_fd(), TUNSETOFFLOAD, libc::c_ulong::from(flags)) };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    fn pieces(places: &[(u64, usize)]) -> Pieces {
+        let memory = GuestRam::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let mut pieces = Pieces::new(Arc::new(memory));
+        for (address, length) in places {
+            pieces.push(GuestAddress(*address), *length).unwrap();
+        }
+        pieces
+    }
+
+    #[test]
+    fn what_follows_in_memory_is_one_piece() {
+        let mut pieces = pieces(&[(0x1000, 1536), (0x1600, 1536), (0x4000, 100)]);
+        assert_eq!((pieces.count(), pieces.bytes()), (2, 3172));
+        pieces.remove_first(1536);
+        assert_eq!((pieces.count(), pieces.bytes()), (2, 1636));
+        pieces.truncate(1000);
+        assert_eq!((pieces.count(), pieces.bytes()), (1, 1000));
+        pieces.remove_first(1000);
+        assert_eq!((pieces.count(), pieces.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_frame_takes_no_more_room_than_it_may() {
+        let (ours, tap) = UnixDatagram::pair().unwrap();
+        let mut pieces = pieces(&[(0x1000, 10), (0x3000, 30)]);
+        for (room, came) in [(5, 5), (20, 20), (10, 10), (100, 40)] {
+            ours.send(&[7; 50]).unwrap();
+            assert_eq!(pieces.read_from(tap.as_fd(), room).unwrap(), came);
+            assert_eq!((pieces.count(), pieces.bytes()), (2, 40));
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_memory_is_no_piece() {
+        let mut pieces = pieces(&[]);
+        assert_eq!(pieces.push(GuestAddress((1 << 20) - 1), 2), None);
+    }
 }

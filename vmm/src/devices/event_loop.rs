@@ -136,8 +136,9 @@ impl Devices {
             names: None,
             forwards: None,
         };
+        let mut events = Events::new();
         loop {
-            if let Err(error) = state.turn(&mut Events::new()) {
+            if let Err(error) = state.turn(&mut events) {
                 return error;
             }
         }
@@ -162,7 +163,7 @@ impl Loop {
         self.pass_signals_on();
         self.answer_drained();
         self.end_when_drained();
-        self.advance_checkpoint(Instant::now());
+        self.advance_checkpoint();
         Ok(())
     }
 
@@ -369,11 +370,11 @@ impl Loop {
         }
     }
 
-    fn advance_checkpoint(&mut self, now: Instant) {
+    fn advance_checkpoint(&mut self) {
         let Some(checkpoint) = &self.checkpoint else { return };
         if !self.devices.control.has(checkpoint.client) {
             self.end_checkpoint();
-        } else if let Some(late) = checkpoint.overdue(now) {
+        } else if let Some(late) = checkpoint.overdue(Instant::now()) {
             self.give_up(late.to_owned());
         } else if matches!(checkpoint.phase, checkpoint::Phase::Settling(_))
             && self.devices.vsock.settled()

@@ -53,6 +53,10 @@ impl Signals {
     /// What tells the agent of everything that has arrived.
     pub fn words(&mut self) -> Vec<u8> {
         let pending = std::mem::take(&mut self.pending);
+        // Asked after everything that happens, and nearly always in vain.
+        if pending == 0 {
+            return Vec::new();
+        }
         (1..=u64::BITS)
             .filter(|signal| pending & bit(*signal) != 0)
             .filter_map(signal_word)

@@ -294,7 +294,8 @@ impl Net {
     fn prepare(&mut self, activation: &Activation) -> io::Result<()> {
         for (number, queue) in activation.queues.iter().enumerate() {
             let token = Token { owner: self.owner, index: Event::Queue(number).index() };
-            self.poller.add(events::borrow(queue.notification()), token, Interest::READ)?;
+            // Told once for each, it need not be read: nobody asks how many there were.
+            self.poller.add(events::borrow(queue.notification()), token, Interest::READ_EDGE)?;
         }
         // They may have had some before.
         self.taps.iter_mut().for_each(|tap| tap.readable = true);
@@ -332,7 +333,7 @@ impl Net {
     fn serve(&mut self, number: usize) -> Result<(), BrokenQueue> {
         let Some(active) = &mut self.active else { return Ok(()) };
         let Some(queue) = active.activation.queues.get_mut(number) else { return Ok(()) };
-        queue.take_notification();
+        queue.count_notification();
         match number {
             control if active.control == Some(control) => self.obey_driver(control),
             receive if receive.is_multiple_of(2) => self.receive(receive / 2),

@@ -208,6 +208,12 @@ impl Driver {
         Some((head as u16, written))
     }
 
+    /// How many notifications of a queue nobody has read; now they are.
+    pub fn unread_notifications(&self, queue: usize) -> u64 {
+        let event = self.transport.notifiers().nth(queue);
+        event.and_then(|(_, event)| event.read().ok()).unwrap_or(0)
+    }
+
     /// Whether the device raised its interrupt since the last call.
     pub fn interrupted(&mut self) -> bool {
         self.register(INTERRUPT_ACK, u32::MAX);

@@ -253,6 +253,18 @@ fn a_buffer_that_is_of_no_use_comes_back_empty() {
 }
 
 #[test]
+fn a_notification_is_heard_without_being_read() {
+    let mut guest = Guest::new(0);
+    guest.driver.write(BUFFERS, &[0; 80]);
+    let before = guest.driver.unread_notifications(1);
+    for _ in 0..3 {
+        guest.send(&[12, 60]);
+        assert!(guest.host_hears().is_some());
+    }
+    assert_eq!((before, guest.driver.unread_notifications(1)), (0, 3));
+}
+
+#[test]
 fn a_broken_queue_stops_the_device() {
     for queue in [0, 1] {
         let mut guest = Guest::new(0);

@@ -40,7 +40,7 @@ use crate::device::{
     Activation, DeviceQueue, DeviceType, FEATURE_EVENT_IDX, FEATURE_VERSION_1, VirtioDevice,
 };
 use crate::figures::{Count, QueueFigures};
-use crate::interrupt::{DEVICE_NEEDS_RESET, Interrupt, USED_BUFFER};
+use crate::interrupt::{DEVICE_NEEDS_RESET, Interrupt, Pulse, USED_BUFFER};
 use crate::memory::{GuestAddress, GuestRam};
 use crate::saved::{QueuePosition, QueueState};
 
@@ -95,6 +95,7 @@ pub struct MmioTransport {
     device: Box<dyn VirtioDevice>,
     page: RegisterPage,
     line: Arc<EventFd>,
+    pulse: Option<Arc<dyn Pulse>>,
     raised: Arc<Count>,
     notifications: Vec<Arc<EventFd>>,
     figures: Vec<Arc<QueueFigures>>,
@@ -154,6 +155,7 @@ impl MmioTransport {
             device,
             page,
             line,
+            pulse: None,
             raised: Arc::default(),
             notifications,
             figures,
@@ -164,6 +166,14 @@ impl MmioTransport {
         transport.publish_constants();
         transport.publish();
         Ok(transport)
+    }
+
+    /// Has the device's worker raise interrupts by itself instead of by the line. Before the driver
+    /// has it in service.
+    #[must_use]
+    pub fn with_pulse(mut self, pulse: Arc<dyn Pulse>) -> Self {
+        self.pulse = Some(pulse);
+        self
     }
 
     /// For each queue the number that the driver writes to [`QUEUE_NOTIFY_OFFSET`], and the event
@@ -312,7 +322,8 @@ impl MmioTransport {
 
     /// No system call, and no new descriptor: this is a vCPU's thread, confined to little.
     fn interrupt(&self) -> Interrupt {
-        Interrupt::new(self.page.clone(), Arc::clone(&self.line), Arc::clone(&self.raised))
+        let (line, pulse) = (Arc::clone(&self.line), self.pulse.clone());
+        Interrupt::new(self.page.clone(), line, pulse, Arc::clone(&self.raised))
     }
 
     fn reset(&mut self) {

@@ -192,6 +192,35 @@ fn an_interrupt_is_raised_and_acknowledged() {
     assert_eq!(read(&transport, INTERRUPT_STATUS), 0);
 }
 
+/// Counts, and says what it is told to say.
+#[derive(Default)]
+struct Pulses(Count, bool);
+
+impl Pulse for Pulses {
+    fn pulse(&self) -> bool {
+        self.0.add(1);
+        self.1
+    }
+}
+
+#[test]
+fn a_worker_with_a_pulse_of_its_own_needs_the_line_only_where_that_fails() {
+    for works in [true, false] {
+        let (transport, activated) = transport();
+        let pulses = Arc::new(Pulses(Count::default(), works));
+        let mut transport = transport.with_pulse(Arc::clone(&pulses) as _);
+        negotiate(&mut transport, FEATURE_VERSION_1);
+        serve(&mut transport);
+        let interrupt = activated.recv().unwrap().interrupt;
+        interrupt.used_buffer();
+        assert_eq!((pulses.0.get(), transport.line.read().is_err()), (1, works));
+        assert_eq!(read(&transport, INTERRUPT_STATUS), 1);
+        // Whichever thread finds the device broken.
+        interrupt.needs_reset();
+        assert_eq!((pulses.0.get(), transport.line.read().unwrap()), (1, 1));
+    }
+}
+
 #[test]
 fn a_notification_by_register_is_passed_on() {
     let (mut transport, _) = transport();

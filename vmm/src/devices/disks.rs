@@ -25,7 +25,7 @@ use cofferdam_virtio::blk::{self, Blk, BlkConfig};
 use cofferdam_virtio::poll::{Events, Interest, Poller, Token};
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::wiring::{PlugError, Plugged, Wiring};
+use super::wiring::{Interrupting, PlugError, Plugged, Wiring};
 use crate::machine::kvm::KvmError;
 use crate::report::chain;
 
@@ -150,7 +150,7 @@ impl Disks {
         let opened = blk::open(poller, owner, File::from(disk), config);
         let (device, worker) = opened.map_err(AttachDiskError::Device)?;
         self.link.tell(Change::Comes(owner, worker));
-        match self.wiring.plug(slot, Box::new(device)) {
+        match self.wiring.plug(slot, Box::new(device), Interrupting::ByEvent) {
             Ok(plugged) => {
                 self.plugged.insert(index, plugged);
                 Ok(self.wiring.number_of(index))

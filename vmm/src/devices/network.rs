@@ -18,7 +18,7 @@ use cofferdam_protocol::control::AttachNetwork;
 use cofferdam_virtio::net::{self, Net, NetConfig};
 use cofferdam_virtio::poll::{Poller, Readiness, Token};
 
-use super::wiring::{PlugError, Plugged, Wiring};
+use super::wiring::{Interrupting, PlugError, Plugged, Wiring};
 use crate::machine::kvm::KvmError;
 
 /// Why there is no device.
@@ -69,7 +69,7 @@ impl Network {
         let owner = self.first_owner + index as u32;
         let config = NetConfig { mac, mtu, uncut_udp };
         let (device, worker) = net::open(Arc::clone(&self.poller), owner, tap, config)?;
-        match self.wiring.plug(slot, Box::new(device)) {
+        match self.wiring.plug(slot, Box::new(device), Interrupting::AtOnce) {
             Ok(plugged) => {
                 self.plugged.insert(index, (worker, plugged));
                 Ok(self.wiring.number_of(index))

@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 
 use cofferdam_virtio::device::VirtioDevice;
+use cofferdam_virtio::interrupt::Pulse;
 use cofferdam_virtio::mmio::{MmioTransport, RegisterPage};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -42,6 +43,28 @@ pub struct Wiring {
     pub bus: Arc<Bus>,
     /// The guest's memory.
     pub memory: Arc<Memory>,
+}
+
+/// How a device's worker interrupts the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupting {
+    /// By an event, which any thread may raise. KVM leaves the interrupt to a worker of the kernel's: two
+    /// switches between threads more.
+    ByEvent,
+    /// By a call to KVM. For the devices' thread, whose filter lets it.
+    AtOnce,
+}
+
+/// A device's pin at the interrupt controller.
+struct Pin {
+    vm: Arc<Vm>,
+    irq: u32,
+}
+
+impl Pulse for Pin {
+    fn pulse(&self) -> bool {
+        self.vm.pulse(self.irq).is_ok()
+    }
 }
 
 /// A slot for a device that comes.
@@ -88,13 +111,18 @@ impl Wiring {
         &self,
         slot: FreeSlot,
         device: Box<dyn VirtioDevice>,
+        interrupting: Interrupting,
     ) -> Result<Plugged, PlugError> {
         let number = self.number_of(slot.index);
         let event = || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(PlugError::Events);
         let line = event()?;
-        self.vm.set_interrupt(&line, command_line::device_irq(number))?;
-        let transport = MmioTransport::new(Arc::clone(&self.memory), device, line, slot.page)
+        let irq = command_line::device_irq(number);
+        self.vm.set_interrupt(&line, irq)?;
+        let mut transport = MmioTransport::new(Arc::clone(&self.memory), device, line, slot.page)
             .map_err(PlugError::Events)?;
+        if interrupting == Interrupting::AtOnce {
+            transport = transport.with_pulse(Arc::new(Pin { vm: Arc::clone(&self.vm), irq }));
+        }
         let unheard = event()?;
         self.vm.connect(&transport, command_line::device_address(number), &unheard)?;
         self.bus.slots.plug(slot.index, transport);

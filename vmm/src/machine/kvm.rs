@@ -91,6 +91,14 @@ pub enum KvmError {
     /// The list of registers could not be made.
     #[error("The list of model-specific registers cannot be made")]
     Registers(#[source] vmm_sys_util::fam::Error),
+    /// An interrupt was refused.
+    #[error("KVM does not raise interrupt {irq}")]
+    Pulse {
+        /// Which.
+        irq: u32,
+        /// Why.
+        source: Error,
+    },
     /// An event descriptor was refused.
     #[error("KVM refuses an event descriptor for {what}")]
     EventDescriptor {
@@ -212,6 +220,16 @@ impl Vm {
     pub fn set_interrupt(&self, line: &EventFd, irq: u32) -> Result<(), KvmError> {
         let failed = |source| KvmError::EventDescriptor { what: "an interrupt", source };
         self.vm.register_irqfd(line, irq).map_err(failed)
+    }
+
+    /// Raises an interrupt and lets go of its line, as an event on it does.
+    ///
+    /// # Errors
+    /// When KVM refuses it.
+    pub fn pulse(&self, irq: u32) -> Result<(), KvmError> {
+        let failed = |source| KvmError::Pulse { irq, source };
+        self.vm.set_irq_line(irq, true).map_err(failed)?;
+        self.vm.set_irq_line(irq, false).map_err(failed)
     }
 
     /// A write of `value` to an address raises the event instead of leaving the guest.

@@ -51,8 +51,15 @@ impl Interrupt {
         Self { page, line, pulse, raised }
     }
 
-    /// Tells the driver that there are used buffers. For the worker's thread alone.
+    /// Tells the driver that there are used buffers.
     pub fn used_buffer(&self) {
+        self.page.register(INTERRUPT_STATUS).fetch_or(USED_BUFFER, Ordering::SeqCst);
+        self.raised.add(1);
+        self.signal();
+    }
+
+    /// The same at once, if the worker can do that. For its thread alone.
+    pub fn used_buffer_at_once(&self) {
         self.page.register(INTERRUPT_STATUS).fetch_or(USED_BUFFER, Ordering::SeqCst);
         self.raised.add(1);
         if !self.pulse.as_ref().is_some_and(|pulse| pulse.pulse()) {

@@ -44,7 +44,7 @@ use crate::handover::{self, Giver, Order, Taker};
 use crate::poll::{Interest, Poller, Readiness, Token};
 use crate::sys as events;
 use cofferdam_protocol::bounds::MAX_QUEUE_PAIRS;
-use receive::Receiver;
+use receive::{Receiver, Wanted};
 use transmit::Transmitter;
 
 /// One for receiving or sending. A frame of 64 KiB that was not cut takes 43 of the guest's
@@ -355,8 +355,10 @@ impl Net {
         let Some(queue) = queues.get_mut(2 * pair) else { return Ok(()) };
         let Some(Pair { receiver, .. }) = active.pairs.get_mut(pair) else { return Ok(()) };
         for tap in self.taps.iter_mut().skip(pair).step_by(active.in_use) {
-            if receiver.serve(queue, memory, tap)? {
-                interrupt.used_buffer();
+            match receiver.serve(queue, memory, tap)? {
+                Wanted::Nothing => {}
+                Wanted::AtOnce => interrupt.used_buffer_at_once(),
+                Wanted::Interrupt => interrupt.used_buffer(),
             }
         }
         Ok(())

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::device::{FEATURE_EVENT_IDX, FEATURE_VERSION_1, VirtioDevice};
+use crate::figures::Count;
+use crate::interrupt::Pulse;
 use crate::memory::{Bytes, GuestAddress, GuestRam};
 use crate::mmio::{
     ACKNOWLEDGE, DRIVER, DRIVER_FEATURES, DRIVER_FEATURES_SEL, DRIVER_OK, FEATURES_OK,
@@ -47,6 +49,20 @@ pub struct Driver {
     memory: Arc<GuestRam>,
     queues: Vec<Queue>,
     line: EventFd,
+    pulses: Arc<Pulses>,
+}
+
+/// Raises the line and counts how often it is asked to.
+struct Pulses {
+    line: EventFd,
+    count: Count,
+}
+
+impl Pulse for Pulses {
+    fn pulse(&self) -> bool {
+        self.count.add(1);
+        self.line.write(1).is_ok()
+    }
 }
 
 #[derive(Default)]
@@ -72,9 +88,12 @@ impl Driver {
         let transport =
             MmioTransport::new(Arc::clone(&memory), device, line, RegisterPage::unmapped())
                 .unwrap();
+        let pulses =
+            Arc::new(Pulses { line: raised.try_clone().unwrap(), count: Count::default() });
+        let transport = transport.with_pulse(Arc::clone(&pulses) as _);
         let fresh = || Queue { free: (0..QUEUE_SIZE).rev().collect(), ..Queue::default() };
         let queues = (0..queues).map(|_| fresh()).collect();
-        let mut driver = Self { transport, memory, queues, line: raised };
+        let mut driver = Self { transport, memory, queues, line: raised, pulses };
         driver.bring_up(FEATURE_VERSION_1 | FEATURE_EVENT_IDX | features);
         driver
     }
@@ -212,6 +231,11 @@ impl Driver {
     pub fn unread_notifications(&self, queue: usize) -> u64 {
         let event = self.transport.notifiers().nth(queue);
         event.and_then(|(_, event)| event.read().ok()).unwrap_or(0)
+    }
+
+    /// How often the device interrupted at once.
+    pub fn pulses(&self) -> u64 {
+        self.pulses.count.get()
     }
 
     /// Whether the device raised its interrupt since the last call.

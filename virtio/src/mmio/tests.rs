@@ -213,6 +213,8 @@ fn a_worker_with_a_pulse_of_its_own_needs_the_line_only_where_that_fails() {
         serve(&mut transport);
         let interrupt = activated.recv().unwrap().interrupt;
         interrupt.used_buffer();
+        assert_eq!((pulses.0.get(), transport.line.read().unwrap()), (0, 1));
+        interrupt.used_buffer_at_once();
         assert_eq!((pulses.0.get(), transport.line.read().is_err()), (1, works));
         assert_eq!(read(&transport, INTERRUPT_STATUS), 1);
         // Whichever thread finds the device broken.

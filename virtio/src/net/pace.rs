@@ -7,7 +7,7 @@
 //! answer, is never held up.
 
 /// Less than one long frame, and more than many requests.
-const MUCH_BYTES: usize = 32 << 10;
+pub(super) const MUCH_BYTES: usize = 32 << 10;
 
 /// How much was moved since the others had their turn.
 #[derive(Debug, Default)]

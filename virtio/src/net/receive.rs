@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::features;
 use super::header::{BUFFERS_OFFSET, HEADER_BYTES, MAX_FRAME_BYTES};
-use super::pace::Pace;
+use super::pace::{MUCH_BYTES, Pace};
 use super::sys::{MAX_PIECES, Pieces};
 use super::{MAX_FRAMES_IN_ONE_GO, TapQueue};
 use crate::device::{Activation, BrokenQueue, Chain, DeviceQueue};
@@ -44,6 +44,17 @@ pub(super) struct Receiver {
     used: Vec<(u16, u32)>,
 }
 
+/// How the driver wants to hear of what it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Not at all.
+    Nothing,
+    /// Of a short frame that came alone, a request or its answer: somebody waits for it.
+    AtOnce,
+    /// Of several, or of much: there will be more, which it should find together.
+    Interrupt,
+}
+
 /// How an attempt to receive ended.
 enum Received {
     /// A frame of so many bytes, header included, lies in the first buffers.
@@ -65,14 +76,14 @@ impl Receiver {
         }
     }
 
-    /// Gives the guest what a queue of the tap's has; true when the driver wants to hear of it.
+    /// Gives the guest what a queue of the tap's has; how the driver wants to hear of it.
     pub(super) fn serve(
         &mut self,
         queue: &mut DeviceQueue,
         memory: &GuestRam,
         tap: &mut TapQueue,
-    ) -> Result<bool, BrokenQueue> {
-        let (mut served, mut pace) = (0, Pace::default());
+    ) -> Result<Wanted, BrokenQueue> {
+        let (mut served, mut moved, mut pace) = (0, 0, Pace::default());
         while tap.readable && served < MAX_FRAMES_IN_ONE_GO {
             if !self.gather(queue, memory)? {
                 break;
@@ -80,6 +91,7 @@ impl Receiver {
             if let Received::Frame(bytes) = self.receive(tap) {
                 self.hand_over(queue, memory, bytes)?;
                 pace.moved(bytes);
+                moved += bytes;
                 served += 1;
             }
             tap.readable = tap.readable || pace.look_again();
@@ -87,7 +99,11 @@ impl Receiver {
         if tap.readable && served == MAX_FRAMES_IN_ONE_GO {
             queue.call_again();
         }
-        Ok(served > 0 && queue.wants_interrupt(memory)?)
+        if served == 0 || !queue.wants_interrupt(memory)? {
+            return Ok(Wanted::Nothing);
+        }
+        let alone = served == 1 && moved < MUCH_BYTES;
+        Ok(if alone { Wanted::AtOnce } else { Wanted::Interrupt })
     }
 
     /// Takes buffers until the longest frame fits; false when the guest has not so many. It then

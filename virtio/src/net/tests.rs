@@ -216,6 +216,22 @@ fn a_frame_comes_into_several_buffers_that_the_driver_sees_at_once() {
 }
 
 #[test]
+fn a_short_frame_that_comes_alone_interrupts_at_once_and_several_do_not() {
+    let mut guest = Guest::new(0);
+    guest.offer(3, 1600);
+    guest.host_sends(&content(60));
+    assert!(guest.driver.interrupted());
+    assert_eq!(guest.driver.pulses(), 1);
+    guest.driver.used(0).unwrap();
+    for _ in 0..2 {
+        guest.hosts[0].send(&[0; 80]).unwrap();
+    }
+    guest.turn();
+    assert!(guest.driver.interrupted());
+    assert_eq!(guest.driver.pulses(), 1);
+}
+
+#[test]
 fn frames_wait_until_there_are_buffers() {
     let mut guest = Guest::new(0);
     for _ in 0..3 {

@@ -51,7 +51,7 @@ pub enum Interrupting {
     /// By an event, which any thread may raise. KVM leaves the interrupt to a worker of the kernel's: two
     /// switches between threads more.
     ByEvent,
-    /// By a call to KVM. For the devices' thread, whose filter lets it.
+    /// By a call to KVM where somebody waits for it. For the devices' thread, whose filter lets it.
     AtOnce,
 }
 

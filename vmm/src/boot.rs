@@ -580,7 +580,12 @@ impl Equipped {
             self.crew.spawn(format!("vcpu-{id}"), Role::Vcpu, prepare)?;
         }
         let devices = self.devices;
-        self.crew.spawn("devices".to_owned(), Role::Devices, || Ok(|| chain(&devices.run())))?;
+        let prepare = || {
+            // Refused, it costs time and nothing else.
+            let _ = sys::wait_for_a_turn();
+            Ok(|| chain(&devices.run()))
+        };
+        self.crew.spawn("devices".to_owned(), Role::Devices, prepare)?;
         self.crew.release()?;
         Ok(Running { vm: self.vm, happenings: self.happenings, bus: self.bus })
     }

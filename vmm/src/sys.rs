@@ -105,3 +105,16 @@ pub(crate) fn close_range(first: u32, last: u32) -> io::Result<()> {
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Has this thread not take the processor from another when something comes for it (`SCHED_BATCH`,
+/// sched(7)): on one that is busy with the guest, what the guest sends gathers until its vCPU waits
+/// or has had its turn; on any other the thread goes on at once.
+pub(crate) fn wait_for_a_turn() -> io::Result<()> {
+    let priority = libc::c_int::default();
+    // SAFETY: `sched_param` is one `int` for the kernel, which only reads it. musl's own function
+    // refuses to make the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_BATCH, &raw const priority)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -3,17 +3,16 @@
 use cofferdam_e2e::{Containerd, Outcome};
 
 /// `ctr task checkpoint` of a container that sleeps, whose streams are as the flags say.
-fn checkpoint(containerd: &Containerd, flags: &[&str]) -> Outcome {
-    containerd.start_container(flags, "saved", &["sleep", "1000"]);
-    containerd.ctr(&["task", "checkpoint", "saved"])
+fn checkpoint(containerd: &Containerd, flags: &[&str], id: &str) -> Outcome {
+    containerd.start_container(flags, id, &["sleep", "1000"]);
+    containerd.ctr(&["task", "checkpoint", id])
 }
 
-/// Saved or not.
-fn runs_on_and_leaves_nothing(containerd: &Containerd) {
-    assert_eq!(containerd.status("saved").as_deref(), Some("RUNNING"));
-    containerd.ctr(&["task", "exec", "--exec-id", "one", "saved", "true"]).exits(0);
-    containerd.ctr(&["task", "rm", "--force", "saved"]).exits(0);
-    containerd.ctr(&["container", "rm", "saved"]).exits(0);
+fn runs_on_and_leaves_nothing(containerd: &Containerd, id: &str) {
+    assert_eq!(containerd.status(id).as_deref(), Some("RUNNING"));
+    containerd.ctr(&["task", "exec", "--exec-id", "one", id, "true"]).exits(0);
+    containerd.ctr(&["task", "rm", "--force", id]).exits(0);
+    containerd.ctr(&["container", "rm", id]).exits(0);
     containerd.has_left_nothing();
 }
 
@@ -21,16 +20,16 @@ fn runs_on_and_leaves_nothing(containerd: &Containerd) {
 fn a_container_is_saved_and_runs_on() {
     let containerd = Containerd::start();
     // What the runtime has written goes into containerd's store.
-    let image = checkpoint(&containerd, &["--null-io"]).exits(0).stdout.clone();
+    let image = checkpoint(&containerd, &["--null-io"], "saved").exits(0).stdout.clone();
     assert!(image.starts_with("containerd.io/checkpoint/saved:"), "{image}");
     let images = containerd.ctr(&["image", "ls", "--quiet"]).stdout;
     assert!(images.contains(image.trim()), "{images}");
-    runs_on_and_leaves_nothing(&containerd);
+    runs_on_and_leaves_nothing(&containerd, "saved");
 }
 
 #[test]
 fn a_container_with_containerd_s_fifos_is_saved_too() {
     let containerd = Containerd::start();
-    checkpoint(&containerd, &[]).exits(0);
-    runs_on_and_leaves_nothing(&containerd);
+    checkpoint(&containerd, &[], "piped").exits(0);
+    runs_on_and_leaves_nothing(&containerd, "piped");
 }

@@ -234,8 +234,13 @@ async fn pump_input(
 ) {
     let (mut kept, mut open) = (Vec::new(), true);
     let mut buffer = vec![0; BUFFER_BYTES];
-    while open || !kept.is_empty() {
-        let room = kept.len() < BUFFER_BYTES || life.is_suspending();
+    loop {
+        let room = life.is_suspending() || kept.len() < BUFFER_BYTES;
+        // Nobody tells the guest's kernel that a connection is over with its machine.
+        open = open && !life.is_over();
+        if !open && kept.is_empty() {
+            return;
+        }
         tokio::select! {
             read = from.read(&mut buffer), if open && room => {
                 let bytes = buffer.get(..read.unwrap_or(0)).unwrap_or_default();
@@ -246,7 +251,6 @@ async fn pump_input(
                 Ok(count) => drop(kept.drain(..count)),
                 Err(_) => return,
             },
-            // Nobody tells the guest's kernel that a connection is over with its machine.
             goes_on = life.changed(), if open => open = goes_on,
             _ = ended.wait_for(|ended| *ended) => return,
         }

@@ -89,14 +89,43 @@ pub(super) struct Life {
 }
 
 impl Life {
-    /// Whether the machine is about to be saved.
+    /// Whether the machine is about to be saved. What changes after this is heard of by
+    /// [`Self::changed`].
     pub(super) fn is_suspending(&mut self) -> bool {
         self.machine.borrow_and_update().suspending
     }
 
-    /// Waits for the machine to become another since it was last asked about. False when this life
-    /// is over, or the process forgotten.
+    /// Whether the machine was restored since.
+    pub(super) fn is_over(&self) -> bool {
+        self.machine.borrow().life != self.number
+    }
+
+    /// Waits for the machine to become another. False when nothing more will come of it: the process
+    /// is forgotten.
     pub(super) async fn changed(&mut self) -> bool {
-        self.machine.changed().await.is_ok() && self.machine.borrow().life == self.number
+        self.machine.changed().await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pump of a terminal may begin with a connection when the next life has come.
+    #[tokio::test]
+    async fn a_life_is_over_however_late_and_often_it_is_asked_about() {
+        let machine = watch::Sender::new(Machine::default());
+        let (mut slot, mut incoming) = pair(machine.subscribe());
+        slot.give(Box::new(tokio::io::duplex(1).0));
+        assert!(incoming.next().await.is_some());
+        let mut life = incoming.life();
+        assert!(!life.is_over() && !life.is_suspending());
+        machine.send_modify(|machine| machine.life += 1);
+        for _ in 0..2 {
+            assert!(!life.is_suspending());
+            assert!(life.is_over() && incoming.was_cut());
+        }
+        drop(machine);
+        assert!(!life.changed().await);
     }
 }

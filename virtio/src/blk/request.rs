@@ -152,11 +152,22 @@ impl Disk {
             Kind::Id => self.say_id(memory, pieces),
             Kind::Unknown => Err(Failure::Unknown),
             _ if self.read_only => Err(Failure::Wrong),
-            Kind::Write => {
-                pieces.write_to(&self.file, self.place(request)?)?;
+            Kind::Write | Kind::Discard | Kind::WriteZeroes => {
+                self.change(request, memory, pieces)?;
                 if writes_through { Ok(self.file.sync_data()?) } else { Ok(()) }
             }
-            Kind::Discard | Kind::WriteZeroes => self.clear(request, memory, pieces),
+        }
+    }
+
+    fn change(
+        &self,
+        request: &Request,
+        memory: &GuestRam,
+        pieces: &mut Pieces,
+    ) -> Result<(), Failure> {
+        match request.kind {
+            Kind::Write => Ok(pieces.write_to(&self.file, self.place(request)?)?),
+            _ => self.clear(request, memory, pieces),
         }
     }
 

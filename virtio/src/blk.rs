@@ -24,12 +24,12 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use crate::device::{
-    Activation, BrokenQueue, Chain, DeviceQueue, DeviceType, FEATURE_INDIRECT, VirtioDevice,
-};
+use crate::chain::Chain;
+use crate::device::{Activation, DeviceType, FEATURE_INDIRECT, VirtioDevice};
 use crate::handover::{self, Giver, Order, Taker};
 use crate::memory::{Bytes as _, GuestRam};
 use crate::poll::{Interest, Poller, Token};
+use crate::queue::{BrokenQueue, DeviceQueue};
 use crate::sys as events;
 use request::{Disk, MAX_SEGMENT_BYTES, MAX_SEGMENTS, Request};
 use sys::Pieces;

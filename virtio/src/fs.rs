@@ -47,10 +47,11 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Resource, getrlimit};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::device::{Activation, BrokenQueue, Chain, DeviceQueue, DeviceType, VirtioDevice};
+use crate::device::{Activation, DeviceType, VirtioDevice};
 use crate::handover::{self, Giver, Order, Taker};
 use crate::memory::GuestRam;
 use crate::poll::{Events, Interest, Poller, Token};
+use crate::queue::{BrokenQueue, DeviceQueue, FuseChain};
 use crate::saved::{FsState, QueuePosition};
 use crate::sys as events;
 use changes::Changes;
@@ -489,7 +490,7 @@ fn serve_queue(
 ) -> Result<bool, BrokenQueue> {
     let mut served = 0;
     while served < MAX_REQUESTS_IN_ONE_GO {
-        if let Some(chain) = queue.pop(memory)? {
+        if let Some(chain) = queue.pop_for_fuse(memory)? {
             let head = chain.head_index();
             let (read, written) = answer(server, tree, chain, memory);
             queue.count_read(read);
@@ -509,7 +510,7 @@ fn serve_queue(
 fn answer(
     server: &Server<Arc<Tree>>,
     tree: &Tree,
-    chain: Chain<'_>,
+    chain: FuseChain<'_>,
     memory: &GuestRam,
 ) -> (usize, u32) {
     let is_unnamed = unnamed::is_wanted(&chain, memory);

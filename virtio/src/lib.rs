@@ -35,6 +35,8 @@ pub mod saved;
 pub mod vsock;
 
 mod chain;
+pub mod queue;
+mod slices;
 mod sys;
 
 #[cfg(any(test, feature = "fuzzing"))]

@@ -36,12 +36,11 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemory;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::device::{
-    Activation, DeviceQueue, DeviceType, FEATURE_EVENT_IDX, FEATURE_VERSION_1, VirtioDevice,
-};
+use crate::device::{Activation, DeviceType, FEATURE_EVENT_IDX, FEATURE_VERSION_1, VirtioDevice};
 use crate::figures::{Count, QueueFigures};
 use crate::interrupt::{DEVICE_NEEDS_RESET, Interrupt, Pulse, USED_BUFFER};
 use crate::memory::{GuestAddress, GuestRam};
+use crate::queue::DeviceQueue;
 use crate::saved::{QueuePosition, QueueState};
 
 /// Where in the page a driver writes the number of a queue to notify it: 32 bits.

@@ -39,9 +39,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use crate::device::{Activation, BrokenQueue, DeviceType, VirtioDevice};
+use crate::device::{Activation, DeviceType, VirtioDevice};
 use crate::handover::{self, Giver, Order, Taker};
 use crate::poll::{Interest, Poller, Readiness, Token};
+use crate::queue::BrokenQueue;
 use crate::sys as events;
 use cofferdam_protocol::bounds::MAX_QUEUE_PAIRS;
 use receive::{Receiver, Wanted};

@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::chain::Slices;
-use crate::device::{Activation, BrokenQueue, DeviceQueue, DeviceType, VirtioDevice};
+use crate::device::{Activation, DeviceType, VirtioDevice};
 use crate::handover::{self, Giver, Order, Taker};
 use crate::memory::GuestRam;
 use crate::poll::{Interest, Poller, Readiness, Token};
+use crate::queue::{BrokenQueue, DeviceQueue};
 use crate::saved::QueuePosition;
+use crate::slices::Slices;
 use crate::sys;
 
 /// Linux asks for at most a cache line at a time. Without a bound one request could keep the

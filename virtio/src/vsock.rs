@@ -37,9 +37,10 @@ use cofferdam_protocol::bounds::GUEST_CID;
 use cofferdam_protocol::lifeline::LIFELINE_FRAME_BYTES;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::device::{Activation, BrokenQueue, DeviceType, VirtioDevice};
+use crate::device::{Activation, DeviceType, VirtioDevice};
 use crate::handover::{self, Giver, Order, Taker};
 use crate::poll::{Interest, Poller, Readiness, Token};
+use crate::queue::BrokenQueue;
 use crate::saved::{QueuePosition, VsockState};
 use crate::sys;
 use link::{Link, RECEIVE_QUEUE, TRANSMIT_QUEUE};

@@ -96,12 +96,28 @@ impl Docker {
     /// `docker ARGUMENTS` with this on stdin.
     #[must_use]
     pub fn docker_with_input(&self, arguments: &[&str], input: &[u8]) -> Outcome {
-        let mut command = Command::new("docker");
+        let mut command = self.client("docker");
+        command.args(arguments);
+        finish(command, input)
+    }
+
+    /// `docker ARGUMENTS` in a terminal, after `before` in its shell.
+    #[must_use]
+    pub fn docker_in_a_terminal(&self, before: &str, arguments: &[&str], input: &[u8]) -> Outcome {
+        let quoted = arguments.iter().map(|word| format!(" '{word}'")).collect::<String>();
+        let mut command = self.client("script");
+        command.args(["-qec", &format!("{before}; exec docker{quoted}"), "/dev/null"]);
+        finish(command, input)
+    }
+
+    /// A program that talks to the daemon.
+    fn client(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
         let socket = self.folder.path().join("sock");
         command.env("DOCKER_HOST", format!("unix://{}", socket.display()));
         // The builder whose steps are containers of the default runtime.
-        command.env("DOCKER_BUILDKIT", "0").args(arguments);
-        finish(command, input)
+        command.env("DOCKER_BUILDKIT", "0");
+        command
     }
 
     /// `docker run FLAGS IMAGE PROGRAM`.

@@ -40,6 +40,7 @@ mod runtime;
 mod shim;
 mod snapshot;
 mod systemd;
+mod transcript;
 mod user;
 mod wire;
 
@@ -66,6 +67,7 @@ pub use runtime::{Container, Runtime, finish_detaching, probe};
 pub use shim::Shim;
 pub use snapshot::Snapshot;
 pub use systemd::Systemd;
+pub use transcript::Transcript;
 pub use user::User;
 pub use wire::{HOST, HOST6, INSIDE, INSIDE6, Wire};
 

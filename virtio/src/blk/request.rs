@@ -7,11 +7,10 @@ use std::fs::File;
 use std::io;
 
 use rustix::fs::FallocateFlags;
-use virtio_queue::desc::split::Descriptor;
 
 use super::sys::Pieces;
 use super::{MAX_DISCARD_SECTORS, SECTOR_BYTES};
-use crate::device::Chain;
+use crate::chain::{Chain, Descriptor};
 use crate::memory::{Address as _, Bytes as _, GuestAddress, GuestRam};
 
 /// As long as a segment may be: what Linux merges by itself is shorter.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use libc::iovec;
 
-use crate::memory::{GuestAddress, GuestMemory, GuestRam};
+use crate::memory::{GuestAddress, GuestRam, each_slice};
 
 /// More than a request has of segments, each of which may lie in two pieces; as many as Linux takes in one call
 /// (`UIO_MAXIOV`).
@@ -49,14 +49,12 @@ impl Pieces {
 
     /// Adds what lies at an address; `None` where it is not in memory or there are too many.
     pub(super) fn push(&mut self, address: GuestAddress, length: usize) -> Option<()> {
-        for slice in self.memory.get_slices(address, length) {
-            let slice = slice.ok()?;
-            if self.list.len() == MAX_PIECES {
-                return None;
-            }
+        let list = &mut self.list;
+        each_slice(&self.memory, address, length, |slice| {
             let base = slice.ptr_guard_mut().as_ptr();
-            self.list.push(iovec { iov_base: base.cast(), iov_len: slice.len() });
-        }
+            list.push(iovec { iov_base: base.cast(), iov_len: slice.len() });
+            (list.len() <= MAX_PIECES).then_some(())
+        })?;
         self.first = self.first.or(Some((address, length)));
         Some(())
     }

@@ -15,8 +15,8 @@ use rustix::path::DecInt;
 
 use super::attributes;
 use super::tree::{Tree, host_flags, permissions};
-use crate::device::Chain;
 use crate::memory::{Bytes as _, GuestAddress, GuestRam};
+use crate::queue::FuseChain;
 
 /// The request's number in `linux/fuse.h`.
 const FUSE_TMPFILE: u32 = 51;
@@ -25,7 +25,7 @@ const OPCODE_OFFSET: u64 = 4;
 
 /// Whether a chain holds such a request. A header in several pieces, which no driver makes, is
 /// not looked for.
-pub(super) fn is_wanted(chain: &Chain<'_>, memory: &GuestRam) -> bool {
+pub(super) fn is_wanted(chain: &FuseChain<'_>, memory: &GuestRam) -> bool {
     let Some(first) = chain.clone().readable().next() else { return false };
     let Some(address) = first.addr().0.checked_add(OPCODE_OFFSET) else { return false };
     let whole = first.len() as usize >= size_of::<InHeader>();

@@ -4,8 +4,9 @@
 //! Hostile: all of it. Bounds: commands in one go; as much of a command is read as there is of one
 //! that is understood.
 
-use crate::device::{BrokenQueue, Chain, DeviceQueue};
+use crate::chain::Chain;
 use crate::memory::{Bytes as _, GuestRam};
+use crate::queue::{BrokenQueue, DeviceQueue};
 
 /// In one go, before others get their turn. Drivers wait for each answer.
 const MAX_COMMANDS_IN_ONE_GO: usize = 4;

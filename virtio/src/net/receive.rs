@@ -13,8 +13,10 @@ use super::header::{BUFFERS_OFFSET, HEADER_BYTES, MAX_FRAME_BYTES};
 use super::pace::{MUCH_BYTES, Pace};
 use super::sys::{MAX_PIECES, Pieces};
 use super::{MAX_FRAMES_IN_ONE_GO, TapQueue};
-use crate::device::{Activation, BrokenQueue, Chain, DeviceQueue};
+use crate::chain::Chain;
+use crate::device::Activation;
 use crate::memory::{Address as _, Bytes as _, GuestAddress, GuestRam};
+use crate::queue::{BrokenQueue, DeviceQueue};
 
 /// An Ethernet header with two VLAN tags.
 const LINK_BYTES: usize = 14 + 8;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use libc::iovec;
 
 use super::header::HEADER_BYTES;
-use crate::memory::{GuestAddress, GuestMemory, GuestRam};
+use crate::memory::{GuestAddress, GuestRam, each_slice};
 
 /// As many pieces as Linux takes in one call (`UIO_MAXIOV`).
 pub(super) const MAX_PIECES: usize = 1024;
@@ -55,25 +55,12 @@ impl Pieces {
     /// Adds what lies at an address; `None` where it is not in memory or in too many pieces, and
     /// then a part of it may have been added.
     pub(super) fn push(&mut self, address: GuestAddress, length: usize) -> Option<()> {
-        let memory = Arc::clone(&self.memory);
-        for slice in memory.get_slices(address, length) {
-            let slice = slice.ok()?;
-            self.append(slice.ptr_guard_mut().as_ptr(), slice.len())?;
-        }
-        Some(())
-    }
-
-    fn append(&mut self, base: *mut u8, length: usize) -> Option<()> {
-        let full = self.list.len() == MAX_PIECES;
-        match self.list.get_mut(1..).and_then(<[iovec]>::last_mut) {
-            Some(last) if last.iov_base.cast::<u8>().wrapping_add(last.iov_len) == base => {
-                last.iov_len += length;
-            }
-            _ if full => return None,
-            _ => self.list.push(iovec { iov_base: base.cast(), iov_len: length }),
-        }
-        self.bytes += length;
-        Some(())
+        let Self { memory, list, bytes } = self;
+        each_slice(memory, address, length, |slice| {
+            append(list, slice.ptr_guard_mut().as_ptr(), slice.len())?;
+            *bytes += slice.len();
+            Some(())
+        })
     }
 
     /// Forgets what lies behind the first `bytes`.
@@ -139,6 +126,19 @@ impl Pieces {
         self.list[count].iov_len += beyond;
         usize::try_from(read).map_err(|_| io::Error::last_os_error())
     }
+}
+
+/// Adds a piece behind the header and the other ones; `None` when there is no room for it.
+fn append(list: &mut Vec<iovec>, base: *mut u8, length: usize) -> Option<()> {
+    let full = list.len() == MAX_PIECES;
+    match list.get_mut(1..).and_then(<[iovec]>::last_mut) {
+        Some(last) if last.iov_base.cast::<u8>().wrapping_add(last.iov_len) == base => {
+            last.iov_len += length;
+        }
+        _ if full => return None,
+        _ => list.push(iovec { iov_base: base.cast(), iov_len: length }),
+    }
+    Some(())
 }
 
 /// What a guest takes unfinished (`TUN_F_*`): the kernel finishes the rest for it.

@@ -7,8 +7,10 @@ use super::MAX_FRAMES_IN_ONE_GO;
 use super::header::{self, HEADER_BYTES};
 use super::pace::Pace;
 use super::sys::Pieces;
-use crate::device::{Activation, BrokenQueue, Chain, DeviceQueue};
-use crate::memory::{Address as _, Bytes as _, GuestRam};
+use crate::chain::Chain;
+use crate::device::Activation;
+use crate::memory::{Address as _, GuestRam, read_at};
+use crate::queue::{BrokenQueue, DeviceQueue};
 
 /// The transmit queue's side.
 #[derive(Debug)]
@@ -70,7 +72,7 @@ impl Transmitter {
         for descriptor in chain.readable() {
             let bytes = usize::try_from(descriptor.len()).ok()?;
             let of_header = bytes.min(HEADER_BYTES - done);
-            memory.read_slice(header.get_mut(done..done + of_header)?, descriptor.addr()).ok()?;
+            read_at(memory, descriptor.addr(), header.get_mut(done..done + of_header)?)?;
             done += of_header;
             let rest = descriptor.addr().checked_add(of_header as u64)?;
             if bytes > of_header {

@@ -24,9 +24,9 @@ use super::endpoint::{HostEnd, Kind, Moved};
 use super::link::{Link, Ports, Sent, header};
 use super::packet::{Header, Operation, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 use super::pending::Pending;
-use crate::chain::Slices;
-use crate::device::BrokenQueue;
 use crate::poll::{Poller, Readiness};
+use crate::queue::BrokenQueue;
+use crate::slices::Slices;
 
 /// What a guest may have sent on one connection that the host has not taken: two of the largest
 /// packets of a Linux guest. Each connection whose host side does not read costs this much.

@@ -17,9 +17,9 @@ use rustix::net::sockopt::set_socket_linger;
 use vm_memory::VolatileMemoryError;
 
 use super::Endpoint;
-use crate::chain::Slices;
 use crate::memory::{ReadVolatile, WriteVolatile};
 use crate::poll::{Interest, Poller, Readiness, Token};
+use crate::slices::Slices;
 
 /// A blocking pipe that polls as writable takes `PIPE_BUF` bytes without blocking; sockets and
 /// terminals take as much.

@@ -4,10 +4,11 @@
 //! buffer that holds no header is returned empty.
 
 use super::packet::{HEADER_BYTES, Header, Operation, TYPE_STREAM};
-use crate::chain::Slices;
-use crate::device::{Activation, BrokenQueue, DeviceQueue};
+use crate::device::Activation;
 use crate::memory::GuestRam;
+use crate::queue::{BrokenQueue, DeviceQueue};
 use crate::saved::QueuePosition;
+use crate::slices::Slices;
 use cofferdam_protocol::bounds::{GUEST_CID, HOST_CID};
 
 /// Host to guest.

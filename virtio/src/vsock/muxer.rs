@@ -17,9 +17,9 @@ use super::endpoint::HostEnd;
 use super::link::{Link, Ports, Sent, header};
 use super::packet::{Header, Operation, TYPE_STREAM};
 use super::{ConnectError, ConnectionId, Endpoint, VsockEvent};
-use crate::chain::Slices;
-use crate::device::BrokenQueue;
 use crate::poll::{Poller, Readiness, Token};
+use crate::queue::BrokenQueue;
+use crate::slices::Slices;
 
 /// Each process has at most four streams, and each connection costs a descriptor and up to a
 /// window of memory: 64 MiB in all if the host reads none of them.

@@ -1,7 +1,7 @@
 //! Bytes from the guest that the host has not taken yet. Bounded by the connection's window: who
 //! appends has checked it.
 
-use crate::chain::Slices;
+use crate::slices::Slices;
 
 #[derive(Debug, Default)]
 pub(super) struct Pending {

@@ -61,7 +61,7 @@ fn instruction([c0, c1, jt, jf, k0, k1, k2, k3]: &[u8; INSTRUCTION_BYTES]) -> so
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use serde_json::Value;
 
@@ -122,6 +122,108 @@ mod tests {
             assert!(
                 rules.iter().all(|rule| !forbidden.iter().any(|call| rule["syscall"] == *call))
             );
+        }
+    }
+
+    /// As `seccomp_data` (`linux/seccomp.h`) has it, in words of 32 bits.
+    type Call = [u32; 16];
+
+    const X86_64: u32 = 0xc000_003e;
+    const ALLOW: u32 = 0x7fff_0000;
+    const KILL: u32 = 0x8000_0000;
+
+    fn call(number: u32) -> Call {
+        let mut call = [0; 16];
+        call[..2].copy_from_slice(&[number, X86_64]);
+        call
+    }
+
+    /// What a program says of a call, and after how many steps.
+    fn answer(program: &[sock_filter], call: &Call) -> (u32, usize) {
+        let (mut at, mut loaded) = (0, 0);
+        for steps in 1.. {
+            let sock_filter { code, jt, jf, k } = program[at];
+            let jump = |holds: bool| usize::from(if holds { jt } else { jf });
+            at += 1 + match code {
+                0x20 => {
+                    loaded = call[k as usize / 4];
+                    0
+                }
+                0x54 => {
+                    loaded &= k;
+                    0
+                }
+                0x05 => k as usize,
+                0x15 => jump(loaded == k),
+                0x25 => jump(loaded > k),
+                0x35 => jump(loaded >= k),
+                0x06 => return (k, steps),
+                _ => panic!("{code:#x}"),
+            };
+        }
+        unreachable!()
+    }
+
+    /// The calls of a list, by the numbers of this architecture, and whether by their arguments.
+    fn listed(name: &str, text: &str) -> BTreeMap<u32, bool> {
+        let mut listed = BTreeMap::new();
+        for rule in rules(name, text) {
+            let call = rule["syscall"].as_str().unwrap();
+            let one = serde_json::json!({ name: {
+                "mismatch_action": "kill_process", "match_action": "allow",
+                "filter": [{ "syscall": call }],
+            }});
+            let one = seccompiler::compile_from_json(
+                one.to_string().as_bytes(),
+                seccompiler::TargetArch::x86_64,
+            );
+            let number = one.unwrap()[name][4].k;
+            listed.insert(number, rule["args"].is_array());
+        }
+        listed
+    }
+
+    #[test]
+    fn what_is_listed_is_allowed_and_nothing_else() {
+        for (name, text, role) in FILES {
+            let (program, listed) = (program(role), listed(name, text));
+            for number in (0..600).chain([0x4000_0000, u32::MAX]) {
+                let expected = match listed.get(&number) {
+                    Some(false) => ALLOW,
+                    // None of them allows arguments of zeros.
+                    Some(true) | None => KILL,
+                };
+                let (said, _) = answer(&program, &call(number));
+                assert_eq!(said, expected, "{name}: {number}");
+            }
+            let mut foreign = call(*listed.keys().next().unwrap());
+            foreign[1] = 0x4000_0003;
+            assert_eq!(answer(&program, &foreign).0, KILL, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_rules_of_a_call_are_kept() {
+        let kvm_run = 0xae80;
+        for (role, request, expected) in [
+            (Role::Vcpu, kvm_run, ALLOW),
+            (Role::Vcpu, kvm_run + 1, KILL),
+            (Role::Fs, kvm_run, KILL),
+        ] {
+            let mut ioctl = call(16);
+            ioctl[6] = request;
+            assert_eq!(answer(&program(role), &ioctl).0, expected, "{role:?} {request:#x}");
+        }
+    }
+
+    /// The kernel tries each number when a filter is installed: a start waits for that.
+    #[test]
+    fn a_call_is_found_in_few_steps() {
+        for (name, _, role) in FILES {
+            let program = program(role);
+            let steps = |number| answer(&program, &call(number)).1;
+            let unlisted = steps(59).max(steps(599));
+            assert!(unlisted <= 14, "{name}: {unlisted}");
         }
     }
 

@@ -11,6 +11,7 @@
 
 mod cache;
 mod compile;
+mod initcalls;
 mod meter;
 mod options;
 mod recipe;

@@ -9,7 +9,7 @@ use super::source::Source;
 use crate::digest::Inputs;
 
 /// Raised when the way of building changes, so that older images are not taken for newer ones.
-const BUILD_STEPS_VERSION: u32 = 2;
+const BUILD_STEPS_VERSION: u32 = 3;
 
 /// The inputs of one build.
 #[derive(Debug)]

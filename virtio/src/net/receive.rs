@@ -15,7 +15,7 @@ use super::sys::{MAX_PIECES, Pieces};
 use super::{MAX_FRAMES_IN_ONE_GO, TapQueue};
 use crate::chain::Chain;
 use crate::device::Activation;
-use crate::memory::{Address as _, Bytes as _, GuestAddress, GuestRam};
+use crate::memory::GuestRam;
 use crate::queue::{BrokenQueue, DeviceQueue};
 
 /// An Ethernet header with two VLAN tags.
@@ -28,8 +28,6 @@ const MAX_TAKEN: usize = 2 * super::QUEUE_SIZE as usize;
 #[derive(Clone, Copy, Debug)]
 struct Buffer {
     head: u16,
-    /// Where its first bytes lie: those of the header, for a frame that begins here.
-    start: [Option<GuestAddress>; HEADER_BYTES - BUFFERS_OFFSET],
     bytes: usize,
 }
 
@@ -158,14 +156,10 @@ impl Receiver {
 
     /// Adds a buffer's pieces; `None` for one that is not in memory, or in too many of them.
     fn parse(&mut self, chain: Chain<'_>) -> Option<Buffer> {
-        let mut buffer = Buffer { head: chain.head_index(), start: [None; 2], bytes: 0 };
+        let mut buffer = Buffer { head: chain.head_index(), bytes: 0 };
         for descriptor in chain.writable() {
             let length = usize::try_from(descriptor.len()).ok()?;
             self.pieces.push(descriptor.addr(), length)?;
-            for (place, offset) in buffer.start.iter_mut().zip(BUFFERS_OFFSET..) {
-                let inside = offset.checked_sub(buffer.bytes).filter(|inside| *inside < length);
-                *place = place.or(inside.map(|at| descriptor.addr().unchecked_add(at as u64)));
-            }
             buffer.bytes += length;
         }
         Some(buffer)
@@ -200,7 +194,6 @@ impl Receiver {
         bytes: usize,
     ) -> Result<(), BrokenQueue> {
         self.used.clear();
-        let start = self.buffers.front().map(|buffer| buffer.start);
         let (mut left, mut room) = (bytes, 0);
         while left > 0 {
             let Some(buffer) = self.buffers.pop_front() else { break };
@@ -210,13 +203,10 @@ impl Receiver {
             room += buffer.bytes;
             left -= written;
         }
-        self.pieces.remove_first(room);
-        let count = (self.used.len() as u16).to_le_bytes();
-        for (place, byte) in start.iter().flatten().zip(count) {
-            if let Some(place) = place {
-                memory.write_obj(byte, *place)?;
-            }
+        for (place, byte) in (BUFFERS_OFFSET..).zip((self.used.len() as u16).to_le_bytes()) {
+            self.pieces.store(place, byte);
         }
+        self.pieces.remove_first(room);
         queue.push_together(memory, &self.used)
     }
 }

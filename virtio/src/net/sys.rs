@@ -92,6 +92,22 @@ impl Pieces {
         self.list.drain(1..=whole);
     }
 
+    /// Puts a byte behind the first `offset` of those in memory, if there are so many.
+    pub(super) fn store(&mut self, offset: usize, byte: u8) {
+        let mut before = 0;
+        for piece in self.list.iter().skip(1) {
+            let inside = offset - before;
+            if inside < piece.iov_len {
+                let place = piece.iov_base.cast::<u8>().wrapping_add(inside);
+                // SAFETY: the place is in the piece, which lies in guest memory that `memory` keeps mapped and
+                // nobody holds a reference into.
+                unsafe { place.write_volatile(byte) };
+                return;
+            }
+            before += piece.iov_len;
+        }
+    }
+
     /// Sends a header and what lies in the pieces as one frame.
     pub(super) fn write_to(
         &mut self,
@@ -155,6 +171,7 @@ mod tests {
     use std::os::unix::net::UnixDatagram;
 
     use super::*;
+    use crate::memory::Bytes as _;
 
     fn pieces(places: &[(u64, usize)]) -> Pieces {
         let memory = GuestRam::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
@@ -186,6 +203,17 @@ mod tests {
             assert_eq!(pieces.read_from(tap.as_fd(), room).unwrap(), came);
             assert_eq!((pieces.count(), pieces.bytes()), (2, 40));
         }
+    }
+
+    #[test]
+    fn a_byte_is_put_into_the_piece_that_it_lies_in() {
+        let mut pieces = pieces(&[(0x1000, 10), (0x3000, 2)]);
+        for (offset, byte) in [(9, 1), (10, 2), (11, 3), (12, 4)] {
+            pieces.store(offset, byte);
+        }
+        let memory = Arc::clone(&pieces.memory);
+        let byte = |address| memory.read_obj::<u8>(GuestAddress(address)).unwrap();
+        assert_eq!([0x1009, 0x3000, 0x3001, 0x3002].map(byte), [1, 2, 3, 0]);
     }
 
     #[test]

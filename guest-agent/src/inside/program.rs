@@ -124,6 +124,10 @@ fn refused(name: &str, error: Errno) -> StartError {
     let text = errno_text(&error.into());
     match error {
         Errno::NOENT => StartError::NotFound(format!("exec: {name:?}: stat {name}: {text}")),
+        // Docker before 23 makes 126 of these words only.
+        Errno::ISDIR => {
+            StartError::NotExecutable(format!("exec: {name:?}: {text}: permission denied"))
+        }
         _ => StartError::NotExecutable(format!("exec: {name:?}: {text}")),
     }
 }
@@ -176,7 +180,7 @@ mod tests {
         assert_eq!(denied.message(), "exec: \"/etc/passwd\": permission denied");
         let denied = look_up("passwd", Some("/etc")).unwrap_err();
         assert_eq!(denied.message(), "exec: \"passwd\": permission denied");
-        assert_eq!(failure("/etc").message(), "exec: \"/etc\": is a directory");
+        assert_eq!(failure("/etc").message(), "exec: \"/etc\": is a directory: permission denied");
     }
 
     #[test]

@@ -139,7 +139,11 @@ mod tests {
     const TABLE: u64 = 0x1000;
     const ELSEWHERE: u64 = 0x2000;
 
-    fn memory(descriptors: &[(u64, u16, (u64, u32, u16, u16))]) -> GuestRam {
+    /// Address, length, flags, next.
+    type Fields = (u64, u32, u16, u16);
+
+    /// A memory with descriptors: the table's address, the place in it.
+    fn memory(descriptors: &[(u64, u16, Fields)]) -> GuestRam {
         let memory = GuestRam::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
         for (table, place, (address, length, flags, next)) in descriptors {
             let at = table + u64::from(*place) * DESCRIPTOR_BYTES as u64;
@@ -193,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_chain_ends_where_it_stops_being_one() {
-        let ends = |second: (u64, u32, u16, u16)| {
+        let ends = |second: Fields| {
             let memory = memory(&[
                 (TABLE, 0, (0x3000, 7, HAS_NEXT, 1)),
                 (TABLE, 1, second),

@@ -49,7 +49,7 @@ fn plan(elf: &ElfFile64<'_>, function: &str) -> Result<Change> {
     ensure!(entries.len() == 1, "It has {} entries in the table", entries.len());
     let entry = entries[0];
     let nothing = elf.symbol_by_name(NOTHING).context("There is no function that does nothing")?;
-    let distance = i64::try_from(nothing.address().wrapping_sub(entry).cast_signed())?;
+    let distance = nothing.address().wrapping_sub(entry).cast_signed();
     Ok(Change { offset: offset_of(elf, entry)?, entry: i32::try_from(distance)?.to_le_bytes() })
 }
 

@@ -273,3 +273,164 @@ fn read(ring: &VolatileSlice<'_>, offset: usize) -> Result<u16, BrokenQueue> {
     let value = ring.get_ref::<u16>(offset).map_err(|_| BrokenQueue::NotInMemory)?;
     Ok(u16::from_le(value.load()))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::memory::Bytes as _;
+
+    const SIZE: u16 = 8;
+    const TABLE: u64 = 0x1000;
+    const AVAILABLE: u64 = 0x2000;
+    const USED: u64 = 0x3000;
+    const ELSEWHERE: u64 = 0x4000;
+    const MEMORY_BYTES: usize = 0x5000;
+
+    fn memory() -> GuestRam {
+        GuestRam::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).unwrap()
+    }
+
+    fn queue(event_idx: bool) -> DeviceQueue {
+        let mut queue = Queue::new(SIZE).unwrap();
+        queue.try_set_desc_table_address(GuestAddress(TABLE)).unwrap();
+        queue.try_set_avail_ring_address(GuestAddress(AVAILABLE)).unwrap();
+        queue.try_set_used_ring_address(GuestAddress(USED)).unwrap();
+        queue.set_event_idx(event_idx);
+        queue.set_ready(true);
+        let event = Arc::new(EventFd::new(0).unwrap());
+        DeviceQueue::new(queue, event, Arc::new(QueueFigures::default()))
+    }
+
+    fn offer(memory: &GuestRam, index: u16, heads: &[u16]) {
+        for (place, head) in heads.iter().enumerate() {
+            let address = GuestAddress(AVAILABLE + 4 + 2 * place as u64);
+            memory.write_obj(*head, address).unwrap();
+        }
+        memory.write_obj(index, GuestAddress(AVAILABLE + 2)).unwrap();
+    }
+
+    /// A descriptor whose fields are mostly such as lead somewhere.
+    fn descriptor() -> impl Strategy<Value = [u64; 2]> {
+        let address = prop_oneof![
+            4 => (0..64_u64).prop_map(|place| ELSEWHERE + 8 * place),
+            1 => any::<u64>(),
+        ];
+        let length =
+            prop_oneof![4 => (0..9_u32).prop_map(|n| 16 * n), 1 => 0..200_u32, 1 => any::<u32>()];
+        let flags = prop_oneof![8 => 0..8_u16, 1 => any::<u16>()];
+        let next = prop_oneof![8 => 0..=SIZE, 1 => any::<u16>()];
+        (address, length, flags, next).prop_map(|(address, length, flags, next)| {
+            [address, u64::from(length) | u64::from(flags) << 32 | u64::from(next) << 48]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Whatever is in the tables, a chain is what virtio-queue makes of it.
+        #[test]
+        fn a_chain_has_the_descriptors_that_virtio_queue_finds(
+            table in prop::collection::vec(descriptor(), usize::from(SIZE)),
+            elsewhere in prop::collection::vec(descriptor(), 32),
+            head in 0..=SIZE,
+        ) {
+            let memory = memory();
+            for (base, descriptors) in [(TABLE, table), (ELSEWHERE, elsewhere)] {
+                for (place, words) in descriptors.into_iter().enumerate() {
+                    memory.write_obj(words, GuestAddress(base + 16 * place as u64)).unwrap();
+                }
+            }
+            offer(&memory, 1, &[head]);
+            let ours = queue(true).pop(&memory).unwrap().unwrap();
+            let theirs = queue(true).pop_for_fuse(&memory).unwrap().unwrap();
+            prop_assert_eq!(ours.head_index(), theirs.head_index());
+            let (our_reads, our_writes) = (ours.clone().readable(), ours.writable());
+            let ours = [our_reads.collect::<Vec<_>>(), our_writes.collect()];
+            let theirs = [theirs.clone().readable().collect::<Vec<_>>(), theirs.writable().collect()];
+            for (ours, theirs) in ours.iter().zip(&theirs) {
+                let ours: Vec<_> = ours.iter().map(|one| (one.addr(), one.len())).collect();
+                let theirs: Vec<_> = theirs.iter().map(|one| (one.addr(), one.len())).collect();
+                prop_assert_eq!(ours, theirs);
+            }
+        }
+    }
+
+    #[test]
+    fn chains_come_in_their_order_once_each() {
+        let (memory, mut queue) = (memory(), queue(true));
+        assert!(queue.pop(&memory).unwrap().is_none());
+        offer(&memory, 3, &[5, 1, 7]);
+        let heads: Vec<_> = std::iter::from_fn(|| queue.pop(&memory).unwrap())
+            .map(|chain| chain.head_index())
+            .collect();
+        assert_eq!(heads, [5, 1, 7]);
+        queue.undo_pop();
+        assert_eq!(queue.pop(&memory).unwrap().unwrap().head_index(), 7);
+    }
+
+    #[test]
+    fn an_index_that_jumped_breaks_the_queue() {
+        let (memory, mut queue) = (memory(), queue(true));
+        offer(&memory, SIZE, &[0; SIZE as usize]);
+        assert!(queue.pop(&memory).unwrap().is_some());
+        offer(&memory, SIZE + 2, &[]);
+        assert_eq!(queue.pop(&memory).unwrap_err(), BrokenQueue::Jumped);
+    }
+
+    #[test]
+    fn chains_that_belong_together_are_seen_together_with_what_was_written() {
+        let (memory, mut queue) = (memory(), queue(true));
+        queue.push_together(&memory, &[(3, 100), (4, 200)]).unwrap();
+        let word = |offset| memory.read_obj::<u32>(GuestAddress(USED + offset)).unwrap();
+        assert_eq!([4, 8, 12, 16].map(word), [3, 100, 4, 200]);
+        assert_eq!(memory.read_obj::<u16>(GuestAddress(USED + 2)).unwrap(), 2);
+        let refused = queue.push(&memory, SIZE, 0).unwrap_err();
+        assert_eq!(refused, BrokenQueue::NoSuchDescriptor);
+        assert_eq!(memory.read_obj::<u16>(GuestAddress(USED + 2)).unwrap(), 2);
+    }
+
+    #[test]
+    fn who_asks_for_notifications_hears_of_what_came_meanwhile() {
+        for event_idx in [true, false] {
+            let (memory, mut queue) = (memory(), queue(event_idx));
+            let event = GuestAddress(USED + 4 + 8 * u64::from(SIZE));
+            memory.write_obj(1_u16, GuestAddress(USED)).unwrap();
+            offer(&memory, 2, &[0, 1]);
+            assert!(queue.rearm(&memory).unwrap());
+            while queue.pop(&memory).unwrap().is_some() {}
+            assert!(!queue.rearm(&memory).unwrap());
+            let said = (
+                memory.read_obj::<u16>(event).unwrap(),
+                memory.read_obj::<u16>(GuestAddress(USED)).unwrap(),
+            );
+            // The place behind the last that was taken, or no flag that forbids it.
+            assert_eq!(said, if event_idx { (2, 1) } else { (0, 0) });
+        }
+    }
+
+    #[test]
+    fn a_driver_is_told_when_what_it_waits_for_is_used() {
+        let (memory, mut queue) = (memory(), queue(true));
+        let event = GuestAddress(AVAILABLE + 4 + 2 * u64::from(SIZE));
+        memory.write_obj(1_u16, event).unwrap();
+        let mut told = |count: usize| {
+            queue.push_together(&memory, &vec![(0, 0); count]).unwrap();
+            queue.wants_interrupt(&memory).unwrap()
+        };
+        assert!(!told(1));
+        assert!(told(1));
+        assert!(!told(3));
+    }
+
+    #[test]
+    fn a_ring_that_is_not_in_memory_breaks_the_queue() {
+        let memory = GuestRam::from_ranges(&[(GuestAddress(0), 0x1008)]).unwrap();
+        let mut queue = queue(true);
+        assert_eq!(queue.pop(&memory).unwrap_err(), BrokenQueue::NotInMemory);
+        assert_eq!(queue.push(&memory, 0, 0).unwrap_err(), BrokenQueue::NotInMemory);
+        assert_eq!(queue.rearm(&memory).unwrap_err(), BrokenQueue::NotInMemory);
+        assert_eq!(queue.wants_interrupt(&memory).unwrap_err(), BrokenQueue::NotInMemory);
+    }
+}

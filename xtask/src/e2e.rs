@@ -215,9 +215,14 @@ impl Prepared {
                 filter = None;
             }
         }
+        let again = |mode, program: &Path| {
+            let here_too = arguments.place.is_none() && mode == Mode::Namespace;
+            place == LAB && here_too && suite::is_compared_once(program)
+        };
         let mut runs = Vec::new();
         for &mode in modes {
-            for program in programs.iter().filter(|program| mode.has(program)) {
+            let wanted = |program: &&&PathBuf| mode.has(program) && !again(mode, program);
+            for program in programs.iter().filter(wanted) {
                 runs.push(Run { mode, program: (*program).clone() });
             }
         }

@@ -6,6 +6,7 @@
 //!
 //! A file of scenarios runs in both modes; one named `microvm_*` or `namespace_*` in that mode only.
 //! One named `*_v2` takes cgroup v2 alone: elsewhere its scenarios are counted as skipped.
+//! One named `*_beside_runc` runs in namespaces where it is started, and not in the lab again.
 //!
 //! `cargo xtask e2e` sets the environment: `COFFERDAM_BIN` (folder of the binaries),
 //! `COFFERDAM_MODE` (`namespace` or `microvm`), `COFFERDAM_BUSYBOX`, `COFFERDAM_DEBIAN`,

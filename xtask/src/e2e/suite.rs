@@ -65,6 +65,12 @@ impl Mode {
     }
 }
 
+/// Whether a program compares engines' words, which are the same on any machine: what it says of namespaces
+/// here it need not say in the lab again, where that takes six minutes.
+pub(super) fn is_compared_once(program: &Path) -> bool {
+    name_of(program).ends_with("_beside_runc")
+}
+
 /// A program's name, without the folder and the hash that cargo adds.
 pub(super) fn name_of(program: &Path) -> String {
     let name = program.file_name().unwrap_or_default().to_string_lossy();
@@ -266,6 +272,12 @@ mod tests {
         assert_eq!(modes("/t/lifecycle-0123456789abcdef"), [true, true]);
         assert_eq!(modes("/t/microvm_guest_image-0123456789abcdef"), [false, true]);
         assert_eq!(modes("/t/namespace_hardening-0123456789abcdef"), [true, false]);
+    }
+
+    #[test]
+    fn what_compares_engines_is_told_by_its_name() {
+        assert!(is_compared_once(Path::new("/deps/docker_beside_runc-0123")));
+        assert!(!is_compared_once(Path::new("/deps/docker-0123")));
     }
 
     #[test]

@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn what_compares_engines_is_told_by_its_name() {
-        assert!(is_compared_once(Path::new("/deps/docker_beside_runc-0123")));
+        assert!(is_compared_once(Path::new("/deps/namespace_docker_beside_runc-0123")));
         assert!(!is_compared_once(Path::new("/deps/docker-0123")));
     }
 

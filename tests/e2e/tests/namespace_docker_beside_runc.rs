@@ -163,9 +163,14 @@ const UNTIL_SIZED: &str = "until [ \"$(stty size 2>/dev/null)\" = \"33 77\" ]; d
 fn in_a_terminal(engine: &Engine<'_>, told: &mut Transcript, arguments: &[&str]) {
     let sized = "stty rows 33 cols 77";
     let shown = engine.docker.docker_in_a_terminal(sized, arguments, b"typed\n");
-    let said: Vec<&str> = shown.stdout.lines().filter(|line| line.starts_with("= ")).collect();
+    let said: Vec<&str> = shown.stdout.lines().filter_map(what_follows).collect();
     assert_eq!(said.len(), 1, "{shown:?}");
     told.says("in a terminal", &format!("{} {said:?}", shown.code));
+}
+
+/// The terminal may show something of its own before it.
+fn what_follows(line: &str) -> Option<&str> {
+    line.find("= ").map(|start| &line[start..])
 }
 
 /// Further processes in the container.

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use cofferdam_e2e::{Bundle, Leftovers, Mode, Runtime, Systemd, until};
+use cofferdam_e2e::{Bundle, Leftovers, Mode, Runtime, Systemd};
 use serde_json::json;
 
 const MIB: u64 = 1 << 20;
@@ -66,9 +66,8 @@ fn the_container_alone_is_in_its_scope_and_the_limits_outlive_a_reload() {
     assert_eq!(cpus.trim(), "0");
 
     runtime.verb(&["delete", "--force", &container.id]).exits(0);
-    // With all that it was told, systemd may make the group of a scope that ended once more, before it
-    // sees that and takes it away.
-    until("nothing is left", || before.since(&runtime).is_none());
+    assert!(!scope.exists());
+    before.none_since(&runtime);
 }
 
 #[test]

@@ -216,6 +216,32 @@ mod tests {
         }
     }
 
+    /// The compiler's own program, which compares with one call after another, is the oracle: for each number, with
+    /// each value that a rule speaks of in each argument.
+    #[test]
+    fn each_call_is_answered_as_by_the_compilers_own_program() {
+        for (name, text, role) in FILES {
+            let mut whole =
+                seccompiler::compile_from_json(text.as_bytes(), seccompiler::TargetArch::x86_64)
+                    .unwrap();
+            let (program, oracle) = (program(role), whole.remove(name).unwrap());
+            let rules = rules(name, text);
+            let conditions = rules.iter().filter_map(|rule| rule["args"].as_array()).flatten();
+            let mut values: BTreeSet<u64> =
+                conditions.filter_map(|condition| condition["val"].as_u64()).collect();
+            values.extend([1, u64::MAX]);
+            for number in listed(name, text).into_keys() {
+                for (argument, value) in (0..6).flat_map(|a| values.iter().map(move |v| (a, *v))) {
+                    let mut call = call(number);
+                    call[4 + 2 * argument] = value as u32;
+                    call[5 + 2 * argument] = (value >> 32) as u32;
+                    let (ours, theirs) = (answer(&program, &call).0, answer(&oracle, &call).0);
+                    assert_eq!(ours, theirs, "{name}: {number}, {value:#x} in {argument}");
+                }
+            }
+        }
+    }
+
     /// The kernel tries each number when a filter is installed: a start waits for that.
     #[test]
     fn a_call_is_found_in_few_steps() {

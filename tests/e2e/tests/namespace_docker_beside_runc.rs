@@ -88,8 +88,8 @@ const LOOK: &str = "
     cat /etc/resolv.conf /etc/hosts /etc/hostname
     ip -o link show dev eth0 | grep -o 'mtu [0-9]*\\|ether [0-9a-f:]*'; ip -o -4 address show dev eth0 | grep -o 'inet [^ ]*'
     ip route; df -k /dev/shm /scratch | awk 'NR > 1 {print $2, $6}'
-    awk '$2 ~ \"^/(proc|sys|dev|scratch)\" {print $2, $3}' /proc/mounts | grep -v 'tmpfs$\\|sysrq-trigger' | sort
-    ls -l /dev | awk '{print $1, $3, $4, $NF}' | grep -v 'total\\|kcore'; cat /bound/file
+    awk '$2 ~ \"^/(proc|sys|dev|scratch)\" {print $2, $3}' /proc/mounts | grep -v 'tmpfs$' | sort
+    ls -l /dev | awk '{print $1, $3, $4, $NF}' | grep -v total; cat /bound/file
     touch /new /bound/new; mkdir /scratch/refused; chown 0 /scratch; ping -c 1 -W 20 192.0.2.1 | grep -c 'bytes from'
     exit 9";
 

@@ -191,9 +191,14 @@ fn make_one(folder: &Path) -> Result<(), HostGroupError> {
     }
 }
 
-/// Removes these folders and any below them, when their last processes are gone: nobody is killed
-/// here, for whoever else is in them is not ours. Those that are gone already are no error, and one
-/// that stays keeps no other from going.
+/// Kills whoever is in these groups. Those that are gone already are no error.
+pub fn kill_all(folders: &[PathBuf]) {
+    folders.iter().for_each(|folder| kill_members(folder));
+}
+
+/// Removes these folders and any below them, when their last processes are gone; those that do not
+/// go by themselves are killed. Folders that are gone already are no error, and one that stays keeps
+/// no other from going.
 ///
 /// # Errors
 /// When some were not empty at the deadline; why the first of them.

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!   SLICE:PREFIX:NAME ──start──▶ PREFIX-NAME.scope in SLICE, with the process in it
-//!                                  └─▶ a group like any other: entered, limited and removed as files
+//!                                  └─▶ a group like any other: entered and limited as files
+//!                      the last process has ended ──stop──▶ systemd removes it
 //! ```
 //! It is asked on its own socket ([`bus`]), D-Bus daemon or not.
 //!
@@ -22,6 +23,7 @@ use oci_spec::runtime::LinuxResources;
 
 use super::limits::{self, LimitError, Present, Version};
 use super::writes::Write;
+use crate::host::log::with_causes;
 use crate::spec::cpu_list;
 use bus::Bus;
 use message::{Arguments, Property, Value};
@@ -34,6 +36,8 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 /// systemd has a unit of that name.
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
+/// It has none.
+const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
 /// Why there is no scope.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +69,9 @@ pub enum ScopeError {
     /// systemd refused a limit.
     #[error("systemd does not limit the container's control group")]
     Limit(#[source] BusError),
+    /// systemd keeps it.
+    #[error("systemd does not stop the unit of the container's control group")]
+    Stop(#[source] BusError),
 }
 
 /// A unit that systemd makes, by the path that the configuration has for it.
@@ -149,6 +156,34 @@ impl Unit {
     /// When they contradict each other, or it refuses one.
     pub fn tell_limits(&self, resources: &LinuxResources) -> Result<(), ScopeError> {
         self.tell(&limits::writes(Version::V2, resources, Present::default())?)
+    }
+
+    /// Has systemd end it, whose processes have ended, and waits until its groups are gone. That it is
+    /// not possible is said, and keeps nobody from removing them.
+    ///
+    /// A group that is removed before its unit ends is made again by whatever has systemd set the
+    /// limits of its units: a reload, another unit beside it.
+    pub fn stop(&self, folders: &[PathBuf], deadline: Instant) {
+        if let Err(error) = self.end(folders, deadline) {
+            let reason = with_causes(&error);
+            tracing::warn!("The container's control group may be made again by systemd: {reason}");
+        }
+    }
+
+    fn end(&self, folders: &[PathBuf], deadline: Instant) -> Result<(), ScopeError> {
+        let name = Arguments::default().text(&self.name());
+        let mut bus = Bus::open().map_err(ScopeError::Bus)?;
+        match bus.call("StopUnit", &name.clone().text("replace")) {
+            // Its last process was the last of it.
+            Err(error) if !error.is(NO_SUCH_UNIT) => return Err(ScopeError::Stop(error)),
+            _ => {}
+        }
+        while folders.iter().any(|folder| folder.exists()) && Instant::now() < deadline {
+            thread::sleep(PAUSE);
+        }
+        // One that has failed (for want of memory, say) is kept until somebody has seen it.
+        let _ = bus.call("ResetFailedUnit", &name);
+        Ok(())
     }
 
     /// Slice, prefix and name.

@@ -10,13 +10,16 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::setting;
+use crate::{Runtime, setting, until};
 
 const TOP: &str = "/sys/fs/cgroup";
 const READY: Duration = Duration::from_secs(60);
 const RELOADED: Duration = Duration::from_secs(3);
+const DELETED: Duration = Duration::from_secs(2);
 
 /// `$0` is the group, `$1` the root file system, `$2` the folder of units, beside those in which systemd
 /// keeps what it was told of units while it runs. Each folder in which
@@ -75,9 +78,28 @@ impl Systemd {
     /// Has it read its units anew, as `systemctl daemon-reload` does, and set what it knows of their
     /// groups. Nothing says when that is done.
     pub fn reload(&self) {
-        let process = nix::unistd::Pid::from_raw(self.process);
-        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGHUP).unwrap();
+        self.signal(Signal::SIGHUP);
         thread::sleep(RELOADED);
+    }
+
+    /// Has a container in this scope deleted while it does nothing, and it then read its units anew
+    /// before it looks at anything else: whether the deletion succeeded.
+    #[must_use]
+    pub fn reload_in_deletion(&self, runtime: &Runtime, id: &str, scope: &Path) -> bool {
+        self.signal(Signal::SIGSTOP);
+        let mut deletion = runtime.command(&["delete", "--force", id]).spawn().unwrap();
+        let members = || fs::read_to_string(scope.join("cgroup.procs")).unwrap_or_default();
+        until("nobody is in the scope", || members().is_empty());
+        // A deletion that does not wait for systemd is over then.
+        thread::sleep(DELETED);
+        self.signal(Signal::SIGHUP);
+        self.signal(Signal::SIGCONT);
+        thread::sleep(RELOADED);
+        deletion.wait().unwrap().success()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process), signal).unwrap();
     }
 
     /// The group in which it is itself.
@@ -112,9 +134,8 @@ impl Systemd {
 impl Drop for Systemd {
     fn drop(&mut self) {
         // With the first of a process namespace all of it ends.
-        let process = nix::unistd::Pid::from_raw(self.process);
         if self.process != 0 {
-            let _ = nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGKILL);
+            let _ = kill(Pid::from_raw(self.process), Signal::SIGKILL);
         }
         let _ = self.outside.wait();
         let end = Instant::now() + READY;

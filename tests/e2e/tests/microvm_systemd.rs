@@ -12,10 +12,17 @@ fn file(folder: &Path, name: &str) -> String {
     fs::read_to_string(folder.join(name)).unwrap_or_default().trim().to_owned()
 }
 
+fn runtime() -> Runtime {
+    Runtime::cofferdam_with(&["--isolation", Mode::current().flag(), "--systemd-cgroup"])
+}
+
+fn scope_of(id: &str) -> String {
+    format!("/sys/fs/cgroup/system.slice/cofferdam-{id}.scope")
+}
+
 #[test]
 fn the_scope_s_limits_follow_an_update_and_the_scope_goes_with_the_container() {
-    let runtime =
-        Runtime::cofferdam_with(&["--isolation", Mode::current().flag(), "--systemd-cgroup"]);
+    let runtime = runtime();
     let systemd = Systemd::start(&runtime.tag());
     let runtime = runtime.under(&systemd);
     let before = Leftovers::before(&runtime);
@@ -28,8 +35,7 @@ fn the_scope_s_limits_follow_an_update_and_the_scope_goes_with_the_container() {
     let container = runtime.start(&bundle);
     let state = container.state();
     let scope = state["annotations"]["dev.cofferdam.vm.cgroup"].as_str().unwrap_or_default();
-    let expected = format!("/sys/fs/cgroup/system.slice/cofferdam-{}.scope", container.id);
-    assert_eq!(scope, expected);
+    assert_eq!(scope, scope_of(&container.id));
     let scope = systemd.group(scope);
     let limit = || file(&scope, "memory.max").parse::<u64>().unwrap();
     let first = limit();
@@ -51,6 +57,19 @@ fn the_scope_s_limits_follow_an_update_and_the_scope_goes_with_the_container() {
     assert!(file(&scope, "memory.current").parse::<u64>().unwrap() > 200 * MIB);
 
     runtime.verb(&["delete", "--force", &container.id]).exits(0);
+    assert!(!scope.exists());
+    before.none_since(&runtime);
+}
+
+#[test]
+fn a_scope_that_goes_is_not_made_again_by_a_reload() {
+    let runtime = runtime();
+    let systemd = Systemd::start(&runtime.tag());
+    let runtime = runtime.under(&systemd);
+    let before = Leftovers::before(&runtime);
+    let container = runtime.start(&Bundle::busybox(&["sleep", "1000"]));
+    let scope = systemd.group(&scope_of(&container.id));
+    assert!(systemd.reload_in_deletion(&runtime, &container.id, &scope));
     assert!(!scope.exists());
     before.none_since(&runtime);
 }

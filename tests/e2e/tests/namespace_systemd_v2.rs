@@ -23,6 +23,10 @@ fn bundle() -> Bundle {
     })
 }
 
+fn scope_of(id: &str) -> String {
+    format!("/sys/fs/cgroup/system.slice/cofferdam-{id}.scope")
+}
+
 fn limits(scope: &Path) -> [String; 3] {
     ["memory.max", "pids.max", "cpu.max"]
         .map(|name| fs::read_to_string(scope.join(name)).unwrap_or_default().trim().to_owned())
@@ -42,8 +46,7 @@ fn the_container_alone_is_in_its_scope_and_the_limits_outlive_a_reload() {
     let runtime = runtime.under(&systemd);
     let before = Leftovers::before(&runtime);
     let container = runtime.start(&bundle());
-    let name = format!("/sys/fs/cgroup/system.slice/cofferdam-{}.scope", container.id);
-    let scope = systemd.group(&name);
+    let scope = systemd.group(&scope_of(&container.id));
     let inside = fs::read_to_string(scope.join("cgroup.procs")).unwrap();
     assert_eq!(numbers_of(inside.trim()).get(1), Some(&container.pid()), "{inside}");
     let expected = [(64 * MIB).to_string(), "20".to_owned(), "50000 100000".to_owned()];
@@ -66,6 +69,19 @@ fn the_container_alone_is_in_its_scope_and_the_limits_outlive_a_reload() {
     assert_eq!(cpus.trim(), "0");
 
     runtime.verb(&["delete", "--force", &container.id]).exits(0);
+    assert!(!scope.exists());
+    before.none_since(&runtime);
+}
+
+#[test]
+fn a_scope_that_goes_is_not_made_again_by_a_reload() {
+    let runtime = runtime();
+    let systemd = Systemd::start(&runtime.tag());
+    let runtime = runtime.under(&systemd);
+    let before = Leftovers::before(&runtime);
+    let container = runtime.start(&bundle());
+    let scope = systemd.group(&scope_of(&container.id));
+    assert!(systemd.reload_in_deletion(&runtime, &container.id, &scope));
     assert!(!scope.exists());
     before.none_since(&runtime);
 }

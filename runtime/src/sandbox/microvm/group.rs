@@ -284,7 +284,7 @@ impl Drop for SandboxGroup {
         if self.released {
             return;
         }
-        if let Err(error) = remove(self.folders()) {
+        if let Err(error) = remove(self.group()) {
             host::warn_of_left(self.folders(), &error);
         }
     }
@@ -295,9 +295,14 @@ pub(super) fn enter(folders: &[PathBuf], pid: i32) -> io::Result<()> {
     folders.iter().try_for_each(|folder| fs::write(folder.join("cgroup.procs"), pid.to_string()))
 }
 
-/// Removes a sandbox's groups.
-pub(super) fn remove(folders: &[PathBuf]) -> io::Result<()> {
-    host::remove(folders, Instant::now() + REMOVE_DEADLINE)
+/// Removes a sandbox's group, and the unit of systemd's that it is.
+pub(super) fn remove(group: GroupRef<'_>) -> io::Result<()> {
+    let deadline = Instant::now() + REMOVE_DEADLINE;
+    if let Some(path) = group.unit {
+        host::kill_all(group.folders);
+        Unit::known(path.to_owned(), "").stop(group.folders, deadline);
+    }
+    host::remove(group.folders, deadline)
 }
 
 /// The group of a caller who is not the machine's root.

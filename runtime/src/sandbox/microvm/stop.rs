@@ -125,7 +125,7 @@ pub fn delete(sandbox: &SandboxRef) -> Result<(), DeleteError> {
         .and_then(|remains| remains.map_or(Ok(()), Remains::remove));
     // Without a record `create` did not get as far as making a group.
     if let Some(record) = Record::find(&sandbox.state_folder).map_err(DeleteError::Record)? {
-        group::remove(&record.cgroups).map_err(DeleteError::Group)?;
+        group::remove(record.group()).map_err(DeleteError::Group)?;
     }
     control::remove(&sandbox.state_folder.join(control::SOCKET)).map_err(DeleteError::Socket)?;
     Ok(network?)

@@ -293,7 +293,7 @@ fn spawn(
     super::children::reap_new(&undo.children, ready.0, Instant::now() + REAP_DEADLINE);
     tracing::debug!(pid = ready.0, "child process in init(): it waits for start");
     tracing::debug!("init: closing the pipe to signal completion");
-    undo.cgroups.extend(ready.1.iter().cloned());
+    undo.made(&ready.1, record.unit.as_ref());
     record.cgroups = group.map_or(ready.1, |group| vec![group]);
     if let Some(limit) = pids_limit {
         cgroup::limit_processes(&record.cgroups, &limit).map_err(host("limit the processes"))?;
@@ -498,7 +498,9 @@ fn check_unused(planned: &[PathBuf]) -> Result<(), CreateError> {
 /// Takes a half-made container back.
 pub(super) struct Undo {
     state_folder: PathBuf,
-    pub(super) cgroups: Vec<PathBuf>,
+    cgroups: Vec<PathBuf>,
+    /// The unit of systemd's that they are, once they are.
+    unit: Option<Unit>,
     children: HashSet<i32>,
     /// What the root is on before anything is mounted there, where that is the host's to see.
     below: Option<MountOn>,
@@ -508,7 +510,14 @@ pub(super) struct Undo {
 impl Undo {
     fn new(state_folder: &Path, cgroups: Vec<PathBuf>) -> Self {
         let children = super::children::own();
-        Self { state_folder: state_folder.to_owned(), cgroups, children, below: None, armed: true }
+        let state_folder = state_folder.to_owned();
+        Self { state_folder, cgroups, unit: None, children, below: None, armed: true }
+    }
+
+    /// There are groups now, and they are this unit.
+    pub(super) fn made(&mut self, cgroups: &[PathBuf], unit: Option<&PathBuf>) {
+        self.cgroups.extend_from_slice(cgroups);
+        self.unit = unit.map(|path| Unit::known(path.clone(), ""));
     }
 
     fn disarm(&mut self) {
@@ -524,6 +533,9 @@ impl Drop for Undo {
         let deadline = Instant::now() + UNDO_DEADLINE;
         cgroup::kill_frozen(&self.cgroups);
         super::children::kill_new(&self.children, deadline);
+        if let Some(unit) = &self.unit {
+            unit.stop(&self.cgroups, deadline);
+        }
         if let Err(error) = cgroup::destroy(&self.cgroups, deadline) {
             host::warn_of_left(&self.cgroups, &error);
         }

@@ -14,6 +14,7 @@ use super::members;
 use super::orphans;
 use super::record::Record;
 use super::sys;
+use crate::cgroup::systemd::Unit;
 use crate::host::process::{self, ProcessIdentity};
 use crate::sandbox::request::{KillRequest, ProcessRow, SandboxRef};
 
@@ -185,6 +186,10 @@ pub fn delete(sandbox: &SandboxRef) -> Result<(), DeleteError> {
     let record = record.unwrap_or_default();
     if let Some(maker) = record.maker {
         orphans::kill(maker, deadline);
+    }
+    if let Some(path) = record.unit {
+        cgroup::kill_frozen(&record.cgroups);
+        Unit::known(path, sandbox.id.as_str()).stop(&record.cgroups, deadline);
     }
     cgroup::destroy(&record.cgroups, deadline).map_err(DeleteError::Cgroups)?;
     if let Some(mount) = &record.host_mount {

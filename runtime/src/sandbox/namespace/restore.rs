@@ -139,7 +139,7 @@ pub(super) fn restore(
         job(&request, &prepared, process, &image.manifest)?;
     let mut reviver = Reviver::start(job, &request, &image, &flags)?;
     record.cgroups = cgroup::of_process(reviver.criu).map_err(host("find the control groups"))?;
-    undo.cgroups.extend(record.cgroups.iter().cloned());
+    undo.made(&record.cgroups, record.unit.as_ref());
     set_limits(&record.cgroups, own_limits.as_ref()).map_err(CreateError::Restore)?;
     let asked = reviver.asked(&request, &image, &flags, &record.cgroups);
     let asked = asked.map_err(CreateError::Restore)?;

@@ -130,8 +130,9 @@ fn skipped(program: &Path) -> Tally {
     }
 }
 
-/// The slowest program takes three minutes in the lab: one that takes this long hangs.
-const PROGRAM_LIMIT_SECONDS: u32 = 600;
+/// The slowest program takes five minutes in a lab of its own, and was seen to take ten on a busy
+/// machine with another lab beside it: one that takes this long hangs.
+const PROGRAM_LIMIT_SECONDS: u32 = 1200;
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// With one guest in 150 dying, a scenario of three guests dies in all its tries once in 10^5.
 const FURTHER_CHANCES: usize = 2;

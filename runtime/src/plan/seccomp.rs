@@ -63,10 +63,27 @@ pub(crate) fn compile(seccomp: &LinuxSeccomp) -> Result<SeccompPlan, SeccompErro
 
 /// Compiles a filter, some of whose calls may be answered by a program.
 pub(crate) fn compile_with_listener(seccomp: &LinuxSeccomp) -> Result<SeccompPlan, SeccompError> {
+    compile_as(Search::Binary, seccomp)
+}
+
+/// How a program finds the rules of a call: `SCMP_FLTATR_CTL_OPTIMIZE`.
+#[derive(Clone, Copy, Debug)]
+enum Search {
+    /// One after the other: what the library does by itself.
+    #[cfg(test)]
+    Linear = 1,
+    /// By halves of the sorted numbers. The kernel runs a program for every call's number when it is
+    /// installed, and after that for each call whose arguments it looks at.
+    Binary = 2,
+}
+
+fn compile_as(search: Search, seccomp: &LinuxSeccomp) -> Result<SeccompPlan, SeccompError> {
     let default = action(seccomp.default_action(), seccomp.default_errno_ret())?;
     let architectures = architectures(seccomp);
     let mut filter = ScmpFilterContext::new(default)?;
     filter.set_ctl_nnp(false)?;
+    // Of an older library or kernel than that the program is a longer one that says the same.
+    let _ = filter.set_ctl_optimize(search as u32);
     for architecture in &architectures {
         filter.add_arch(*architecture)?;
     }

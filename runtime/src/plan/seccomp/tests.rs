@@ -109,6 +109,51 @@ fn the_other_architecture_has_its_own_numbers() {
     assert_eq!(call(&plan, 3, [0; 6]), refused(libc::EPERM));
 }
 
+/// Docker's own, as it puts it into a configuration.
+fn docker() -> LinuxSeccomp {
+    let config = include_str!("../../../tests/configs/docker.json");
+    let config: serde_json::Value = serde_json::from_str(config).unwrap();
+    serde_json::from_value(config["linux"]["seccomp"].clone()).unwrap()
+}
+
+/// Values at which a rule of the profile changes its mind, and some beside them.
+fn telling_values(seccomp: &LinuxSeccomp) -> Vec<u64> {
+    let arguments =
+        seccomp.syscalls().iter().flatten().flat_map(|rule| rule.args().iter().flatten());
+    let said = arguments.flat_map(|one| [one.value(), one.value_two().unwrap_or_default()]);
+    let beside = |value: u64| [value.wrapping_sub(1), value, value.wrapping_add(1), value << 32];
+    let bits = (0..u64::BITS).map(|bit| 1 << bit);
+    let mut values: Vec<u64> = said.flat_map(beside).chain(bits).chain([0, u64::MAX]).collect();
+    values.sort_unstable();
+    values.dedup();
+    values
+}
+
+#[test]
+fn a_binary_search_finds_for_each_call_what_a_linear_one_does() {
+    const I386: u32 = 0x4000_0003;
+    const AARCH64: u32 = 0xc000_00b7;
+    let numbers = (0..600).flat_map(|number| [number, X32_BIT + number]);
+    let numbers: Vec<u32> = numbers.chain([X32_BIT - 1, u32::MAX]).collect();
+    for seccomp in [docker(), serde_json::from_str(PROFILE).unwrap()] {
+        let [linear, binary] = [Search::Linear, Search::Binary]
+            .map(|search| compile_as(search, &seccomp).unwrap().program);
+        assert_ne!(linear, binary);
+        for first in telling_values(&seccomp) {
+            for (architecture, number) in
+                [X86_64, I386, AARCH64].iter().flat_map(|one| numbers.iter().map(move |n| (one, n)))
+            {
+                let answer = |program| run(program, *architecture, *number, [first; 6]);
+                assert_eq!(
+                    answer(&binary),
+                    answer(&linear),
+                    "{number} of {architecture:#x} with {first:#x}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn a_listener_and_a_seventh_argument_are_refused() {
     let notify = serde_json::from_str(r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#).unwrap();

@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 use super::client::{Client, Received};
+use super::spare::Spare;
 
 /// A process in a sandbox that someone waits for holds one connection; without a bound a client
 /// that connects again and again would take every descriptor from the guest's streams.
@@ -60,6 +61,7 @@ pub struct Control {
     poller: Arc<Poller>,
     owner: u32,
     listener: OwnedFd,
+    spare: Spare,
     clients: BTreeMap<ClientId, Connection>,
     last_id: ClientId,
     uid: u32,
@@ -74,7 +76,8 @@ impl Control {
         rustix::io::ioctl_fionbio(&listener, true)?;
         poller.add(&listener, Token { owner, index: LISTENER }, Interest::READ)?;
         let uid = rustix::process::geteuid().as_raw();
-        Ok(Self { poller, owner, listener, clients: BTreeMap::new(), last_id: LISTENER, uid })
+        let (clients, spare) = (BTreeMap::new(), Spare::of(&listener)?);
+        Ok(Self { poller, owner, listener, spare, clients, last_id: LISTENER, uid })
     }
 
     /// Something is ready: takes new clients in, or reads what a client sent. What came of it is
@@ -102,6 +105,7 @@ impl Control {
                     self.insert(socket);
                 }
                 Ok(_) | Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(Errno::MFILE | Errno::NFILE) => return self.spare.turn_away(&self.listener),
                 Err(_) => return,
             }
         }

@@ -24,6 +24,8 @@ use cofferdam_virtio::vsock::{ConnectError, ConnectionId, Endpoint, Vsock};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with, getsockname};
 
+use super::spare::Spare;
+
 /// Connections taken in one go, before the thread's other work gets its turn.
 const ACCEPTS_PER_TURN: usize = 16;
 
@@ -33,6 +35,7 @@ pub struct Forwards {
     poller: Arc<Poller>,
     owner: u32,
     listeners: Vec<OwnedFd>,
+    spare: Spare,
     /// Connections come here for as long as this is open.
     _link: OwnedFd,
     open: BTreeSet<ConnectionId>,
@@ -50,8 +53,9 @@ impl Forwards {
         link: OwnedFd,
         listeners: Vec<OwnedFd>,
     ) -> io::Result<Self> {
-        let open = BTreeSet::new();
-        let mut forwards = Self { poller, owner, listeners, _link: link, open, listening: false };
+        let (spare, open) = (Spare::of(&link)?, BTreeSet::new());
+        let mut forwards =
+            Self { poller, owner, listeners, spare, _link: link, open, listening: false };
         forwards.listen()?;
         Ok(forwards)
     }
@@ -67,6 +71,7 @@ impl Forwards {
                 Ok(connection) => self.carry(connection, vsock),
                 // Whoever it was has gone.
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(Errno::MFILE | Errno::NFILE) => return self.spare.turn_away(listener),
                 Err(_) => return,
             }
         }

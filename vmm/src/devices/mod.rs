@@ -16,6 +16,7 @@ pub mod lifeline;
 pub mod names;
 pub mod network;
 pub mod signals;
+mod spare;
 pub mod statistics;
 pub mod streams;
 pub mod wiring;

@@ -77,14 +77,70 @@ fn offset_of(elf: &ElfFile64<'_>, address: u64) -> Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+
+    const OURS: &str = "__initcall__kmod_slub__619_7314_slab_late_init7";
+    const ANOTHERS: &str = "__initcall__kmod_ext4__1_2_ext4_init6";
+
+    /// A linked program with a table of two entries.
+    fn linked(folder: &Path) -> std::path::PathBuf {
+        let (source, program) = (folder.join("table.S"), folder.join("vmlinux"));
+        let text = format!(
+            ".globl _start, {NOTHING}\n\
+             .text\n_start: slab_late_init: nop\next4_init: nop\n{NOTHING}: xor %eax, %eax; ret\n\
+             .section .init.data, \"aw\"\n.quad 0\n\
+             {ANOTHERS}: .long ext4_init - .\n{OURS}: .long slab_late_init - .\n"
+        );
+        std::fs::write(&source, text).unwrap();
+        let mut link = Command::new("gcc");
+        link.args(["-nostdlib", "-static", "-no-pie", "-o"]).args([&program, &source]);
+        assert!(link.status().unwrap().success());
+        program
+    }
+
+    /// Which function an entry leads to.
+    fn target(program: &Path, entry: &str) -> String {
+        let image = std::fs::read(program).unwrap();
+        let elf = ElfFile64::<object::Endianness>::parse(&*image).unwrap();
+        let address = elf.symbol_by_name(entry).unwrap().address();
+        let offset = usize::try_from(offset_of(&elf, address).unwrap()).unwrap();
+        let distance = i32::from_le_bytes(*image[offset..].first_chunk().unwrap());
+        let function = address.wrapping_add_signed(distance.into());
+        let mut named = elf.symbols().filter(|symbol| symbol.address() == function);
+        let named = named.find(|symbol| !symbol.name().unwrap().starts_with('_'));
+        named.unwrap().name().unwrap().to_owned()
+    }
+
+    #[test]
+    fn an_entry_is_led_to_what_does_nothing_and_the_others_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = linked(folder.path());
+        assert_eq!(target(&program, OURS), "slab_late_init");
+        leave_out(&["slab_late_init"], &program).unwrap();
+        assert_eq!(target(&program, OURS), NOTHING);
+        assert_eq!(target(&program, ANOTHERS), "ext4_init");
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_an_error_with_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = linked(folder.path());
+        let before = std::fs::read(&program).unwrap();
+        let refused = format!("{:#}", leave_out(&["late_init"], &program).unwrap_err());
+        assert_eq!(
+            refused,
+            "Cannot take late_init out of the kernel: It has 0 entries in the table"
+        );
+        assert_eq!(std::fs::read(&program).unwrap(), before);
+    }
 
     #[test]
     fn an_entry_is_told_by_its_whole_function() {
-        let entry = "__initcall__kmod_slub__619_7314_slab_late_init7";
-        assert!(is_entry_of(entry, "slab_late_init"));
-        assert!(!is_entry_of(entry, "late_init"));
-        assert!(!is_entry_of(entry, "slab_late"));
+        assert!(is_entry_of(OURS, "slab_late_init"));
+        assert!(!is_entry_of(OURS, "late_init"));
+        assert!(!is_entry_of(OURS, "slab_late"));
         assert!(!is_entry_of("slab_late_init", "slab_late_init"));
         assert!(is_entry_of("__initcall__kmod_x__1_2_set_up7s", "set_up"));
     }

@@ -22,7 +22,7 @@ use cofferdam_protocol::names::{HEADER_BYTES, Incoming, framed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::redirection::{self, Transport};
 use crate::streams::Connection;
@@ -33,6 +33,8 @@ const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 11), 53
 const HERE: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 /// A resolver asks again after five seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Before the next attempt to take a connection: without descriptors that fails as well.
+const AFTER_A_FAILURE: Duration = Duration::from_millis(10);
 /// Programs that ask over a stream at the same time.
 const MAX_STREAMS: usize = 16;
 
@@ -88,13 +90,15 @@ async fn take_streams(listener: TcpListener, questions: mpsc::Sender<Question>) 
     // A failure is of the connection, or passes.
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        if let Ok((stream, _)) = listener.accept().await {
-            let questions = questions.clone();
-            tokio::spawn(async move {
-                let _ = timeout(PATIENCE, converse(stream, questions)).await;
-                drop(place);
-            });
-        }
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(AFTER_A_FAILURE).await;
+            continue;
+        };
+        let questions = questions.clone();
+        tokio::spawn(async move {
+            let _ = timeout(PATIENCE, converse(stream, questions)).await;
+            drop(place);
+        });
     }
 }
 

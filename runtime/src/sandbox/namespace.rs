@@ -64,6 +64,7 @@ mod staged_mount;
 mod statistics;
 mod sys;
 mod terminal;
+mod undo;
 mod unsupported;
 mod update;
 mod working_folder;

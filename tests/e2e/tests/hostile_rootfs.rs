@@ -134,7 +134,7 @@ fn a_mount_through_a_magic_link_is_refused_or_stays_inside() {
 fn a_folder_that_becomes_a_link_while_it_is_used_leads_nowhere() {
     let outside = Outside::new().unwrap();
     // Through the file server each takes several calls, and the lab is slow at them.
-    let attempts = if Mode::current() == Mode::MicroVm { 100 } else { 1000 };
+    let attempts = if Mode::current() == Mode::MicroVm { 100 } else { 300 };
     let script = format!(
         "i=0; while [ $i -lt {attempts} ]; do cat /race/secret; echo x > /race/new; i=$((i+1)); \
          done 2>/dev/null | grep -c host; echo over"

@@ -3,7 +3,6 @@
 //! What `create` does is recorded as it is done, and taken back when a later step fails: processes,
 //! then control groups, then files.
 
-use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -22,7 +21,7 @@ use super::job::{ConstructJob, Job, RootlessJob};
 use super::listener::{self, Listener};
 use super::mounts;
 use super::proc_mounts;
-use super::process::{self, ProcessPlan, SeccompFile};
+use super::process::{self, ProcessPlan, SECCOMP_FILE, SeccompFile};
 use super::record::Record;
 use super::report::Report;
 use super::restore::{self, RestoreError};
@@ -33,9 +32,9 @@ use super::socket::{self, START_SOCKET};
 use super::stage::StageJob;
 use super::sys;
 use super::terminal;
+use super::undo::Undo;
 use super::unsupported::{self, Unsupported};
 use crate::cgroup::delegation::{self, GroupError};
-use crate::cgroup::host;
 use crate::cgroup::systemd::{ScopeError, Unit};
 use crate::config::Config;
 use crate::host::process::{ProcessIdentity, own_oom_score_adj};
@@ -46,17 +45,11 @@ use crate::plan::seccomp::SeccompError;
 use crate::sandbox::request::{CreateRequest, Created, SandboxRef, StartFailureKind};
 use crate::spec::rules;
 
-/// The compiled filter in a state folder.
-const SECCOMP_FILE: &str = "seccomp.bpf";
-
 /// A message longer than this gets no further events: what matters comes first.
 const MAX_MESSAGE: usize = 1024;
 
 /// One that does not end is left to the machine's first process.
 const REAP_DEADLINE: Duration = Duration::from_secs(1);
-
-/// How long the parts of a container that could not be made may take to go away.
-const UNDO_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why no container was made.
 #[derive(Debug, thiserror::Error)]
@@ -270,7 +263,7 @@ fn spawn(
     let state_folder = request.state_folder.clone();
     let shared = rules::shares_mounts(&hardened.spec).then(|| request.rootfs.clone());
     if let Some(rootfs) = &shared {
-        undo.below = Some(MountOn::now(rootfs).map_err(host("find the root's mount"))?);
+        undo.mounts_on(MountOn::now(rootfs).map_err(host("find the root's mount"))?);
     }
     let listener = listener(&request, &hardened.spec).map_err(host("connect the listener"))?;
     let preserved = Preserved { count: request.preserve_fds, may_be_closed: request.compat };
@@ -290,7 +283,7 @@ fn spawn(
     let ready = wait_until_ready(&mut helper)?;
     // `libcontainer`'s process between the helper and the container's is this one's child, and has nothing
     // left to do. Unreaped it would be there until the machine's first process takes notice.
-    super::children::reap_new(&undo.children, ready.0, Instant::now() + REAP_DEADLINE);
+    super::children::reap_new(undo.children(), ready.0, Instant::now() + REAP_DEADLINE);
     tracing::debug!(pid = ready.0, "child process in init(): it waits for start");
     tracing::debug!("init: closing the pipe to signal completion");
     undo.made(&ready.1, record.unit.as_ref());
@@ -493,66 +486,6 @@ fn check_unused(planned: &[PathBuf]) -> Result<(), CreateError> {
         Some(frozen) => Err(CreateError::CgroupFrozen(frozen.clone())),
         None => Ok(()),
     }
-}
-
-/// Takes a half-made container back.
-pub(super) struct Undo {
-    state_folder: PathBuf,
-    cgroups: Vec<PathBuf>,
-    /// The unit of systemd's that they are, once they are.
-    unit: Option<Unit>,
-    children: HashSet<i32>,
-    /// What the root is on before anything is mounted there, where that is the host's to see.
-    below: Option<MountOn>,
-    armed: bool,
-}
-
-impl Undo {
-    fn new(state_folder: &Path, cgroups: Vec<PathBuf>) -> Self {
-        let children = super::children::own();
-        let state_folder = state_folder.to_owned();
-        Self { state_folder, cgroups, unit: None, children, below: None, armed: true }
-    }
-
-    /// There are groups now, and they are this unit.
-    pub(super) fn made(&mut self, cgroups: &[PathBuf], unit: Option<&PathBuf>) {
-        self.cgroups.extend_from_slice(cgroups);
-        self.unit = unit.map(|path| Unit::known(path.clone(), ""));
-    }
-
-    fn disarm(&mut self) {
-        self.armed = false;
-    }
-}
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        if !self.armed {
-            return;
-        }
-        let deadline = Instant::now() + UNDO_DEADLINE;
-        cgroup::kill_frozen(&self.cgroups);
-        super::children::kill_new(&self.children, deadline);
-        if let Some(unit) = &self.unit {
-            unit.stop(&self.cgroups, deadline);
-        }
-        if let Err(error) = cgroup::destroy(&self.cgroups, deadline) {
-            host::warn_of_left(&self.cgroups, &error);
-        }
-        if let Some(below) = &self.below {
-            below.take_newer_away();
-        }
-        remove_files(&self.state_folder);
-    }
-}
-
-/// Removes what `create` puts into a state folder.
-pub(super) fn remove_files(state_folder: &Path) {
-    for name in [SECCOMP_FILE, START_SOCKET, "notify.sock"] {
-        // What is not there needs no removal, and the folder itself goes after this.
-        let _ = std::fs::remove_file(state_folder.join(name));
-    }
-    let _ = Record::remove(state_folder);
 }
 
 /// Why a container did not start.

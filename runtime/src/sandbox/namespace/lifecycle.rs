@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::cgroup;
 use super::children;
-use super::create;
 use super::freezer;
 use super::members;
 use super::orphans;
 use super::record::Record;
 use super::sys;
+use super::undo;
 use crate::cgroup::systemd::Unit;
 use crate::host::process::{self, ProcessIdentity};
 use crate::sandbox::request::{KillRequest, ProcessRow, SandboxRef};
@@ -195,7 +195,7 @@ pub fn delete(sandbox: &SandboxRef) -> Result<(), DeleteError> {
     if let Some(mount) = &record.host_mount {
         mount.take_away();
     }
-    create::remove_files(&sandbox.state_folder);
+    undo::remove_files(&sandbox.state_folder);
     Ok(())
 }
 

@@ -66,6 +66,9 @@ pub(super) struct ProcessPlan {
     pub(super) listener: Option<RawFd>,
 }
 
+/// The compiled filter in a state folder.
+pub(super) const SECCOMP_FILE: &str = "seccomp.bpf";
+
 /// A compiled filter on disk, below the state folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SeccompFile {

@@ -21,7 +21,7 @@ use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use rust_criu::rust_criu_protobuf::rpc;
 
 use super::checkpoint::{self, CONFIG_ANNOTATION};
-use super::create::{self, CreateError, Prepared, Undo, host};
+use super::create::{self, CreateError, Prepared, host};
 use super::criu::{self, Connection, CriuError, Notice, OnRefusal};
 use super::criu_flags::{CriuFlags, FlagError};
 use super::criu_image::{Image, ImageError, Manifest};
@@ -32,6 +32,7 @@ use super::notices::{NoticeError, Restoring};
 use super::process::ProcessPlan;
 use super::record::Record;
 use super::report::Report;
+use super::undo::Undo;
 use super::{cgroup, shadow};
 use crate::cgroup::Groups;
 use crate::cgroup::limits::{self, LimitError, Present};

@@ -60,6 +60,10 @@ def persistently(attempt, *arguments):
 
 
 class Handler(BaseHTTPRequestHandler):
+    # An answer goes out in one piece: of one that ends behind its header nginx has already sent that,
+    # and cannot ask the other server any more.
+    wbufsize = -1
+
     def do_GET(self):
         persistently(serve, self.headers["X-Request-Id"])
         body = b"served by %s\n" % SERVER.encode()

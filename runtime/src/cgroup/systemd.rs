@@ -174,9 +174,9 @@ impl Unit {
         let name = Arguments::default().text(&self.name());
         let mut bus = Bus::open().map_err(ScopeError::Bus)?;
         match bus.call("StopUnit", &name.clone().text("replace")) {
-            // Its last process was the last of it.
-            Err(error) if !error.is(NO_SUCH_UNIT) => return Err(ScopeError::Stop(error)),
-            _ => {}
+            // It has ended with its last process.
+            Err(error) if error.is(NO_SUCH_UNIT) => return Ok(()),
+            stopped => stopped.map_err(ScopeError::Stop)?,
         }
         while folders.iter().any(|folder| folder.exists()) && Instant::now() < deadline {
             thread::sleep(PAUSE);

@@ -60,9 +60,10 @@ impl fmt::Display for Tally {
     }
 }
 
-/// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s`
+/// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s`, and
+/// not as nextest repeats it of a test that failed, indented.
 fn of_libtest(line: &str) -> Option<Tally> {
-    let counts = line.trim().strip_prefix("test result: ")?;
+    let counts = line.strip_prefix("test result: ")?;
     let counts = counts.split_once(". ")?.1;
     let count = |what: &str| number_before(counts, ';', what);
     Some(Tally {
@@ -107,6 +108,14 @@ mod tests {
         let output = "     Summary [   1.5s] 9 tests run: 5 passed (2 slow, 1 leaky), 3 failed, 1 timed out, 7 skipped";
         let tally = Tally::of_output(output, false);
         assert_eq!(tally, Tally { passed: 5, failed: 4, skipped: 0 });
+    }
+
+    #[test]
+    fn what_nextest_repeats_of_a_failure_is_not_another_one() {
+        let output = "    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 9 filtered out\n\
+                      \u{20}    Summary [   1.5s] 9 tests run: 8 passed, 1 failed, 0 skipped";
+        let tally = Tally::of_output(output, false);
+        assert_eq!(tally, Tally { passed: 8, failed: 1, skipped: 0 });
     }
 
     #[test]

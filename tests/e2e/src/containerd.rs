@@ -111,7 +111,10 @@ impl Containerd {
         let tag = self.folder.path().file_name().unwrap().to_str().unwrap();
         let daemon = self.daemon.id();
         let root = Path::new(STATE_ROOT).join(CRI_NAMESPACE);
-        Leftovers::tagged(tag, &root).without(daemon).without_states_of_others(tag, &root)
+        Leftovers::tagged(tag, &root)
+            .without(daemon)
+            .without_sockets_at(&self.folder.path().join("sock"))
+            .without_states_of_others(tag, &root)
     }
 
     /// `ctr ARGUMENTS`.

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::netns::NetworkNamespace;
 use crate::patience::until_nothing_is_left;
-use crate::runtime::finish;
+use crate::runtime::{finish, finish_before_input};
 use crate::{Bundle, Mode, Outcome, setting};
 
 /// The daemon is up in three seconds; on a processor in software in a minute.
@@ -99,6 +99,15 @@ impl Docker {
         let mut command = self.client("docker");
         command.args(arguments);
         finish(command, input)
+    }
+
+    /// The same with more on stdin to come, as far as the client can tell. Docker gives what is attached
+    /// to a container no more output once its input has ended, unless it is the container's only one.
+    #[must_use]
+    pub fn docker_with_lasting_input(&self, arguments: &[&str], input: &[u8]) -> Outcome {
+        let mut command = self.client("docker");
+        command.args(arguments);
+        finish_before_input(command, input)
     }
 
     /// `docker ARGUMENTS` in a terminal, after `before` in its shell.

@@ -53,6 +53,14 @@ impl Leftovers {
         self
     }
 
+    /// The same without a daemon's sockets, which are its own: a connection that a client has closed is
+    /// on record, by the path that it was made to, until the daemon has heard of it.
+    pub(crate) fn without_sockets_at(mut self, path: &Path) -> Self {
+        let path = path.display().to_string();
+        self.sockets.retain(|socket| !socket.starts_with(&path));
+        self
+    }
+
     /// The same without states whose record says that they are of something without the tag: others
     /// use the same root. One without a record is anybody's, and counts.
     pub(crate) fn without_states_of_others(mut self, tag: &str, root: &Path) -> Self {

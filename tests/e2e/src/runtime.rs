@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -299,7 +299,24 @@ pub fn probe(runtime: &Runtime, bundle: &Bundle) -> Value {
 }
 
 /// Runs a command to its end with this input, at most [`DEADLINE`] long.
-pub(crate) fn finish(mut command: Command, input: &[u8]) -> Outcome {
+pub(crate) fn finish(command: Command, input: &[u8]) -> Outcome {
+    finish_and(command, input, |stdin| {
+        drop(stdin);
+        None
+    })
+}
+
+/// The same with an input that goes on, without a word, until the command has ended.
+pub(crate) fn finish_before_input(command: Command, input: &[u8]) -> Outcome {
+    finish_and(command, input, Some)
+}
+
+/// `afterwards` may keep what the input was written to until the command has ended.
+fn finish_and(
+    mut command: Command,
+    input: &[u8],
+    afterwards: fn(ChildStdin) -> Option<ChildStdin>,
+) -> Outcome {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -308,12 +325,15 @@ pub(crate) fn finish(mut command: Command, input: &[u8]) -> Outcome {
         .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
-    // A command that ends before it has read everything is not an error of the test.
-    let writer = thread::spawn(move || drop(stdin.write_all(&input)));
+    let writer = thread::spawn(move || {
+        // A command that ends before it has read everything is not an error of the test.
+        let _ = stdin.write_all(&input);
+        afterwards(stdin)
+    });
     let watchdog = Watchdog::of(&child);
     let outcome = child.wait_with_output().unwrap().into();
     drop(watchdog);
-    writer.join().unwrap();
+    drop(writer.join().unwrap());
     outcome
 }
 

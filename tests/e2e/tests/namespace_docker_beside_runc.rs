@@ -249,7 +249,8 @@ fn a_terminal_is_run_in_attached_to_and_left_as_with_runc() {
         let flags = ["--detach", "--interactive", "--name", "one"];
         assert_eq!(engine.makes(told, "run", &flags, &["sh", "-c", script]), 0);
         let attach = ["attach", "one"];
-        told.ran("attach", &engine.docker.docker_with_input(&attach, b"first\nlast\n"));
+        let typed = b"first\nlast\n";
+        told.ran("attach", &engine.docker.docker_with_lasting_input(&attach, typed));
         engine.does(told, &["wait", "one"]);
         engine.does(told, &["logs", "one"]);
         engine.does(told, &["rm", "one"]);
